@@ -1,0 +1,174 @@
+"""Merging config files and command-line overrides, safely and with readable errors.
+
+Detectron2's `CfgNode.merge_from_file` runs Python from YAML tags unless told otherwise, and says of
+a wrong key neither the file it stands in nor what it may have meant. These functions check first.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
+from fvcore.common.config import BASE_KEY
+
+# A config file's path and its content, parsed but not turned into Python objects.
+ComposedFile = tuple[str, yaml.MappingNode]
+
+
+def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> None:
+    """Merge a YAML file, and the files that its `_BASE_` names, into `cfg`.
+
+    Args:
+        cfg: holds every key that the file may set.
+        config_file: path, or URL that Detectron2's `PathManager` opens.
+        allow_unsafe: construct Python objects from YAML tags such as `!!python/object/apply`.
+            That runs code of the file's author.
+
+    Raises:
+        ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type,
+            or a tag would run Python and `allow_unsafe` is false.
+    """
+    # Composing builds no objects, so this reads the files safely whatever their tags.
+    files = list(_compose_with_bases(str(config_file)))
+    problems = [
+        f"{name}:{problem}" for name, root in files for problem in _wrong_keys(root, cfg, cfg)
+    ]
+    if problems:
+        raise ValueError("\n".join(problems))
+    try:
+        cfg.merge_from_file(str(config_file), allow_unsafe=allow_unsafe)
+    except yaml.constructor.ConstructorError as error:
+        mark = error.problem_mark
+        problem = f"{mark.name}:{mark.line + 1}: {error.problem}"
+        if "python/" in str(error.problem) and not allow_unsafe:
+            problem += (
+                ". This tag runs Python code while the file loads. If you trust the author of the "
+                "file, allow it with --allow-unsafe-config"
+            )
+        raise ValueError(problem) from error
+    except (ValueError, AssertionError) as error:
+        key, problem = _type_mismatch(error)
+        raise ValueError(f"{_locate(key, files) or config_file}: {problem}") from error
+
+
+def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
+    """Merge `[key, value, key, value, ...]`, such as words of a command line, into `cfg`.
+
+    Raises:
+        ValueError: a key is unknown or lacks a value, or a value has the wrong type.
+    """
+    if len(overrides) % 2:
+        raise ValueError(
+            "config overrides are pairs: KEY VALUE KEY VALUE ...; got an odd number of words: "
+            f"{' '.join(map(str, overrides))}"
+        )
+    known = set(_dotted_keys(cfg))
+    # One pair at a time, so that an error is about a known pair.
+    for key, value in zip(map(str, overrides[::2]), overrides[1::2], strict=True):
+        if key not in known:
+            raise ValueError(f"config override '{key} {value}': {_unknown(key, cfg)}")
+        try:
+            cfg.merge_from_list([key, value])
+        except ValueError as error:
+            raise ValueError(f"config override: {_type_mismatch(error)[1]}") from error
+
+
+def _compose_with_bases(config_file: str, parents: tuple[str, ...] = ()) -> Iterator[ComposedFile]:
+    """Yield a config file and its bases; a file comes before those it overrides."""
+    named_by = f" (the _BASE_ of {parents[-1]})" if parents else ""
+    if config_file in parents:
+        raise ValueError(f"_BASE_ leads in a circle: {' -> '.join((*parents, config_file))}")
+    if not PathManager.isfile(config_file):
+        raise ValueError(f"config file {config_file}{named_by} does not exist")
+    with PathManager.open(config_file, "r") as file:
+        try:
+            root = yaml.compose(file, Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{config_file}{named_by} is not a YAML file: {error}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError(f"{config_file}{named_by} holds no 'KEY: value' lines")
+    yield config_file, root
+    for base in reversed(_base_names(config_file, root)):
+        path = os.path.expanduser(base)
+        if not path.startswith(("/", "http://", "https://")):
+            path = os.path.join(os.path.dirname(config_file), path)
+        yield from _compose_with_bases(path, (*parents, config_file))
+
+
+def _base_names(config_file: str, root: yaml.MappingNode) -> list[str]:
+    base = next((value for key, value in root.value if key.value == BASE_KEY), None)
+    if base is None:
+        return []
+    names = base.value if isinstance(base, yaml.SequenceNode) else [base]
+    if not all(isinstance(name, yaml.ScalarNode) for name in names):
+        line = base.start_mark.line + 1
+        raise ValueError(f"{config_file}:{line}: _BASE_ takes a file name or a list of them")
+    return [name.value for name in names]
+
+
+def _wrong_keys(
+    node: yaml.MappingNode, level: CfgNode, cfg: CfgNode, prefix: str = ""
+) -> Iterator[str]:
+    """Yield `line: problem` for each key of `node` that `level`, a part of `cfg`, cannot take."""
+    for key_node, value in node.value:
+        key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "[...]"
+        if key == BASE_KEY and not prefix:
+            continue
+        line = key_node.start_mark.line + 1
+        if key not in level:
+            # "<<: *anchor" pulls the keys of another mapping in; those are checked there.
+            if key_node.tag != "tag:yaml.org,2002:merge":
+                yield f"{line}: {_unknown(prefix + key, cfg)}"
+        elif isinstance(level[key], CfgNode):
+            if isinstance(value, yaml.MappingNode):
+                yield from _wrong_keys(value, level[key], cfg, f"{prefix}{key}.")
+            else:
+                yield f"{line}: {prefix}{key} holds further keys and takes no value itself"
+
+
+def _unknown(key: str, cfg: CfgNode) -> str:
+    known = list(_dotted_keys(cfg))
+    # The right name at the wrong place is likelier than a similar name.
+    last = key.rpartition(".")[2]
+    nearest = [k for k in known if k.rpartition(".")[2] == last]
+    nearest = difflib.get_close_matches(key, nearest or known, n=1, cutoff=0.0 if nearest else 0.6)
+    return f"unknown config key {key}" + "".join(f"; did you mean {k}?" for k in nearest)
+
+
+def _dotted_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, CfgNode):
+            yield from _dotted_keys(value, f"{prefix}{key}.")
+
+
+def _type_mismatch(error: Exception) -> tuple[str | None, str]:
+    """Return the key that a failed merge is about, if it tells, and a message about it."""
+    text = str(error)
+    found = re.search(
+        r"<class '([^']*)'> vs\. <class '([^']*)'>\) with values \((.*) vs\. (.*)\) "
+        r"for config key: (\S+)$",
+        text,
+        re.DOTALL,
+    )
+    if not found:
+        return None, text
+    wanted, given, default, value, key = found.groups()
+    if wanted.endswith("CfgNode"):
+        return key, f"{key} holds further keys and takes no value itself"
+    return key, f"{key} takes a value of type {wanted}, such as {default}; got {given} {value}"
+
+
+def _locate(key: str | None, files: Iterable[ComposedFile]) -> str | None:
+    """Return `file:line` of the value that these files give to a dotted key."""
+    for name, root in files:
+        node: yaml.Node | None = root
+        for part in key.split(".") if key else ():
+            pairs = node.value if isinstance(node, yaml.MappingNode) else []
+            node = next((value for k, value in pairs if k.value == part), None)
+        if key and node is not None:
+            return f"{name}:{node.start_mark.line + 1}"
+    return None
