@@ -1,0 +1,234 @@
+"""Parts of the Swin Transformer: windows, attention within them, blocks and patch merging.
+
+Shapes:
+    B: batch size
+    H, W: height and width, in patches of the current stage
+    C: channels of the current stage
+    S: side of a window, in patches
+    N: patches in a window, S * S
+    G: windows in a map whose sides are multiples of S
+    A: attention heads
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
+
+# Added to the attention logits of patches that are neighbours only because of the cyclic shift.
+# The published weights were trained with this finite value.
+MASKED_LOGIT = -100.0
+
+
+def partition_windows(x: Tensor, window_size: int) -> Tensor:
+    """Cut (B, H, W, C) into windows, (B * G, N, C); H and W are multiples of `window_size`."""
+    B, H, W, C = x.shape
+    S = window_size
+    x = x.view(B, H // S, S, W // S, S, C).transpose(2, 3)  # (B, H/S, W/S, S, S, C)
+    return x.reshape(-1, S * S, C)
+
+
+def merge_windows(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
+    """Undo `partition_windows` for a map of (height, width): (B * G, N, C) to (B, H, W, C)."""
+    S, C = window_size, windows.shape[-1]
+    x = windows.view(-1, height // S, width // S, S, S, C).transpose(2, 3)
+    return x.reshape(-1, height, width, C)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Append zero rows and columns to (B, H, W, C) until H and W are multiples of `multiple`."""
+    H, W = x.shape[1:3]
+    return F.pad(x, (0, 0, 0, -W % multiple, 0, -H % multiple))
+
+
+def shifted_window_mask(
+    height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> Tensor:
+    """Return what to add to the attention logits in a cyclically shifted map.
+
+    The shift brings the first rows and columns next to the last ones. Patches within a window
+    attend to one another only where they were neighbours before the shift.
+
+    Returns:
+        (G, N, N), 0 or `MASKED_LOGIT`.
+    """
+
+    def region(size: int) -> Tensor:
+        # 0: windows without wrapped content; 1 and 2: the two parts of the last window.
+        i = torch.arange(size, device=device)
+        return (i >= size - window_size).long() + (i >= size - shift).long()
+
+    regions = 3 * region(height)[:, None] + region(width)  # (H, W)
+    regions = partition_windows(regions[None, :, :, None], window_size).squeeze(-1)  # (G, N)
+    apart = regions[:, :, None] != regions[:, None, :]
+    return torch.zeros(apart.shape, device=device).masked_fill_(apart, MASKED_LOGIT)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a learned relative position bias.
+
+    Args:
+        dim: channels.
+        window_size: side of a window, in patches.
+        num_heads: attention heads; divides `dim`.
+        qkv_bias: whether the query, key and value projections have a bias.
+        qk_scale: factor on the logits; `None` is 1 / sqrt(dim / num_heads).
+        attn_drop: dropout probability of attention weights.
+        proj_drop: dropout probability after the output projection.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        window_size: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scale = qk_scale if qk_scale is not None else (dim // num_heads) ** -0.5
+        self.attn_drop = attn_drop
+        offsets = 2 * window_size - 1  # along one axis, between two patches of a window
+        self.relative_position_bias_table = nn.Parameter(torch.empty(offsets**2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        # Derivable, yet persistent: published checkpoints contain it.
+        axis = torch.arange(window_size)
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        dy, dx = (c.flatten()[:, None] - c.flatten()[None, :] + window_size - 1 for c in (y, x))
+        self.register_buffer("relative_position_index", dy * offsets + dx)  # (N, N)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within each window.
+
+        Args:
+            x: (B * G, N, C), the windows of an image in a row.
+            mask: (G, N, N), added to the logits of each image.
+
+        Returns:
+            (B * G, N, C)
+        """
+        BG, N, C = x.shape
+        qkv = self.qkv(x).view(BG, N, 3, self.num_heads, C // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B * G, A, N, C / A)
+        bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, A)
+        bias = bias.permute(2, 0, 1)[None]  # (1, A, N, N)
+        if mask is not None:
+            bias = bias + mask[:, None]  # (G, A, N, N)
+            bias = bias.repeat(BG // len(mask), 1, 1, 1)
+        x = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=bias.to(q.dtype),
+            dropout_p=self.attn_drop if self.training else 0.0,
+            scale=self.scale,
+        )
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C)."""
+        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+
+
+class SwinBlock(nn.Module):
+    """Pre-norm window attention and MLP, each a residual with stochastic depth.
+
+    Args:
+        dim, window_size, num_heads, qkv_bias, qk_scale, attn_drop: see `WindowAttention`.
+        shift: patches by which the windows are shifted, in [0, window_size).
+        mlp_ratio: hidden channels of the MLP, relative to `dim`.
+        drop: dropout probability after the projections.
+        drop_path: probability that a sample skips a residual branch in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        window_size: int,
+        num_heads: int,
+        shift: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        drop: float = 0.0,
+        attn_drop: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.window_size = window_size
+        self.shift = shift
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(
+            dim,
+            window_size,
+            num_heads,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop=attn_drop,
+            proj_drop=drop,
+        )
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
+
+    def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
+        """Map (B, H, W, C) to the same shape.
+
+        Args:
+            x: features; padded here to whole windows, and cropped again.
+            shift_mask: `shifted_window_mask` of the padded map; unused where `shift` is 0.
+        """
+        x = x + self.drop_path(self._attend(self.norm1(x), shift_mask))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _attend(self, x: Tensor, shift_mask: Tensor) -> Tensor:
+        H, W = x.shape[1:3]
+        # Padding patches take part in the attention, as they did in the published training.
+        x = pad_to_multiple(x, self.window_size)
+        padded_height, padded_width = x.shape[1:3]
+        if self.shift:
+            x = x.roll((-self.shift, -self.shift), dims=(1, 2))
+        windows = partition_windows(x, self.window_size)
+        windows = self.attn(windows, shift_mask if self.shift else None)
+        x = merge_windows(windows, self.window_size, padded_height, padded_width)
+        if self.shift:
+            x = x.roll((self.shift, self.shift), dims=(1, 2))
+        return x[:, :H, :W]
+
+
+class PatchMerging(nn.Module):
+    """Halve the resolution and double the channels: 2x2 patches become one."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, C) to (B, ceil(H / 2), ceil(W / 2), 2C)."""
+        x = pad_to_multiple(x, 2)
+        # The weights expect the four patches column by column.
+        x = torch.cat(
+            [x[:, dy::2, dx::2] for dx in (0, 1) for dy in (0, 1)], dim=-1
+        )  # (B, H/2, W/2, 4C)
+        return self.reduction(self.norm(x))
