@@ -1,0 +1,11 @@
+"""Mask2Former as a Detectron2 extension.
+
+Importing this package registers its models and data sets with Detectron2.
+"""
+
+from . import data, modeling
+from .config import add_maskformer2_config, load_config
+
+__version__ = "0.1.0"
+
+__all__ = ["add_maskformer2_config", "data", "load_config", "modeling"]

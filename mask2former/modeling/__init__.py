@@ -1,0 +1,19 @@
+"""The model. Importing this registers every part with Detectron2."""
+
+from .backbone import D2SwinTransformer
+from .criterion import SetCriterion
+from .matcher import HungarianMatcher
+from .meta_arch import MaskFormer, MaskFormerHead
+from .pixel_decoder import MSDeformAttnPixelDecoder
+from .transformer_decoder import TRANSFORMER_DECODER_REGISTRY, MultiScaleMaskedTransformerDecoder
+
+__all__ = [
+    "TRANSFORMER_DECODER_REGISTRY",
+    "D2SwinTransformer",
+    "HungarianMatcher",
+    "MSDeformAttnPixelDecoder",
+    "MaskFormer",
+    "MaskFormerHead",
+    "MultiScaleMaskedTransformerDecoder",
+    "SetCriterion",
+]

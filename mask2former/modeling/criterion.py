@@ -1,0 +1,141 @@
+"""The training loss of Mask2Former (arXiv 2112.01527, section 3.3).
+
+Shapes:
+    B: batch, Q: queries, K: classes, N: targets of an image, M: matched pairs of the batch,
+    P: points, H, W: size of masks.
+"""
+
+from __future__ import annotations
+
+import torch
+from detectron2.utils.comm import get_world_size
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .losses import dice_loss, sample_points, sigmoid_ce_loss, uncertain_points
+from .matcher import HungarianMatcher
+
+Matches = list[tuple[Tensor, Tensor]]
+
+
+class SetCriterion(nn.Module):
+    """Classification and mask losses of every prediction, matched to the targets on its own.
+
+    Args:
+        num_classes: K.
+        matcher: assigns predictions to targets.
+        weight_dict: weight of ``loss_ce``, ``loss_mask`` and ``loss_dice``.
+        deep_supervision: whether auxiliary predictions are trained too.
+        no_object_weight: weight of "no object" among the classes.
+        num_points: P.
+        oversample_ratio: how many random points to choose the uncertain ones from, times P.
+        importance_sample_ratio: share of uncertain points among P.
+    """
+
+    empty_weight: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        matcher: HungarianMatcher,
+        weight_dict: dict[str, float],
+        deep_supervision: bool,
+        no_object_weight: float,
+        num_points: int,
+        oversample_ratio: float,
+        importance_sample_ratio: float,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weight_dict = weight_dict
+        self.deep_supervision = deep_supervision
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        empty_weight = torch.ones(num_classes + 1)
+        empty_weight[-1] = no_object_weight
+        self.register_buffer("empty_weight", empty_weight)
+
+    def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Weighted losses.
+
+        Args:
+            outputs: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W), and optionally
+                ``aux_outputs``, a list of such dicts.
+            targets: for each image ``labels`` (N,) in [0, K) and ``masks`` bool (N, H', W'),
+                of one size for the whole batch.
+
+        Returns:
+            Scalars ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and each with
+            the suffix ``_{i}`` of auxiliary prediction i.
+        """
+        num_masks = self._num_masks(targets, outputs["pred_logits"].device)
+        losses = self._losses(outputs, targets, num_masks, suffix="")
+        auxiliaries = outputs.get("aux_outputs", ()) if self.deep_supervision else ()
+        for i, auxiliary in enumerate(auxiliaries):
+            losses.update(self._losses(auxiliary, targets, num_masks, suffix=f"_{i}"))
+        return losses
+
+    def _num_masks(self, targets: list[dict[str, Tensor]], device: torch.device) -> float:
+        """Number of targets, averaged over processes, at least 1."""
+        total = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
+        if get_world_size() > 1:
+            torch.distributed.all_reduce(total)
+        return max(total.item() / get_world_size(), 1.0)
+
+    def _losses(
+        self,
+        outputs: dict[str, Tensor],
+        targets: list[dict[str, Tensor]],
+        num_masks: float,
+        suffix: str,
+    ) -> dict[str, Tensor]:
+        name = f"auxiliary prediction {suffix[1:]}" if suffix else "the last prediction"
+        matches = self.matcher(outputs, targets, name)
+        with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
+            loss_mask, loss_dice = self._mask_losses(
+                outputs["pred_masks"], targets, matches, num_masks
+            )
+            losses = {
+                "loss_ce": self._class_loss(outputs["pred_logits"], targets, matches),
+                "loss_mask": loss_mask,
+                "loss_dice": loss_dice,
+            }
+        return {key + suffix: self.weight_dict[key] * loss for key, loss in losses.items()}
+
+    def _class_loss(
+        self, logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches
+    ) -> Tensor:
+        """Cross-entropy with "no object" for the queries that are not matched."""
+        wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
+        for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
+            row[queries.to(row.device)] = target["labels"][indices.to(row.device)]
+        return F.cross_entropy(logits.float().transpose(1, 2), wanted, self.empty_weight)
+
+    def _mask_losses(
+        self, masks: Tensor, targets: list[dict[str, Tensor]], matches: Matches, num_masks: float
+    ) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy and dice loss of the matched pairs at sampled points."""
+        predicted = torch.cat(
+            [m[queries.to(m.device)] for m, (queries, _) in zip(masks, matches, strict=True)]
+        ).float()  # (M, H, W)
+        if len(predicted) == 0:
+            # no target in the batch: keep every parameter in the graph, as DDP requires
+            zero = masks.sum() * 0.0
+            return zero, zero
+        points = uncertain_points(
+            predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio
+        )  # (M, P, 2)
+        with torch.no_grad():
+            parts = points.split([len(queries) for queries, _ in matches])
+            wanted = torch.cat(
+                [
+                    sample_points(target["masks"][indices.to(masks.device)], part)
+                    for target, (_, indices), part in zip(targets, matches, parts, strict=True)
+                    if len(indices)
+                ]
+            )  # (M, P)
+        logits = sample_points(predicted, points)
+        return sigmoid_ce_loss(logits, wanted, num_masks), dice_loss(logits, wanted, num_masks)

@@ -1,0 +1,59 @@
+"""Pixel decoder and transformer decoder together: from backbone features to predictions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+
+from ..transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+
+MULTI_SCALE = "multi_scale_pixel_decoder"
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MaskFormerHead(nn.Module):
+    """Predicts classes and masks of queries from a backbone's features.
+
+    Args:
+        num_classes: classes without "no object".
+        pixel_decoder: has ``forward_features``, from features to mask features and maps.
+        transformer_predictor: from maps and mask features to predictions.
+    """
+
+    @configurable
+    def __init__(self, *, num_classes: int, pixel_decoder: nn.Module, predictor: nn.Module):
+        super().__init__()
+        self.num_classes = num_classes
+        self.pixel_decoder = pixel_decoder
+        self.predictor = predictor
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Constructor arguments from a config."""
+        head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
+        missing = [name for name in head.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}; the backbone gives {list(input_shape)}"
+            )
+        if mask_former.TRANSFORMER_IN_FEATURE != MULTI_SCALE:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE must be '{MULTI_SCALE}', "
+                f"got '{mask_former.TRANSFORMER_IN_FEATURE}'"
+            )
+        decoder = TRANSFORMER_DECODER_REGISTRY.get(mask_former.TRANSFORMER_DECODER_NAME)
+        pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)
+        return {
+            "num_classes": head.NUM_CLASSES,
+            "pixel_decoder": pixel_decoder(cfg, input_shape),
+            "predictor": decoder(cfg, head.CONVS_DIM),
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
+        """Backbone features by name to ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
+        mask_features, _, maps = self.pixel_decoder.forward_features(features)
+        return self.predictor(maps, mask_features)

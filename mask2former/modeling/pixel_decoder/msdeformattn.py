@@ -1,0 +1,316 @@
+"""Pixel decoder of Mask2Former: deformable attention over 1/32, 1/16, 1/8, then FPN to 1/4.
+
+Shapes:
+    B: batch, C: channels, S: positions of all levels together, H: heads, L: levels, P: points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import fvcore.nn.weight_init as weight_init
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..ops import ms_deform_attn, reference_points
+from ..position_encoding import sine_position_encoding
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-scale deformable self-attention with its four projections.
+
+    Args:
+        dim: channels C of queries and values; a multiple of ``num_heads``.
+        num_levels: L.
+        num_heads: H.
+        num_points: P, sampling points a head and level.
+    """
+
+    def __init__(self, *, dim: int, num_levels: int, num_heads: int, num_points: int):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{dim} channels cannot be divided among {num_heads} heads")
+        self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
+        self.sampling_offsets = nn.Linear(dim, num_heads * num_levels * num_points * 2)
+        self.attention_weights = nn.Linear(dim, num_heads * num_levels * num_points)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Head i looks along direction 2 pi i / H, point p at distance p + 1, all weighted alike."""
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+        direction = direction / direction.abs().amax(-1, keepdim=True)
+        distance = torch.arange(1, self.num_points + 1)
+        offsets = direction[:, None, None] * distance[None, None, :, None]  # (H, 1, P, 2)
+        offsets = offsets.expand(-1, self.num_levels, -1, -1)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for projection in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
+
+    def forward(
+        self, query: Tensor, value: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """Attend from each query to its surroundings on every level.
+
+        Args:
+            query: (B, S, C), features with positions added.
+            value: (B, S, C), features.
+            points: (S, 2), reference points (x, y) in (0, 1).
+            spatial_shapes: (height, width) of each level.
+
+        Returns:
+            (B, S, C).
+        """
+        B, S, _ = query.shape
+        H, L, P = self.num_heads, self.num_levels, self.num_points
+        value = self.value_proj(value).view(B, S, H, -1)
+        # Positions and the softmax stay in float32 under autocast: bfloat16 could not tell
+        # neighbouring pixels of a large map apart.
+        offsets = self.sampling_offsets(query).view(B, S, H, L, P, 2).float()
+        weights = self.attention_weights(query).view(B, S, H, L * P).float().softmax(-1)
+        sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes])  # (L, 2)
+        locations = points[None, :, None, None, None] + offsets / sizes[:, None]
+        output = ms_deform_attn(value, spatial_shapes, locations, weights.view(B, S, H, L, P))
+        return self.output_proj(output)
+
+
+class MSDeformAttnEncoderLayer(nn.Module):
+    """Deformable self-attention and a feed-forward network, each with residual and post-norm."""
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        dim_feedforward: int,
+        dropout: float,
+        num_levels: int,
+        num_heads: int,
+        num_points: int,
+    ):
+        super().__init__()
+        self.self_attn = MSDeformAttn(
+            dim=dim, num_levels=num_levels, num_heads=num_heads, num_points=num_points
+        )
+        self.norm1 = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, dim_feedforward)
+        self.linear2 = nn.Linear(dim_feedforward, dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def forward(
+        self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(B, S, C) and position encoding (S, C) to (B, S, C)."""
+        x = self.norm1(x + self.dropout(self.self_attn(x + pos, x, points, spatial_shapes)))
+        hidden = self.dropout(F.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))
+
+
+class MSDeformAttnEncoder(nn.Module):
+    """A stack of encoder layers; its parameter names start with ``layers``."""
+
+    def __init__(self, *, num_layers: int, **layer: Any):
+        super().__init__()
+        self.layers = nn.ModuleList(MSDeformAttnEncoderLayer(**layer) for _ in range(num_layers))
+
+    def forward(
+        self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
+    ) -> Tensor:
+        """(B, S, C) to (B, S, C)."""
+        for layer in self.layers:
+            x = layer(x, pos, points, spatial_shapes)
+        return x
+
+
+class MSDeformAttnTransformer(nn.Module):
+    """The encoder over several maps at once; adds a learned embedding a level to positions."""
+
+    def __init__(self, *, num_levels: int, dim: int, **encoder: Any):
+        super().__init__()
+        self.encoder = MSDeformAttnEncoder(dim=dim, num_levels=num_levels, **encoder)
+        self.level_embed = nn.Parameter(torch.empty(num_levels, dim))
+        nn.init.normal_(self.level_embed)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C, H_l, W_l) to maps of the same shapes."""
+        shapes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
+        C, device = maps[0].shape[1], maps[0].device
+        x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
+        pos = torch.cat(
+            [
+                sine_position_encoding(h, w, C, device).flatten(1).T + embed
+                for (h, w), embed in zip(shapes, self.level_embed, strict=True)
+            ]
+        )  # (S, C)
+        x = self.encoder(x, pos, reference_points(shapes, device), shapes)
+        parts = x.split([h * w for h, w in shapes], dim=1)
+        return [
+            part.transpose(1, 2).unflatten(2, shape)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+
+
+@SEM_SEG_HEADS_REGISTRY.register()
+class MSDeformAttnPixelDecoder(nn.Module):
+    """Deformable-attention encoder over the coarse maps and an FPN from there to ``common_stride``.
+
+    Args:
+        input_shape: the backbone's feature names and their channels and strides.
+        transformer_in_features: names of the maps that the encoder works on.
+        transformer_dropout: dropout in the encoder.
+        transformer_nheads: heads of the encoder's attention.
+        transformer_npoints: sampling points a head and level.
+        transformer_dim_feedforward: hidden channels of the encoder's feed-forward networks.
+        transformer_enc_layers: number of encoder layers.
+        conv_dim: channels inside and of the multi-scale outputs.
+        mask_dim: channels of the mask features.
+        norm: Detectron2's name of the FPN's normalisation ("" for none).
+        common_stride: stride of the mask features.
+    """
+
+    num_output_levels = 3
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        transformer_in_features: Sequence[str],
+        transformer_dropout: float,
+        transformer_nheads: int,
+        transformer_npoints: int,
+        transformer_dim_feedforward: int,
+        transformer_enc_layers: int,
+        conv_dim: int,
+        mask_dim: int,
+        norm: str,
+        common_stride: int,
+    ):
+        super().__init__()
+        by_stride = sorted(input_shape.items(), key=lambda item: stride_of(item[1]))
+        missing = set(transformer_in_features) - set(input_shape)
+        if missing:
+            raise ValueError(
+                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES names "
+                f"{sorted(missing)}, which are not among IN_FEATURES {sorted(input_shape)}"
+            )
+        # coarse to fine, which is the order of the published parameters
+        encoded = [(k, v) for k, v in reversed(by_stride) if k in transformer_in_features]
+        self.transformer_in_features = [name for name, _ in encoded]
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels_of(shape), conv_dim, 1), nn.GroupNorm(32, conv_dim))
+            for _, shape in encoded
+        )
+        for proj in self.input_proj:
+            nn.init.xavier_uniform_(proj[0].weight)
+            nn.init.zeros_(proj[0].bias)
+        self.transformer = MSDeformAttnTransformer(
+            dim=conv_dim,
+            dropout=transformer_dropout,
+            num_heads=transformer_nheads,
+            num_points=transformer_npoints,
+            dim_feedforward=transformer_dim_feedforward,
+            num_layers=transformer_enc_layers,
+            num_levels=len(encoded),
+        )
+        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
+        weight_init.c2_xavier_fill(self.mask_features)
+
+        finest = stride_of(encoded[-1][1])
+        fpn = [(k, v) for k, v in by_stride if common_stride <= stride_of(v) < finest]
+        self.fpn_in_features = [name for name, _ in reversed(fpn)]
+        # adapter_1 / layer_1 belong to the finest map, as the published parameters are numbered
+        for number, (_, shape) in enumerate(fpn, start=1):
+            adapter = Conv2d(
+                channels_of(shape),
+                conv_dim,
+                kernel_size=1,
+                bias=norm == "",
+                norm=get_norm(norm, conv_dim),
+            )
+            layer = Conv2d(
+                conv_dim,
+                conv_dim,
+                kernel_size=3,
+                padding=1,
+                bias=norm == "",
+                norm=get_norm(norm, conv_dim),
+                activation=F.relu,
+            )
+            weight_init.c2_xavier_fill(adapter)
+            weight_init.c2_xavier_fill(layer)
+            self.add_module(f"adapter_{number}", adapter)
+            self.add_module(f"layer_{number}", layer)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Constructor arguments from a config."""
+        head = cfg.MODEL.SEM_SEG_HEAD
+        return {
+            "input_shape": {k: v for k, v in input_shape.items() if k in head.IN_FEATURES},
+            "transformer_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
+            "transformer_dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
+            "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
+            "transformer_npoints": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+            "transformer_dim_feedforward": head.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD,
+            "transformer_enc_layers": head.TRANSFORMER_ENC_LAYERS,
+            "conv_dim": head.CONVS_DIM,
+            "mask_dim": head.MASK_DIM,
+            "norm": head.NORM,
+            "common_stride": head.COMMON_STRIDE,
+        }
+
+    def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mask features and the maps that the transformer decoder attends to.
+
+        Args:
+            features: the backbone's maps by name, (B, C_l, H / stride_l, W / stride_l).
+
+        Returns:
+            Mask features (B, mask_dim, H / common_stride, W / common_stride), the coarsest map, and
+            the three coarsest maps from coarse to fine, (B, conv_dim, ., .) each.
+        """
+        maps = self.transformer(
+            [
+                proj(features[name])
+                for name, proj in zip(self.transformer_in_features, self.input_proj, strict=True)
+            ]
+        )
+        for number, name in zip(
+            range(len(self.fpn_in_features), 0, -1), self.fpn_in_features, strict=True
+        ):
+            lateral = getattr(self, f"adapter_{number}")(features[name])
+            above = F.interpolate(
+                maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False
+            )
+            maps.append(getattr(self, f"layer_{number}")(lateral + above))
+        return self.mask_features(maps[-1]), maps[0], maps[: self.num_output_levels]
+
+
+def stride_of(shape: ShapeSpec) -> int:
+    """The stride, which Detectron2 declares optional."""
+    if shape.stride is None:
+        raise ValueError(f"the backbone's output_shape() gives no stride: {shape}")
+    return shape.stride
+
+
+def channels_of(shape: ShapeSpec) -> int:
+    """The channels, which Detectron2 declares optional."""
+    if shape.channels is None:
+        raise ValueError(f"the backbone's output_shape() gives no channels: {shape}")
+    return shape.channels

@@ -1,0 +1,9 @@
+"""Registry of transformer decoders, chosen by MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME."""
+
+from detectron2.utils.registry import Registry
+
+TRANSFORMER_DECODER_REGISTRY = Registry("TRANSFORMER_DECODER")
+TRANSFORMER_DECODER_REGISTRY.__doc__ = """
+Transformer decoders: called with (cfg, in_channels) they return a module from multi-scale maps and
+mask features to ``{"pred_logits", "pred_masks", "aux_outputs"}``.
+"""
