@@ -3,8 +3,27 @@
 import os
 
 from .builtin import register_synthetic
-from .coco_json import register_coco_json
+from .coco_json import check_coco_json, register_coco_json, register_custom_datasets
+from .errors import DatasetError
+from .loader import ResumableSampler, SeededMapDataset, build_test_loader, build_train_loader
+from .mapper import MAPPER_PRESETS, SegmentationMapper, build_mapper
+from .report import Problem, Report
 
 register_synthetic(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
-__all__ = ["register_coco_json", "register_synthetic"]
+__all__ = [
+    "MAPPER_PRESETS",
+    "DatasetError",
+    "Problem",
+    "Report",
+    "ResumableSampler",
+    "SeededMapDataset",
+    "SegmentationMapper",
+    "build_mapper",
+    "build_test_loader",
+    "build_train_loader",
+    "check_coco_json",
+    "register_coco_json",
+    "register_custom_datasets",
+    "register_synthetic",
+]

@@ -1,0 +1,132 @@
+"""A report of everything that is wrong with a data set, sorted by kind and capped in length."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+_STORED_PER_KIND = 100
+_LISTED_PER_KIND = 5
+_LISTED_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: the heading it is listed under.
+        is_error: whether training or evaluation cannot go on; otherwise it is a warning.
+        detail: what is wrong here.
+        file_name: the image, where there is one.
+        image_id: its id.
+        annotation_id: the annotation, where there is one.
+    """
+
+    kind: str
+    is_error: bool
+    detail: str
+    file_name: str | None = None
+    image_id: Any = None
+    annotation_id: Any = None
+
+    def __str__(self) -> str:
+        where = []
+        if self.file_name is not None:
+            where.append(f"image {self.file_name}")
+        if self.image_id is not None:
+            where.append(f"image id {self.image_id!r}")
+        if self.annotation_id is not None:
+            where.append(f"annotation id {self.annotation_id!r}")
+        return f"{', '.join(where)}: {self.detail}" if where else self.detail
+
+
+@dataclass
+class Report:
+    """What the check of one annotation file found.
+
+    Attributes:
+        source: the annotation file.
+        problems: up to 100 of each kind.
+        counts: kind -> number of all problems of that kind.
+        categories: category id -> name.
+        num_images: images in the file.
+        num_annotations: annotations in the file.
+        num_empty_images: images without an annotation.
+        instances_per_category: category id -> objects, crowd regions not counted.
+    """
+
+    source: str
+    problems: list[Problem] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    categories: dict[int, str] = field(default_factory=dict)
+    num_images: int = 0
+    num_annotations: int = 0
+    num_empty_images: int = 0
+    instances_per_category: Counter[int] = field(default_factory=Counter)
+
+    def add(
+        self,
+        kind: str,
+        is_error: bool,
+        detail: str,
+        *,
+        file_name: str | None = None,
+        image_id: Any = None,
+        annotation_id: Any = None,
+    ) -> None:
+        """Count a problem and keep it unless there are many of its kind already."""
+        self.counts[kind] += 1
+        if self.counts[kind] <= _STORED_PER_KIND:
+            self.problems.append(
+                Problem(kind, is_error, detail, file_name, image_id, annotation_id)
+            )
+
+    @property
+    def num_errors(self) -> int:
+        """Number of all errors, those that are not stored included."""
+        return sum(self.counts[kind] for kind in {p.kind for p in self.errors})
+
+    @property
+    def errors(self) -> list[Problem]:
+        """Problems that must be solved first."""
+        return [p for p in self.problems if p.is_error]
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """Problems that training and evaluation can live with."""
+        return [p for p in self.problems if not p.is_error]
+
+    def summary(self) -> str:
+        """Return images, objects and objects per class in a few lines."""
+        counts = [(self.instances_per_category[i], name) for i, name in self.categories.items()]
+        counts.sort(reverse=True)
+        listed = [f"{name} {count}" for count, name in counts[:_LISTED_CLASSES] if count]
+        if len(counts) > _LISTED_CLASSES:
+            listed.append(f"... and {len(counts) - _LISTED_CLASSES} more")
+        lines = [
+            f"{self.source}: {self.num_images} images ({self.num_empty_images} without objects), "
+            f"{self.num_annotations} annotations, {len(self.categories)} classes",
+            f"  objects per class: {', '.join(listed)}",
+        ]
+        without = sum(count == 0 for count, _ in counts)
+        if without:
+            lines.append(f"  classes without objects: {without}")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """Return errors, then warnings, by kind, with the first few of each."""
+        lines = []
+        for heading, problems in (("ERROR", self.errors), ("WARNING", self.warnings)):
+            kinds: dict[str, list[Problem]] = {}
+            for problem in problems:
+                kinds.setdefault(problem.kind, []).append(problem)
+            for kind, examples in kinds.items():
+                lines.append(f"  {heading} {kind} ({self.counts[kind]}):")
+                lines += [f"    {example}" for example in examples[:_LISTED_PER_KIND]]
+                if self.counts[kind] > _LISTED_PER_KIND:
+                    lines.append(f"    ... and {self.counts[kind] - _LISTED_PER_KIND} more")
+        if not lines:
+            return f"{self.source}: no problems found."
+        return "\n".join([f"{self.source}:", *lines])
