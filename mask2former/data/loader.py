@@ -1,0 +1,207 @@
+"""Loaders. The training stream depends on the seed and the position in it and on nothing else.
+
+So a resumed run goes on with exactly the images, crops and flips that the uninterrupted one would
+have had, whatever the number of workers, and whatever the number of processes as far as the global
+batch is concerned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import (
+    DatasetFromList,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from .errors import DatasetError
+from .mapper import build_mapper
+
+# Independent random streams of one seed: the order of an epoch and the augmentation of a sample.
+_EPOCH_STREAM = 0
+_SAMPLE_STREAM = 1
+
+
+def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, number)))
+
+
+class ResumableSampler(Sampler[tuple[int, int]]):
+    """An endless stream of (dataset index, seed of the sample), readable from any position.
+
+    Each epoch is a permutation of the data set. Process `rank` gets the positions
+    ``start + rank, start + rank + world_size, ...``.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int,
+        *,
+        start: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ):
+        """Build a sampler.
+
+        Args:
+            size: number of elements of the data set, at least 1.
+            seed: non-negative; the same in all processes.
+            start: samples that all processes together have already consumed.
+            rank: this process, by default Detectron2's.
+            world_size: number of processes, by default Detectron2's.
+        """
+        if size < 1:
+            raise ValueError("The data set is empty.")
+        if seed < 0 or start < 0:
+            raise ValueError(f"seed ({seed}) and start ({start}) must not be negative.")
+        self.size = size
+        self.seed = seed
+        self.start = start
+        self.rank = comm.get_rank() if rank is None else rank
+        self.world_size = comm.get_world_size() if world_size is None else world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        position = self.start + self.rank
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        while True:
+            if position // self.size != epoch:
+                epoch = position // self.size
+                order = _generator(self.seed, _EPOCH_STREAM, epoch).permutation(self.size)
+            sample_seed = _generator(self.seed, _SAMPLE_STREAM, position).integers(1 << 63)
+            yield int(order[position % self.size]), int(sample_seed)
+            position += self.world_size
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's, NumPy's and torch's CPU generators within the block; restore them after it."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed % (1 << 32))  # noqa: NPY002  Detectron2's augmentations draw from it
+        # Unlike torch.manual_seed this leaves the generators of the GPUs alone.
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.set_rng_state(torch_state)
+
+
+class SeededMapDataset(Dataset[Any]):
+    """A data set whose elements go through a mapper under a seed that comes with the index."""
+
+    _MAX_ATTEMPTS = 100
+
+    def __init__(self, dataset: Any, mapper: Callable[[Any], Any]):
+        """Build a data set.
+
+        Args:
+            dataset: a list or map-style data set of what `mapper` takes.
+            mapper: may draw from the global generators, and return None to skip an element.
+        """
+        self.dataset = dataset
+        self.mapper = mapper
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """Return the mapped element ``key[0]`` under seed ``key[1]``.
+
+        Where the mapper returns None, other elements, drawn with that seed, are tried.
+
+        Raises:
+            DatasetError: the mapper skipped too many elements in a row.
+        """
+        index, seed = key
+        candidates = np.random.default_rng(seed)
+        with seeded(seed):
+            for _ in range(self._MAX_ATTEMPTS):
+                sample = self.mapper(self.dataset[index])
+                if sample is not None:
+                    return sample
+                index = int(candidates.integers(len(self.dataset)))
+        raise DatasetError(f"The mapper skipped {self._MAX_ATTEMPTS} images in a row.")
+
+
+def build_train_loader(
+    cfg: CfgNode,
+    *,
+    mapper: Callable[[dict[str, Any]], Any] | None = None,
+    seed: int,
+    start_iter: int = 0,
+) -> DataLoader[Any]:
+    """Build the endless loader of the data sets ``DATASETS.TRAIN``.
+
+    Images without a usable object are left out where ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is
+    set, as it is by default and in the published recipes: in COCO such images are mostly unlabelled
+    rather than empty. Set it to False where empty images are deliberate negatives. Images that
+    become empty by the crop are always kept.
+
+    There is no grouping by aspect ratio: the training crops all have one shape, and grouping would
+    make the batch depend on more than the position.
+
+    Args:
+        cfg: the config. A step of the optimiser takes ``SOLVER.ACCUMULATE_STEPS`` batches.
+        mapper: by default that of `build_mapper`.
+        seed: seed of order and augmentation, the same in all processes.
+        start_iter: optimiser steps that are already done.
+
+    Returns:
+        A loader of lists of ``SOLVER.IMS_PER_BATCH / number of processes`` mapped samples.
+
+    Raises:
+        ValueError: the config asks for something that does not exist or does not fit.
+    """
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on.")
+    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; this loader resumes "
+            "exactly and knows 'TrainingSampler' only."
+        )
+    world_size = comm.get_world_size()
+    batch_size, remainder = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
+    if remainder or batch_size < 1:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
+            f"of the number of processes, {world_size}."
+        )
+    dataset = get_detection_dataset_dicts(
+        list(cfg.DATASETS.TRAIN), filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    )
+    if isinstance(dataset, IterableDataset):
+        raise ValueError("An iterable data set has no positions to resume from; use a list.")
+    if isinstance(dataset, list):
+        # One block of bytes: workers then share it instead of copying it object by object.
+        dataset = DatasetFromList(dataset, copy=False)
+    images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
+    num_workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        SeededMapDataset(dataset, mapper or build_mapper(cfg, is_train=True)),
+        batch_size=batch_size,
+        sampler=ResumableSampler(len(dataset), seed, start=start_iter * images_per_step),
+        num_workers=num_workers,
+        collate_fn=list,
+        persistent_workers=num_workers > 0,
+        # The loader draws a seed for its workers; from a generator of its own, so that the global
+        # one does not depend on how often a run was resumed.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
+    """Build Detectron2's test loader of one data set with this package's mapper."""
+    return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
