@@ -66,9 +66,8 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.OVERSAMPLE_RATIO = 3.0
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    # Transformer decoder: its registered name and what it attends to. The multi-scale decoder
-    # takes "multi_scale_pixel_decoder"; the standard one takes "transformer_encoder",
-    # "pixel_embedding" or a backbone feature such as "res5".
+    # Transformer decoder: its registered name and what it attends to; the multi-scale decoder
+    # takes "multi_scale_pixel_decoder".
     cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
@@ -87,18 +86,11 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # Images are padded to a multiple of this; 0 leaves it to the backbone.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
-    # What inference returns; any combination.
+    # What inference returns.
     cfg.MODEL.MASK_FORMER.TEST = CfgNode()
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
-    # Panoptic: a query takes part when its class score exceeds the first threshold, and its
-    # segment stays when at least this share of its mask is not hidden by other segments.
-    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
-    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
-    # Resize semantic predictions to the original image before, not after, combining the queries.
-    # Panoptic and instance inference always resize first.
-    cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
@@ -184,6 +176,14 @@ def _add_keys_only_published_files_need(cfg: CfgNode) -> None:
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # Transformer encoder layers ahead of the decoder.
     cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
+
+    # --- Of panoptic and semantic inference ---
+    # Panoptic: a query takes part when its class score exceeds the first threshold, and its
+    # segment stays when at least this share of its mask is not hidden by other segments.
+    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
+    # Semantic: resize to the original image before, not after, combining the queries.
+    cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def load_config(
