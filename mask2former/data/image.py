@@ -81,7 +81,7 @@ def _reason(error: Exception) -> str:
 
 
 def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    orientation = original.getexif().get(_EXIF_ORIENTATION)
+    orientation = original.getexif().get(_EXIF_ORIENTATION, 1)
     method = _ORIENTATIONS.get(orientation)
     return rgb if method is None else rgb.transpose(method)
 
