@@ -118,10 +118,11 @@ def _wrong_keys(
         if key == BASE_KEY and not prefix:
             continue
         line = key_node.start_mark.line + 1
-        if key not in level:
-            # "<<: *anchor" pulls the keys of another mapping in; those are checked there.
-            if key_node.tag != "tag:yaml.org,2002:merge":
-                yield f"{line}: {_unknown(prefix + key, cfg)}"
+        if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *anchor" stands for these keys
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _wrong_keys(merged, level, cfg, prefix)
+        elif key not in level:
+            yield f"{line}: {_unknown(prefix + key, cfg)}"
         elif isinstance(level[key], CfgNode):
             if isinstance(value, yaml.MappingNode):
                 yield from _wrong_keys(value, level[key], cfg, f"{prefix}{key}.")

@@ -141,10 +141,12 @@ def test_later_bases_and_the_file_itself_override(tmp_path):
     assert (solver.MAX_ITER, solver.BASE_LR, solver.GAMMA) == (3, 2.0, 1.0)
 
 
-def test_yaml_merge_keys_work(tmp_path):
-    text = "INPUT: &i\n  FORMAT: RGB\nSOLVER: &s {GAMMA: 0.5}\nMODEL: {WEIGHTS: x}\n"
-    cfg = load_config(write(tmp_path / "top.yaml", text + "TEST: {<<: {EVAL_PERIOD: 7}}\n"))
-    assert (cfg.INPUT.FORMAT, cfg.TEST.EVAL_PERIOD) == ("RGB", 7)
+def test_yaml_merge_keys_are_followed(tmp_path):
+    text = "TEST: &test {EVAL_PERIOD: 7}\n"
+    base = load_config(write(tmp_path / "right.yaml", text + "<<: {SEED: 3}\n"))
+    assert (base.TEST.EVAL_PERIOD, base.SEED) == (7, 3)
+    with pytest.raises(ValueError, match=r"wrong\.yaml:2: unknown config key SOLVER\.EVAL_PERIOD"):
+        load_config(write(tmp_path / "wrong.yaml", text + "SOLVER: {<<: *test}\n"))
 
 
 def test_overrides(tmp_path):

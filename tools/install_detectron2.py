@@ -3,8 +3,8 @@
 
 Detectron2 itself is not on PyPI. ``sal-detectron2`` 0.7.2 is: its Python files equal Detectron2's
 main branch of 2024-04-17. Its wheel carries an extension compiled for CPython 3.10 and a stray
-top-level ``tools`` package; neither is needed here. This script fetches the pinned wheel (pip checks
-its SHA-256), leaves those two out, and installs the rest as a pure-Python package that works on
+top-level ``tools`` package; neither is needed here. This script fetches the pinned wheel (pip
+checks its SHA-256), leaves those two out, and installs the rest as a pure-Python package that works on
 Python 3.10 and later and that ``pip uninstall sal-detectron2`` removes.
 
 Nothing happens if ``import detectron2`` already works. If your machine reaches Detectron2's own
@@ -26,7 +26,7 @@ from pathlib import Path
 
 NAME, VERSION = "sal_detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
-# What Detectron2 imports, beside torch and torchvision. Its own list pins numpy<2 and old formatters.
+# What Detectron2 imports beside torch and torchvision; its own list pins numpy<2 and formatters.
 REQUIREMENTS = [
     "cloudpickle",
     "fvcore>=0.1.5.post20221221",
@@ -55,6 +55,7 @@ WHEEL = "Wheel-Version: 1.0\nGenerator: mask2former\nRoot-Is-Purelib: true\nTag:
 
 
 def pip(*args: str | Path) -> None:
+    """Run pip for this Python."""
     subprocess.run([sys.executable, "-m", "pip", *map(str, args)], check=True)
 
 
@@ -97,6 +98,7 @@ def repack(source: Path, folder: Path) -> Path:
 
 
 def main() -> None:
+    """Install, unless Detectron2 is there."""
     if importlib.util.find_spec("detectron2") is not None:
         print("Detectron2 is already installed; left as it is.")
         return

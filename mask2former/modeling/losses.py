@@ -66,7 +66,8 @@ def sample_points(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def _grid_sample(maps: Tensor, points: Tensor) -> Tensor:
-    """(N, C, H, W) at (N, P, 2) to (N, C, P); as PointRend's ``point_sample``, which needs OpenCV."""
+    """(N, C, H, W) at (N, P, 2) to (N, C, P)."""
+    # Detectron2's point_rend project has this too, but importing it takes OpenCV.
     grid = 2 * points[:, :, None] - 1
     return F.grid_sample(maps.float(), grid, mode="bilinear", align_corners=False)[..., 0]
 

@@ -88,7 +88,8 @@ def _explain_non_finite(
 ) -> str:
     found = [
         f"the {key} cost of image {image} of the batch "
-        f"({int((~cost.isfinite()).sum())} of {cost.numel()} values, {len(target['labels'])} targets)"
+        f"({int((~cost.isfinite()).sum())} of {cost.numel()} values, "
+        f"{len(target['labels'])} targets)"
         for image, (term, target) in enumerate(zip(terms, targets, strict=True))
         for key, cost in term.items()
         if not cost.isfinite().all()

@@ -65,8 +65,8 @@ class MaskFormer(nn.Module):
         test = mask_former.TEST
         if test.SEMANTIC_ON or test.PANOPTIC_ON or not test.INSTANCE_ON:
             raise ValueError(
-                "this version predicts instances only: set MODEL.MASK_FORMER.TEST.INSTANCE_ON True, "
-                "SEMANTIC_ON False and PANOPTIC_ON False"
+                "this version predicts instances only: set MODEL.MASK_FORMER.TEST.INSTANCE_ON "
+                "True, SEMANTIC_ON False and PANOPTIC_ON False"
             )
         backbone = build_backbone(cfg)
         weights = {
@@ -152,7 +152,8 @@ class MaskFormer(nn.Module):
         """Labels (N,) and bool masks (N, H, W) of an image, padded to the batch's size."""
         if "instances" not in x:
             raise ValueError(
-                f"training needs 'instances', which the input of {x.get('file_name', 'an image')} lacks"
+                f"training needs 'instances', which the input of "
+                f"{x.get('file_name', 'an image')} lacks"
             )
         instances = x["instances"]
         masks = masks_as_tensor(instances, self.device)
@@ -162,8 +163,8 @@ class MaskFormer(nn.Module):
         limit = self.sem_seg_head.num_classes
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
             raise ValueError(
-                f"{x.get('file_name', 'an image')}: class {int(labels.max())} in the annotations, but "
-                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {limit}"
+                f"{x.get('file_name', 'an image')}: class {int(labels.max())} in the annotations, "
+                f"but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {limit}"
             )
         return {"labels": labels, "masks": masks}
 

@@ -38,7 +38,8 @@ class MaskFormerHead(nn.Module):
         missing = [name for name in head.IN_FEATURES if name not in input_shape]
         if missing:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}; the backbone gives {list(input_shape)}"
+                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}; "
+                f"the backbone gives {list(input_shape)}"
             )
         if mask_former.TRANSFORMER_IN_FEATURE != MULTI_SCALE:
             raise ValueError(

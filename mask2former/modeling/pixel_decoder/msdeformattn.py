@@ -44,7 +44,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head i looks along direction 2 pi i / H, point p at distance p + 1, all weighted alike."""
+        """Head i looks along direction 2 pi i / H, point p at distance p + 1, all weights equal."""
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -80,7 +81,7 @@ class CrossAttentionLayer(_Residual):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, allowed: Tensor | None
     ) -> Tensor:
-        """x (B, Q, C), query_pos (Q, C), memory (B, S, C), pos (S, C), allowed bool (B, Q, S)."""
+        """Update x (B, Q, C) by query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
         return self.residual(
             x, lambda y: self.multihead_attn(y + query_pos, memory + pos, memory, allowed)
         )
@@ -94,7 +95,7 @@ class SelfAttentionLayer(_Residual):
         self.self_attn = MultiheadAttention(dim, num_heads)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """x (B, Q, C), query_pos (Q, C)."""
+        """Update x (B, Q, C) with positions query_pos (Q, C)."""
         return self.residual(x, lambda y: self.self_attn(y + query_pos, y + query_pos, y))
 
 
@@ -121,9 +122,7 @@ class MLP(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int, output_dim: int, num_layers: int):
         super().__init__()
         dims = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., input_dim) to (..., output_dim)."""

@@ -38,7 +38,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         dropout: after every branch; 0 in every published model.
         pre_norm: normalise before instead of after each branch.
         mask_dim: channels of the mask features.
-        enforce_input_project: project the maps by a 1x1 convolution even where they have C channels.
+        enforce_input_project: project the maps by a 1x1 convolution even if they have C channels.
     """
 
     num_feature_levels = 3
