@@ -1,0 +1,135 @@
+"""Optimisers with the parameter groups and the clipping that Mask2Former is trained with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import nn
+
+NORM_TYPES = (
+    nn.modules.batchnorm._NormBase,  # batch, synchronised batch and instance normalisation
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+# Swin's position parameters: learned per position, like the embeddings, though not nn.Embedding.
+POSITION_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    weight_decay_norm: float,
+    weight_decay_embed: float,
+    backbone_multiplier: float,
+) -> list[dict[str, Any]]:
+    """Trainable parameters in one group for each pair of learning rate and weight decay.
+
+    Args:
+        model: its backbone's parameters are those with ``backbone`` in their name.
+        lr: of everything but the backbone.
+        weight_decay: of everything that is not named below.
+        weight_decay_norm: of normalisation layers.
+        weight_decay_embed: of ``nn.Embedding``.
+        backbone_multiplier: the backbone's learning rate over ``lr``.
+
+    Returns:
+        Groups for a ``torch.optim`` optimizer. Swin's position parameters have no weight decay.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            rate, decay = lr, weight_decay
+            if "backbone" in module_name.split("."):
+                rate *= backbone_multiplier
+            if name in POSITION_NAMES:
+                decay = 0.0
+            elif isinstance(module, NORM_TYPES):
+                decay = weight_decay_norm
+            elif isinstance(module, nn.Embedding):
+                decay = weight_decay_embed
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [
+        {"params": params, "lr": rate, "weight_decay": decay}
+        for (rate, decay), params in groups.items()
+    ]
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of ``SOLVER.OPTIMIZER`` ("ADAMW" or "SGD"), with gradient clipping.
+
+    ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may be ``full_model`` (the norm of all gradients together,
+    as published) beside Detectron2's own ``value`` and ``norm``. The clipping is part of
+    ``step()``, so the optimizer serves any training loop.
+
+    Raises:
+        ValueError: for another optimizer or clip type.
+    """
+    solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
+    groups = param_groups(
+        model,
+        lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+    )
+    for group in groups:
+        count = sum(p.numel() for p in group["params"])
+        logging.getLogger(__name__).info(
+            "%.3fM parameters with lr %g, weight decay %g",
+            count / 1e6,
+            group["lr"],
+            group["weight_decay"],
+        )
+    optimizers: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+        # On a GPU the fused kernel would make GradScaler leave unscaling to it, after clipping.
+        "ADAMW": (torch.optim.AdamW, {"fused": cfg.MODEL.DEVICE == "cpu"}),
+        "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
+    }
+    if solver.OPTIMIZER not in optimizers:
+        raise ValueError(
+            f"SOLVER.OPTIMIZER must be one of {sorted(optimizers)}, got '{solver.OPTIMIZER}'"
+        )
+    cls, arguments = optimizers[solver.OPTIMIZER]
+    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
+        cls = with_full_model_clipping(cls, clip.CLIP_VALUE, clip.NORM_TYPE)
+    elif clip.ENABLED:
+        if clip.CLIP_TYPE not in ("value", "norm"):
+            raise ValueError(
+                "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, value or norm, "
+                f"got '{clip.CLIP_TYPE}'"
+            )
+        cls = maybe_add_gradient_clipping(cfg, cls)
+    return cls(groups, lr=solver.BASE_LR, **arguments)
+
+
+def with_full_model_clipping(
+    cls: type[torch.optim.Optimizer], max_norm: float, norm_type: float = 2.0
+) -> type[torch.optim.Optimizer]:
+    """A subclass of ``cls`` whose ``step()`` first clips the norm of all gradients together.
+
+    A non-positive ``max_norm`` leaves ``cls`` as it is.
+    """
+    if max_norm <= 0:
+        return cls
+
+    class FullModelClipping(cls):  # type: ignore[valid-type, misc]
+        def step(self, closure: Callable[[], float] | None = None) -> Any:
+            params = [p for group in self.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
+            return super().step(closure)
+
+    FullModelClipping.__name__ = f"{cls.__name__}WithFullModelClipping"
+    return FullModelClipping

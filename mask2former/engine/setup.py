@@ -1,0 +1,111 @@
+"""From command-line arguments to a checked config and its data sets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import default_argument_parser, default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from ..config import load_config
+from ..data import register_custom_datasets
+
+METADATA_FILE = "metadata.json"
+EPILOG = """
+examples:
+  train on your own COCO-format data, on a machine without a GPU:
+    train_net.py --config-file configs/quickstart/instance_R18.yaml \\
+      --train-json train.json --train-images train/ --val-json val.json --val-images val/
+  continue after an interruption (the same command and):
+    ... --resume
+  evaluate:
+    train_net.py --config-file output/config.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Detectron2's training arguments, and those for one's own data."""
+    parser = default_argument_parser(epilog=EPILOG)
+    parser.description = "Train or evaluate Mask2Former."
+    data = parser.add_argument_group(
+        "your own data", "COCO instance JSON; replaces DATASETS.TRAIN and DATASETS.TEST"
+    )
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="FILE", help=f"{split} annotations")
+        data.add_argument(f"--{split}-images", metavar="DIR", help=f"{split} images")
+    parser.add_argument(
+        "--allow-unsafe-config",
+        action="store_true",
+        help="let YAML tags in the config file run Python code; only for files that you trust",
+    )
+    return parser
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Load and check the config, register the data sets, set up logging and the output folder.
+
+    Raises:
+        ValueError: if the config, the device or the data do not fit; the message says how.
+    """
+    cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
+    check_device(cfg)
+    setup_logger(name="mask2former", distributed_rank=comm.get_rank())
+    register_run_datasets(cfg, args)
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
+    if comm.is_main_process():
+        save_metadata(cfg)
+    return cfg
+
+
+def check_device(cfg: CfgNode) -> None:
+    """Fail early, with what to do, if ``MODEL.DEVICE`` is not there."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}', but PyTorch finds no CUDA device here. "
+            "To run on the CPU, add: MODEL.DEVICE cpu"
+        )
+
+
+def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Point ``cfg`` at the data sets of the command line, if it names any."""
+    given = {
+        f"--{split}-{kind}": getattr(args, f"{split}_{kind}")
+        for split in ("train", "val")
+        for kind in ("json", "images")
+    }
+    if not any(given.values()):
+        return
+    needed = [flag for flag in given if not (args.eval_only and flag.startswith("--train"))]
+    missing = [flag for flag in needed if not given[flag]]
+    if missing:
+        raise ValueError(f"your own data needs {' and '.join(missing)} too")
+    train, val, classes = register_custom_datasets(
+        args.train_json, args.train_images, args.val_json, args.val_images
+    )
+    cfg.DATASETS.TRAIN = (train,) if train else ()
+    cfg.DATASETS.TEST = (val,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(classes)
+
+
+def save_metadata(cfg: CfgNode) -> None:
+    """Write the classes' names and ids beside the checkpoints, for the demo to find."""
+    metadata = MetadataCatalog.get((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
+    ids = metadata.get("thing_dataset_id_to_contiguous_id")
+    content = {
+        "thing_classes": metadata.get("thing_classes"),
+        "thing_dataset_id_to_contiguous_id": ids,
+    }
+    path = Path(cfg.OUTPUT_DIR, METADATA_FILE)
+    path.write_text(json.dumps(content, indent=1))
+    logging.getLogger(__name__).info("Class names saved to %s", os.fspath(path))

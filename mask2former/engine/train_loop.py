@@ -1,0 +1,106 @@
+"""One training step: mixed precision on any device, gradient accumulation, reproducible draws."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import nn
+
+
+class TrainLoop(SimpleTrainer):
+    """Detectron2's ``SimpleTrainer`` with what its ``AMPTrainer`` can do on CUDA only, and more.
+
+    Before each step the random generators are seeded from ``seed``, the iteration and the rank, so
+    the random draws of an iteration do not depend on what ran before it: a resumed run makes the
+    same ones as a run that was never interrupted.
+
+    Args:
+        model: returns a dict of losses in training mode.
+        data_loader: gives a batch a step of accumulation.
+        optimizer: clips gradients itself, if they are to be clipped.
+        device_type: "cpu" or "cuda".
+        precision: dtype of autocast; None trains in float32.
+        accumulate_steps: batches an iteration; their gradients are averaged.
+        seed: of the whole run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        device_type: str,
+        precision: torch.dtype | None,
+        accumulate_steps: int,
+        seed: int,
+    ):
+        super().__init__(model, data_loader, optimizer)
+        if accumulate_steps < 1:
+            raise ValueError(f"SOLVER.ACCUMULATE_STEPS must be at least 1, got {accumulate_steps}")
+        self.device_type = device_type
+        self.precision = precision
+        self.accumulate_steps = accumulate_steps
+        self.seed = seed
+        # float16 gradients would underflow; bfloat16 has the range of float32
+        self.grad_scaler = torch.amp.GradScaler(
+            device_type, enabled=precision == torch.float16 and device_type == "cuda"
+        )
+
+    def run_step(self) -> None:
+        """Run one iteration: ``accumulate_steps`` batches and one optimizer step."""
+        self._seed_draws()
+        self.optimizer.zero_grad()
+        totals: dict[str, torch.Tensor] = {}
+        data_time = 0.0
+        for i in range(self.accumulate_steps):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            data_time += time.perf_counter() - start
+            last = i == self.accumulate_steps - 1
+            for name, loss in self._backward(data, synchronise=last).items():
+                totals[name] = totals.get(name, 0.0) + loss.detach() / self.accumulate_steps
+        self.after_backward()
+        # Raises if a loss is not finite: before the step, so that the weights stay those of the
+        # last good iteration.
+        self._write_metrics(totals, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _backward(
+        self, data: list[dict[str, Any]], *, synchronise: bool
+    ) -> dict[str, torch.Tensor]:
+        no_sync = getattr(self.model, "no_sync", contextlib.nullcontext)  # DDP has it
+        with contextlib.nullcontext() if synchronise else no_sync():
+            with torch.autocast(
+                self.device_type, dtype=self.precision, enabled=self.precision is not None
+            ):
+                losses = self.model(data)
+            total = sum(losses.values()) / self.accumulate_steps
+            self.grad_scaler.scale(total).backward()
+        return losses
+
+    def _seed_draws(self) -> None:
+        # torch mixes a seed's bits, so neighbouring seeds give unrelated draws
+        torch.manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + comm.get_rank())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on, the model's weights aside."""
+        return {
+            **super().state_dict(),
+            "grad_scaler": self.grad_scaler.state_dict(),
+            "seed": self.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` gave; checkpoints without scaler or seed load too."""
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.seed = state_dict.get("seed", self.seed)

@@ -1,0 +1,98 @@
+"""The trainer that ``train_net.py`` runs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from ..data import build_test_loader, build_train_loader
+from ..evaluation import build_evaluator
+from .optimizer import build_optimizer
+from .train_loop import TrainLoop
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's ``DefaultTrainer`` with this package's data, optimizer, loop and evaluators.
+
+    A run is a function of the config and its seed: a resumed run goes on exactly as it would have
+    without the interruption, whatever the number of data loading workers. ``SEED`` -1 draws a seed
+    and logs it; checkpoints carry it.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        logger.info("Seed of this run: %d", self._seed)
+        # DefaultTrainer's own mixed precision needs CUDA; TrainLoop takes its place below.
+        plain = cfg.clone()
+        plain.defrost()
+        plain.SOLVER.AMP.ENABLED = False
+        super().__init__(plain)
+        self.cfg.defrost()
+        self.cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED
+        self.cfg.freeze()
+        self._trainer = TrainLoop(
+            self._trainer.model,
+            build_train_loader(self.cfg, seed=self._seed),
+            self._trainer.optimizer,
+            device_type=torch.device(cfg.MODEL.DEVICE).type,
+            precision=amp_precision(cfg),
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            seed=self._seed,
+        )
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """As in Detectron2; resuming also continues the data stream where it stopped."""
+        super().resume_or_load(resume)
+        if self.start_iter:
+            self._trainer.reset_data_loader(
+                lambda: build_train_loader(
+                    self.cfg, seed=self._trainer.seed, start_iter=self.start_iter
+                )
+            )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """See ``mask2former.engine.build_optimizer``."""
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable:
+        """The stream of ``SEED``; ``__init__`` replaces it by the one of the run's seed."""
+        return build_train_loader(cfg, seed=max(cfg.SEED, 0))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
+        """See ``mask2former.data.build_test_loader``."""
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    ) -> DatasetEvaluator:
+        """See ``mask2former.evaluation.build_evaluator``."""
+        return build_evaluator(cfg, dataset_name, output_folder)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
+        """Evaluate on ``DATASETS.TEST``, in the precision that the model is trained in."""
+        precision = amp_precision(cfg)
+        with torch.autocast(
+            torch.device(cfg.MODEL.DEVICE).type, dtype=precision, enabled=precision is not None
+        ):
+            return super().test(cfg, model, evaluators)
+
+
+def amp_precision(cfg: CfgNode) -> torch.dtype | None:
+    """Autocast's dtype by ``SOLVER.AMP.ENABLED``: float16 on CUDA, bfloat16 elsewhere."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    return torch.float16 if torch.device(cfg.MODEL.DEVICE).type == "cuda" else torch.bfloat16
