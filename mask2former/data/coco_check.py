@@ -177,7 +177,7 @@ class _AnnotationChecker:
             else:
                 used_ids.add(annotation_id)
             if annotation_id == 0 and self.evaluated:
-                detail = "COCO evaluation takes id 0 for 'no match' and counts the object as missed"
+                detail = "pycocotools takes id 0 for 'no match' and counts the object as missed"
                 self._warning("annotation id 0", detail + "; number annotations from 1")
             self._check_category(annotation)
             if image is None:
@@ -213,7 +213,7 @@ class _AnnotationChecker:
             self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r}")
         missing = [key for key in ("area", "iscrowd") if key not in annotation]
         if missing and self.evaluated:
-            detail = f"without {' and '.join(missing)} some evaluators fail"
+            detail = f"without {' and '.join(missing)} pycocotools and evaluators like it fail"
             self._warning("annotation without area or iscrowd", detail)
 
     def _check_box(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
