@@ -1,0 +1,125 @@
+"""Which image files are meant, and where their results go."""
+
+import glob
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+# Formats that Pillow reads and people keep pictures in.
+# fmt: off
+SUFFIXES = frozenset((
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm",
+    ".tga", ".tif", ".tiff", ".webp",
+))
+# fmt: on
+_JPEG = frozenset((".jfif", ".jpeg", ".jpg"))
+
+
+def expand_inputs(arguments: Sequence[str]) -> list[Path]:
+    """Image files that the arguments name, in their order and each once.
+
+    Args:
+        arguments: files, folders (their images, without sub-folders) and patterns such as
+            `dir/*.png` or `dir/**/*.jpg`. Folders and patterns give files with a suffix of an image
+            format, sorted by name.
+
+    Raises:
+        ValueError: a folder has no image, or a pattern matches none.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        path = Path(argument).expanduser()
+        if path.is_dir():
+            files = _images(path.iterdir())
+            if not files:
+                raise ValueError(f"there is no image in the folder {argument}")
+        elif not path.exists() and glob.has_magic(argument):
+            files = _images(map(Path, glob.iglob(str(path), recursive=True)))
+            if not files:
+                raise ValueError(f"the pattern {argument} matches no image")
+        else:
+            files = [path]  # a missing one is reported when it is its turn, like a damaged one
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _images(paths: Iterable[Path]) -> list[Path]:
+    return sorted(
+        path
+        for path in paths
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
+    """A file to draw into for each input, no two the same.
+
+    Args:
+        inputs: distinct files.
+        output: a folder or, for one input, a file with the suffix of an image format.
+
+    Returns:
+        JPEG for JPEG, else PNG, with the name of the input. Inputs with the same name from
+        different folders keep as much of their folders as tells them apart.
+
+    Raises:
+        ValueError: several inputs for one output file, or an output would replace an input.
+    """
+    if output.suffix.lower() in SUFFIXES and not output.is_dir():
+        if len(inputs) > 1:
+            raise ValueError(f"{len(inputs)} images cannot all go to {output}: name a folder")
+        paths = [output]
+    else:
+        paths = [output / name for name in _distinct_names(inputs)]
+    originals = {path.resolve() for path in inputs}
+    for path in paths:
+        if path.resolve() in originals:
+            raise ValueError(f"{path} would replace an input: choose another --output")
+    return paths
+
+
+def _distinct_names(inputs: Sequence[Path]) -> list[Path]:
+    def name(path: Path) -> str:
+        return path.name if path.suffix.lower() in _JPEG else f"{path.stem}.png"
+
+    names = [Path(name(path)) for path in inputs]
+    # Case folds because some file systems do not tell "A.jpg" from "a.jpg".
+    count = Counter(str(n).casefold() for n in names)
+    parents = [path.resolve().parent for path in inputs]
+    common = Path(*_common_parts(parents))
+    for i, parent in enumerate(parents):
+        if count[str(names[i]).casefold()] > 1:
+            names[i] = parent.relative_to(common) / names[i]
+    # What is left differs in the suffix alone: a.png, a.tif.
+    taken: set[str] = set()
+    for i, original in enumerate(names):
+        number = 1
+        while str(names[i]).casefold() in taken:
+            number += 1
+            names[i] = original.with_stem(f"{original.stem}-{number}")
+        taken.add(str(names[i]).casefold())
+    return names
+
+
+def _common_parts(folders: Sequence[Path]) -> list[str]:
+    common: list[str] = []
+    for parts in zip(*(folder.parts for folder in folders), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return common
+
+
+def image_ids(inputs: Sequence[Path]) -> list[int]:
+    """An `image_id` for each input, for results in COCO's format.
+
+    COCO names files by id ("000000000139.jpg"): if all names are distinct integers, those are the
+    ids. Otherwise they are the positions in the list, from 1.
+    """
+    stems = [path.stem for path in inputs]
+    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+        ids = [int(stem) for stem in stems]
+        if len(set(ids)) == len(ids):
+            return ids
+    return list(range(1, len(inputs) + 1))

@@ -1,0 +1,139 @@
+"""A trained model as a function from one image to its predictions."""
+
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from detectron2.utils.file_io import PathManager
+from torch import nn
+
+from mask2former.engine.setup import check_device
+
+
+class Predictor:
+    """Resizes an image as in evaluation, runs the model on it, returns what the model returns.
+
+    Like Detectron2's `DefaultPredictor`, but it refuses weights that do not fill the whole model,
+    and very thin images do not vanish in the resizing.
+    """
+
+    def __init__(self, model: nn.Module, *, min_size: int, max_size: int, image_format: str):
+        """
+        Args:
+            model: takes Detectron2's list of dicts; it is put into evaluation mode.
+            min_size: length in pixels to resize the shorter side to, 0 for no resizing.
+            max_size: limit of the longer side, which has precedence.
+            image_format: order of the channels that the model takes, "RGB" or "BGR".
+        """
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
+        self.model = model.eval()
+        self.min_size = min_size
+        self.max_size = max_size
+        self.image_format = image_format
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Predictor":
+        """Build the model that `cfg` describes and load `MODEL.WEIGHTS`.
+
+        Raises:
+            ValueError: the device is not there, or the weights are missing or another model's.
+        """
+        check_device(cfg)
+        model = build_model(cfg)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        return cls(
+            model,
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+            image_format=cfg.INPUT.FORMAT,
+        )
+
+    def __call__(self, image: np.ndarray) -> dict[str, Any]:
+        """Predict.
+
+        Args:
+            image: (H, W, 3) uint8, BGR as OpenCV and `DefaultPredictor` have it.
+
+        Returns:
+            what the model returns for the image, such as `{"instances": Instances}` of size (H, W).
+        """
+        height, width = image.shape[:2]
+        if self.image_format == "RGB":
+            image = image[:, :, ::-1]
+        new_height, new_width = self._network_size(height, width)
+        image = ResizeTransform(height, width, new_height, new_width).apply_image(
+            np.ascontiguousarray(image)
+        )
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        with torch.inference_mode():
+            return self.model([{"image": tensor, "height": height, "width": width}])[0]
+
+    def _network_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.min_size == 0:
+            return height, width
+        size = ResizeShortestEdge.get_output_shape(height, width, self.min_size, self.max_size)
+        return max(1, size[0]), max(1, size[1])
+
+
+def confident(instances: Instances, threshold: float) -> Instances:
+    """The instances with a score of at least `threshold` and a mask that is not empty, on the CPU.
+
+    They come in descending order of score.
+    """
+    kept = (instances.scores >= threshold) & instances.pred_masks.flatten(1).any(1)
+    instances = instances[kept]
+    return instances[instances.scores.argsort(descending=True, stable=True)].to("cpu")
+
+
+class _CompleteCheckpointer(DetectionCheckpointer):
+    """Keeps what the checkpoint did not have, which Detectron2 only logs."""
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        self.result = super()._load_model(checkpoint)
+        return self.result
+
+
+def load_weights(model: nn.Module, path: str) -> None:
+    """Load a checkpoint that must have every parameter of the model, in its shape.
+
+    Args:
+        model: where to load into.
+        path: file, or an address that Detectron2's `PathManager` opens.
+
+    Raises:
+        ValueError: there is no such file, it is damaged, or some parameters are not in it.
+    """
+    if not path:
+        raise ValueError(
+            "the config names no weights; add: --opts MODEL.WEIGHTS path/to/model_final.pth"
+        )
+    try:
+        local = PathManager.get_local_path(path)
+        if not os.path.isfile(local):
+            raise FileNotFoundError(f"no such file: {local}")
+        checkpointer = _CompleteCheckpointer(model)
+        checkpointer.load(path)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"cannot load the weights {path}: {error}") from error
+    missing = checkpointer.result.missing_keys
+    if missing:
+        shapes = [
+            f"{name} is {tuple(found)} in the file, {tuple(wanted)} in the model"
+            for name, found, wanted in checkpointer.result.incorrect_shapes
+        ]
+        total = len(model.state_dict())
+        raise ValueError(
+            f"the weights {path} do not fit the config: {len(missing)} of the model's {total} "
+            f"tensors are not in the file, such as {missing[0]}. "
+            + (f"Of another shape: {shapes[0]}. " if shapes else "")
+            + "Weights of a backbone alone are for training to start from; give those of a whole, "
+            "trained model: --opts MODEL.WEIGHTS path/to/model_final.pth"
+        )
