@@ -4,8 +4,8 @@
 Detectron2 itself is not on PyPI. ``sal-detectron2`` 0.7.2 is: its Python files equal Detectron2's
 main branch of 2024-04-17. Its wheel carries an extension compiled for CPython 3.10 and a stray
 top-level ``tools`` package; neither is needed here. This script fetches the pinned wheel (pip
-checks its SHA-256), leaves those two out, and installs the rest as a pure-Python package that works on
-Python 3.10 and later and that ``pip uninstall sal-detectron2`` removes.
+checks its SHA-256), leaves those two out, and installs the rest as a pure-Python package that
+works on Python 3.10 and later and that ``pip uninstall sal-detectron2`` removes.
 
 Nothing happens if ``import detectron2`` already works. If your machine reaches Detectron2's own
 repository, installing from there serves just as well::

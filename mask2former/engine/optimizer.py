@@ -93,7 +93,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             group["lr"],
             group["weight_decay"],
         )
-    optimizers: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
         # On a GPU the fused kernel would make GradScaler leave unscaling to it, after clipping.
         "ADAMW": (torch.optim.AdamW, {"fused": cfg.MODEL.DEVICE == "cpu"}),
         "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
@@ -112,7 +112,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
                 f"got '{clip.CLIP_TYPE}'"
             )
         cls = maybe_add_gradient_clipping(cfg, cls)
-    return cls(groups, lr=solver.BASE_LR, **arguments)
+    return cls(groups, **arguments)
 
 
 def with_full_model_clipping(

@@ -39,10 +39,10 @@ class Trainer(DefaultTrainer):
         self.cfg.defrost()
         self.cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED
         self.cfg.freeze()
-        self._trainer = TrainLoop(
-            self._trainer.model,
+        self._trainer: TrainLoop = TrainLoop(
+            self.model,
             build_train_loader(self.cfg, seed=self._seed),
-            self._trainer.optimizer,
+            self.optimizer,
             device_type=torch.device(cfg.MODEL.DEVICE).type,
             precision=amp_precision(cfg),
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,

@@ -58,7 +58,10 @@ class HungarianMatcher(nn.Module):
                 outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
             )
         ]
-        costs = [sum(self.weights[key] * cost for key, cost in term.items()) for term in terms]
+        costs = [
+            torch.stack([self.weights[key] * cost for key, cost in term.items()]).sum(0)
+            for term in terms
+        ]
         # one transfer for the whole batch
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         if not flat.isfinite().all():

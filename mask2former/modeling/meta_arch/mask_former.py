@@ -160,7 +160,7 @@ class MaskFormer(nn.Module):
         height, width = masks.shape[-2:]
         masks = F.pad(masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
         labels = instances.gt_classes.to(self.device)
-        limit = self.sem_seg_head.num_classes
+        limit = self.criterion.num_classes
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
             raise ValueError(
                 f"{x.get('file_name', 'an image')}: class {int(labels.max())} in the annotations, "

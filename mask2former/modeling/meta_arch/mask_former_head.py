@@ -56,5 +56,5 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
         """Backbone features by name to ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
-        mask_features, _, maps = self.pixel_decoder.forward_features(features)
+        mask_features, _, maps = self.pixel_decoder.forward_features(features)  # type: ignore[operator]
         return self.predictor(maps, mask_features)

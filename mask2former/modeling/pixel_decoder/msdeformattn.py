@@ -212,13 +212,12 @@ class MSDeformAttnPixelDecoder(nn.Module):
         # coarse to fine, which is the order of the published parameters
         encoded = [(k, v) for k, v in reversed(by_stride) if k in transformer_in_features]
         self.transformer_in_features = [name for name, _ in encoded]
-        self.input_proj = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(channels_of(shape), conv_dim, 1), nn.GroupNorm(32, conv_dim))
-            for _, shape in encoded
-        )
-        for proj in self.input_proj:
-            nn.init.xavier_uniform_(proj[0].weight)
-            nn.init.zeros_(proj[0].bias)
+        self.input_proj = nn.ModuleList()
+        for _, shape in encoded:
+            proj = nn.Conv2d(channels_of(shape), conv_dim, kernel_size=1)
+            nn.init.xavier_uniform_(proj.weight)
+            nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
+            self.input_proj.append(nn.Sequential(proj, nn.GroupNorm(32, conv_dim)))
         self.transformer = MSDeformAttnTransformer(
             dim=conv_dim,
             dropout=transformer_dropout,

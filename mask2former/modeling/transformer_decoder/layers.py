@@ -81,7 +81,7 @@ class CrossAttentionLayer(_Residual):
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, allowed: Tensor | None
     ) -> Tensor:
-        """Update x (B, Q, C) by query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
+        """Update x (B, Q, C); query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
         return self.residual(
             x, lambda y: self.multihead_attn(y + query_pos, memory + pos, memory, allowed)
         )
