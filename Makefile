@@ -1,0 +1,55 @@
+# make quickstart   install everything, then train, evaluate and try a small model (about 10 minutes)
+# make test         install everything, then run the tests
+# make lint         ruff, mypy, clang-format
+# make bench        what the README's speed claims run
+# VENV=DIR          the virtual environment to use, made if missing (default: .venv)
+
+VENV ?= .venv
+PYTHON ?= python3
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+export DETECTRON2_DATASETS ?= datasets
+OUTPUT ?= output/quickstart
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.mask2former-installed
+SHAPES := $(DETECTRON2_DATASETS)/synthetic_shapes
+CPP = $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
+
+.PHONY: install quickstart test test-slow lint bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --upgrade pip "setuptools<81" wheel
+	$(BIN)/pip install $(TORCH)
+	$(BIN)/python tools/install_detectron2.py
+	$(BIN)/pip install --no-build-isolation -e ".[dev]"
+	touch $@
+
+quickstart: install
+	$(BIN)/python -m mask2former.data.synthetic --output $(SHAPES)
+	$(BIN)/python train_net.py --config-file configs/quickstart/instance.yaml OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python demo/demo.py --config-file $(OUTPUT)/config.yaml \
+		--input "$(SHAPES)/val/*[05].*" --output $(OUTPUT)/pictures
+	@echo "Model, logs and results: $(OUTPUT)"
+	@echo "Pictures of its predictions: $(OUTPUT)/pictures"
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
+
+bench: install
+	$(BIN)/python benchmarks/bench_inference.py
+	$(BIN)/python benchmarks/bench_evaluation.py
+
+clean:
+	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache

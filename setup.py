@@ -1,0 +1,5 @@
+"""Build script; the project's metadata is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
