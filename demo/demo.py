@@ -34,6 +34,7 @@ from windows import VideoWindow, check_display, check_toolkit, show_picture
 import mask2former  # noqa: F401  registers the models and data sets
 from mask2former.config import load_config
 from mask2former.data.image import ImageReadError, read_image
+from mask2former.engine.setup import check_device
 from mask2former.evaluation import instances_to_coco_results
 
 
@@ -261,6 +262,10 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
 
     overrides = weights_of_run(args.config_file, args.opts)
     cfg = load_config(args.config_file, overrides, args.allow_unsafe_config)
+    try:
+        check_device(cfg)
+    except ValueError as error:
+        raise ValueError(f"{error} (here: --opts MODEL.DEVICE cpu)") from error
     classes = find_classes(cfg, args.config_file)
     demo = Demo(Predictor.from_config(cfg), classes, args.confidence_threshold)
 

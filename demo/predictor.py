@@ -122,8 +122,10 @@ def load_weights(model: nn.Module, path: str) -> None:
         checkpointer = _CompleteCheckpointer(model)
         checkpointer.load(path)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"cannot load the weights {path}: {error}") from error
-    missing = checkpointer.result.missing_keys
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"cannot load the weights {path}: {reason}") from error
+    # Inference does without the loss, which converted checkpoints may not have.
+    missing = [k for k in checkpointer.result.missing_keys if not k.startswith("criterion.")]
     if missing:
         shapes = [
             f"{name} is {tuple(found)} in the file, {tuple(wanted)} in the model"
