@@ -83,7 +83,8 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # Project the decoder's input by a 1x1 convolution even where the widths already agree.
     cfg.MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ = False
 
-    # Images are padded to a multiple of this; 0 leaves it to the backbone.
+    # A batch is padded to a multiple of this; 0 pads to its largest image only, a negative value
+    # to the multiple that the backbone asks for.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
     # What inference returns.
