@@ -56,7 +56,7 @@ def draw_instances(
     canvas = Image.fromarray(image)
     if factor > 1:
         canvas = canvas.resize((W * factor, H * factor), Image.Resampling.BICUBIC)
-    areas = masks.reshape(len(masks), -1).sum(1)
+    areas = masks.sum((1, 2))
     visible = [i for i in range(len(masks)) if areas[i] > 0]
     line_width = max(1.6, 0.0032 * math.sqrt(canvas.width * canvas.height))
     for i in sorted(visible, key=lambda i: -areas[i]):  # small ones on top
@@ -154,6 +154,8 @@ def _draw_labels(
         placed.append(_least_overlap(places, placed, canvas.width, canvas.height))
     # Backwards, so that where two overlap after all, the one that comes first is whole.
     for box, text, color in reversed(list(zip(placed, labels, colors, strict=True))):
+        if not text:
+            continue
         left, top, right, bottom = (round(v) for v in box)
         draw.rounded_rectangle((left, top, right, bottom), radius=pad, fill=_LABEL_BACKGROUND)
         draw.rectangle((left, top + pad, left + bar, bottom - pad), fill=color)

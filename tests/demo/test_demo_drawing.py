@@ -1,0 +1,82 @@
+"""Masks are drawn where they are; labels stay in the picture and off each other."""
+
+import numpy as np
+import pytest
+from drawing import _least_overlap, draw_instances, palette_color
+
+
+def disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return (rows - y) ** 2 + (columns - x) ** 2 < radius**2
+
+
+def changed(image: np.ndarray, picture) -> np.ndarray:
+    return (np.asarray(picture).astype(int) != image).any(-1)
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(60, 200, (600, 800, 3), dtype=np.uint8)
+
+
+def test_a_mask_is_filled_and_nothing_else_is_touched(image):
+    mask = disc(600, 800, 300, 400, 150)
+    picture = draw_instances(image, mask[None], [""], [(255, 0, 0)])
+    assert picture.size == (800, 600)
+    touched = changed(image, picture)
+    assert touched[mask].mean() > 0.99
+    assert not touched[~disc(600, 800, 300, 400, 160)].any()
+
+
+def test_the_edge_is_centred_on_the_edge_of_the_mask():
+    """On black, the colour is strongest at the edge, and as strong on either side of it."""
+    mask = np.zeros((600, 800), bool)
+    mask[:, 400:] = True
+    black = np.zeros((600, 800, 3), np.uint8)
+    row = np.asarray(draw_instances(black, mask[None], [""], [(255, 0, 0)]))[100, :, 0].astype(int)
+    assert row[[399, 400]].min() > 230
+    assert row[[395, 404]].max() < 130
+    assert 90 < row[700] < 130
+    assert row[:380].max() == 0
+
+
+def test_small_masks_are_on_top(image):
+    masks = np.stack([disc(600, 800, 300, 400, 30), disc(600, 800, 300, 400, 200)])
+    gray = np.full_like(image, 100)
+    for order in ([0, 1], [1, 0]):
+        colors = [((0, 255, 0), (255, 0, 0))[i] for i in order]
+        pixel = np.asarray(draw_instances(gray, masks[order], ["", ""], colors))[285, 400]
+        assert pixel[1] > pixel[0]
+
+
+def test_no_instances_and_empty_masks_change_nothing(image):
+    none = np.zeros((0, 600, 800), bool)
+    assert not changed(image, draw_instances(image, none, [], [])).any()
+    empty = np.zeros((1, 600, 800), bool)
+    assert not changed(image, draw_instances(image, empty, ["cat"], [(255, 0, 0)])).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (700, 2), (40, 60)])
+def test_small_and_thin_images(size):
+    """They are enlarged by a whole factor, so that labels can be read."""
+    image = np.full((*size, 3), 128, np.uint8)
+    picture = draw_instances(image, np.ones((1, *size), bool), ["cat 97%"], [palette_color(0)])
+    factor = picture.width // size[1]
+    assert picture.size == (size[1] * factor, size[0] * factor)
+    assert max(picture.size) >= 512
+    assert factor == 1 or max(size) * (factor - 1) < 512
+
+
+def test_a_label_moves_into_the_picture_and_off_others():
+    at_corner = (-30.0, -5.0, 50.0, 15.0)
+    assert _least_overlap([at_corner], [], 200, 100) == (0, 0, 80, 20)
+    beside = (100.0, 50.0, 180.0, 70.0)
+    assert _least_overlap([at_corner, beside], [(0, 0, 80, 20)], 200, 100) == beside
+
+
+def test_colours_are_distinct():
+    colors = np.array([palette_color(i) for i in range(24)], int)
+    distance = np.abs(colors[:, None] - colors[None]).sum(-1)
+    assert distance[~np.eye(24, dtype=bool)].min() > 20
+    neighbours = np.abs(np.diff(colors, axis=0)).sum(1)
+    assert neighbours.min() > 150
