@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class VideoWriter:
         self._cv2 = import_cv2()
         self.path = path
         self._fps = fps
-        self._writer = None
+        self._writer: Any = None  # opened at the first frame, which tells the size
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, frame: np.ndarray) -> None:
