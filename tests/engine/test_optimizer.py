@@ -1,0 +1,76 @@
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from mask2former.engine import build_optimizer
+from mask2former.modeling.backbone import D2SwinTransformer
+
+
+def settings(optimizer):
+    return {p: (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+
+
+def test_groups_by_parameter_name(tiny_cfg):
+    """The rule in design terms, restated over names: norms and embeddings do not decay."""
+    tiny_cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    model = build_model(tiny_cfg)
+    optimizer = build_optimizer(tiny_cfg, model)
+    got = settings(optimizer)
+    assert len(got) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        lr = 1e-4 if name.startswith("backbone.") else 1e-3
+        no_decay = (
+            ".norm" in name
+            or "decoder_norm" in name
+            or (".input_proj." in name and name.split(".")[-2] == "1")  # GroupNorm
+            or any(e in name for e in ("query_feat", "query_embed", "predictor.level_embed"))
+        )
+        assert got[parameter] == pytest.approx((lr, 0.0 if no_decay else 0.05)), name
+
+
+def test_swin_position_parameters_do_not_decay(tiny_cfg):
+    model = torch.nn.Module()
+    model.backbone = D2SwinTransformer(
+        embed_dim=16, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8), ape=True
+    )
+    got = settings(build_optimizer(tiny_cfg, model))
+    tables = [p for n, p in model.named_parameters() if "relative_position" in n or "absolute" in n]
+    assert len(tables) == 5
+    assert all(got[p][1] == 0.0 for p in tables)
+
+
+@pytest.mark.parametrize("name", ["ADAMW", "SGD"])
+def test_full_model_clipping_equals_clipping_by_hand(tiny_cfg, name):
+    tiny_cfg.SOLVER.OPTIMIZER = name
+    torch.manual_seed(0)
+    clipped = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4))
+    by_hand = copy.deepcopy(clipped)
+    optimizer = build_optimizer(tiny_cfg, clipped)
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.ENABLED = False
+    plain = build_optimizer(tiny_cfg, by_hand)
+    x = torch.randn(8, 5) * 100
+    for _ in range(3):
+        for model, opt in ((clipped, optimizer), (by_hand, plain)):
+            opt.zero_grad()
+            (model(x) * torch.arange(4.0)).sum().backward()
+        total = torch.cat([p.grad.flatten() for p in by_hand.parameters()]).norm()
+        assert total > 0.01
+        for p in by_hand.parameters():
+            p.grad *= 0.01 / (total + 1e-6)
+        optimizer.step()
+        plain.step()
+    for a, b in zip(clipped.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_unknown_names_are_refused(tiny_cfg):
+    model = torch.nn.Linear(2, 2)
+    tiny_cfg.SOLVER.OPTIMIZER = "ADAM"
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER.*ADAMW.*'ADAM'"):
+        build_optimizer(tiny_cfg, model)
+    tiny_cfg.SOLVER.OPTIMIZER = "ADAMW"
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "all"
+    with pytest.raises(ValueError, match=r"CLIP_TYPE.*full_model"):
+        build_optimizer(tiny_cfg, model)

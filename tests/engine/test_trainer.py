@@ -1,0 +1,125 @@
+import json
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+
+from mask2former.engine import Trainer, TrainLoop, check_device
+
+
+def train(cfg, iterations, resume=False):
+    """Run to ``iterations`` of the schedule of SOLVER.MAX_ITER, from the same initial weights."""
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    trainer.max_iter = iterations
+    trainer.train()
+    return trainer
+
+
+def weights(trainer):
+    return {k: v.clone() for k, v in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_cfg, tmp_path, workers):
+    tiny_cfg.SOLVER.MAX_ITER = 6
+    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 3
+    tiny_cfg.SOLVER.ACCUMULATE_STEPS = 2
+    tiny_cfg.DATALOADER.NUM_WORKERS = workers
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "whole")
+    whole = weights(train(tiny_cfg, 6))
+
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "parts")
+    train(tiny_cfg, 3)
+    tiny_cfg.SEED = 4711  # the checkpoint carries the seed of the run
+    resumed = train(tiny_cfg, 6, resume=True)
+    assert resumed.start_iter == 3
+    parts = weights(resumed)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_another_seed_gives_another_run(tiny_cfg, tmp_path):
+    runs = []
+    for seed in (1, 2):
+        tiny_cfg.SEED = seed
+        tiny_cfg.OUTPUT_DIR = str(tmp_path / str(seed))
+        runs.append(weights(train(tiny_cfg, 1)))
+    assert any(not torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+
+
+class Quadratic(torch.nn.Module):
+    """A model whose loss is a mean over the batch, so batches can be compared exactly."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+
+    def forward(self, batch):
+        return {"loss": sum(((self.weight - x["x"]) ** 2).sum() for x in batch) / len(batch)}
+
+
+def test_accumulating_small_batches_equals_one_large_batch():
+    torch.manual_seed(0)
+    samples = [{"x": torch.randn(3)} for _ in range(8)]
+    results = []
+    for size, steps in ((4, 1), (2, 2), (1, 4)):
+        model = Quadratic()
+        batches = [samples[i : i + size] for i in range(0, 8, size)]
+        loop = TrainLoop(
+            model,
+            batches,
+            torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+            device_type="cpu",
+            precision=None,
+            accumulate_steps=steps,
+            seed=0,
+        )
+        with EventStorage() as storage:
+            for loop.iter in range(2):
+                loop.run_step()
+            losses = storage.history("total_loss").values()
+        results.append((model.weight.detach(), losses))
+    for weight, losses in results[1:]:
+        torch.testing.assert_close(weight, results[0][0])
+        assert [x for x, _ in losses] == pytest.approx([x for x, _ in results[0][1]])
+
+
+def test_mixed_precision_on_the_cpu_trains(tiny_cfg):
+    tiny_cfg.SOLVER.AMP.ENABLED = True
+    trainer = train(tiny_cfg, 2)
+    assert trainer.cfg.SOLVER.AMP.ENABLED
+    assert all(v.isfinite().all() for v in weights(trainer).values())
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+
+
+def test_a_tiny_set_is_overfitted(tiny_cfg):
+    """The loss falls to a tenth: gradients reach all that they must, and targets are right."""
+    tiny_cfg.DATASETS.TRAIN = ("synthetic_shapes_instance_val",)  # 4 images
+    tiny_cfg.INPUT.MIN_SCALE = tiny_cfg.INPUT.MAX_SCALE = 1.0
+    tiny_cfg.INPUT.RANDOM_FLIP = "none"
+    tiny_cfg.SOLVER.IMS_PER_BATCH = 4
+    tiny_cfg.SOLVER.BASE_LR = 0.003
+    tiny_cfg.SOLVER.MAX_ITER = 600
+    train(tiny_cfg, 600)
+    with open(f"{tiny_cfg.OUTPUT_DIR}/metrics.json") as f:
+        rows = [json.loads(line) for line in f]
+    losses = [row["total_loss"] for row in rows if "total_loss" in row]
+    assert losses[-1] < losses[0] / 10
+
+
+def test_evaluation_reports_mask_and_box_ap(tiny_cfg):
+    trainer = train(tiny_cfg, 1)
+    results = Trainer.test(tiny_cfg, trainer.model)
+    for task in ("segm", "bbox"):
+        assert 0 <= results[task]["AP"] <= 100
+
+
+def test_a_missing_gpu_is_reported_with_what_to_do(tiny_cfg):
+    check_device(tiny_cfg)
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    tiny_cfg.MODEL.DEVICE = "cuda"
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
+        check_device(tiny_cfg)

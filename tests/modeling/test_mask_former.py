@@ -1,0 +1,128 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+
+from mask2former.modeling.meta_arch.mask_former import masks_as_tensor
+
+
+def image(height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+
+
+@pytest.fixture
+def model(tiny_cfg):
+    return build_model(tiny_cfg).eval()
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_images_one_by_one(model):
+    same = [{"image": image(64, 96, seed)} for seed in range(3)]
+    together = model(same)
+    for x, got in zip(same, together, strict=True):
+        assert_same_instances(got["instances"], model([x])[0]["instances"])
+
+
+@torch.no_grad()
+def test_different_sizes_in_a_batch_differ_from_single_images_by_padding_only(model):
+    inputs = [{"image": image(64, 96, 0)}, {"image": image(96, 32, 1)}]
+    together = model(inputs)
+    model.size_divisibility = 96  # now each alone is padded to what the batch was padded to
+    for x, got in zip(inputs, together, strict=True):
+        assert got["instances"].image_size == tuple(x["image"].shape[1:])
+        assert_same_instances(got["instances"], model([x])[0]["instances"])
+
+
+def assert_same_instances(a, b):
+    torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+    assert torch.equal(a.pred_classes, b.pred_classes)
+    # a pixel may fall to the other side of 0 by rounding
+    assert (a.pred_masks != b.pred_masks).float().mean() < 1e-3
+
+
+@torch.no_grad()
+def test_output_has_the_requested_size(model):
+    ((result),) = model([{"image": image(64, 64, 0), "height": 30, "width": 47}])
+    assert result["instances"].image_size == (30, 47)
+    assert result["instances"].pred_masks.shape[1:] == (30, 47)
+
+
+def training_inputs():
+    masks = torch.zeros(2, 64, 64, dtype=torch.bool)
+    masks[0, 8:24, 8:24] = masks[1, 32:60, 20:50] = True
+    polygons = [[[8.0, 8, 24, 8, 24, 24, 8, 24]], [[20.0, 32, 50, 32, 50, 60, 20, 60]]]
+    kinds = {"tensor": masks, "bitmasks": BitMasks(masks), "polygons": PolygonMasks(polygons)}
+    for kind, gt_masks in kinds.items():
+        instances = Instances((64, 64), gt_classes=torch.tensor([1, 3]))
+        instances.gt_masks = gt_masks
+        instances.gt_boxes = Boxes(torch.tensor([[8.0, 8, 24, 24], [20, 32, 50, 60]]))
+        yield kind, {"image": image(64, 64, 0), "instances": instances}
+
+
+def test_every_kind_of_mask_gives_the_same_losses(model):
+    model.train()
+    losses = {}
+    for kind, x in training_inputs():
+        torch.manual_seed(0)
+        losses[kind] = {k: v.item() for k, v in model([x]).items()}
+    assert losses["bitmasks"] == losses["tensor"]
+    assert losses["polygons"] == pytest.approx(losses["tensor"], rel=1e-4)
+
+
+def test_masks_of_different_sizes_are_padded_to_the_batch(model):
+    model.train()
+    inputs = [x for _, x in training_inputs()][:1]
+    instances = Instances((32, 96), gt_classes=torch.tensor([0]))
+    instances.gt_masks = torch.ones(1, 32, 96, dtype=torch.bool)
+    inputs.append({"image": image(32, 96, 1), "instances": instances})
+    losses = model(inputs)
+    assert set(losses) == {f"loss_{k}{s}" for k in ("ce", "mask", "dice") for s in ("", "_0", "_1")}
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_images_without_instances_train(model):
+    model.train()
+    empty = Instances((64, 64), gt_classes=torch.zeros(0, dtype=torch.long))
+    assert masks_as_tensor(empty, torch.device("cpu")).shape == (0, 64, 64)
+    sum(model([{"image": image(64, 64, 0), "instances": empty}]).values()).backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_missing_annotations_are_named(model):
+    model.train()
+    with pytest.raises(ValueError, match=r"'instances'.*a\.jpg"):
+        model([{"image": image(64, 64, 0), "file_name": "a.jpg"}])
+    boxes_only = Instances((64, 64), gt_classes=torch.tensor([0]))
+    with pytest.raises(ValueError, match="MASK_ON"):
+        model([{"image": image(64, 64, 0), "instances": boxes_only}])
+    (_, x), *_ = training_inputs()
+    x["instances"].gt_classes[0] = 7
+    with pytest.raises(ValueError, match=r"class 7.*NUM_CLASSES is 5"):
+        model([x])
+
+
+def test_tasks_that_are_not_there_are_refused(tiny_cfg):
+    tiny_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
+    with pytest.raises(ValueError, match="PANOPTIC_ON"):
+        build_model(tiny_cfg)
+
+
+def test_more_instances_than_queries(model):
+    model.train()
+    torch.manual_seed(0)
+    instances = Instances((64, 64), gt_classes=torch.randint(5, (25,)))  # 10 queries
+    instances.gt_masks = torch.rand(25, 64, 64) < 0.3
+    losses = model([{"image": image(64, 64, 0), "instances": instances}])
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_stays_close(model):
+    x = [{"image": image(64, 64, 0)}]
+    full = model.sem_seg_head(model.backbone(torch.randn(1, 3, 64, 64)))
+    with torch.autocast("cpu", torch.bfloat16):
+        result = model(x)[0]["instances"]
+        torch.manual_seed(0)
+    assert result.scores.dtype == torch.float32 and result.scores.isfinite().all()
+    assert full["pred_masks"].isfinite().all()
