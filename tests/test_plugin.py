@@ -35,12 +35,12 @@ assert {"pred_boxes", "scores", "pred_classes"} <= set(result.get_fields())
 DEFAULT_TRAINER = """
 from detectron2.engine import DefaultTrainer
 cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
-cfg.MODEL.MASK_ON = True
+cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
 cfg.INPUT.MIN_SIZE_TRAIN = (64,)
 trainer = DefaultTrainer(cfg)
 trainer.resume_or_load(resume=False)
 trainer.train()
-assert trainer.iter == 1
+assert trainer.iter == 2
 """
 
 # The loop of Detectron2's tools/plain_train_net.py.

@@ -18,6 +18,8 @@ from .report import Report
 
 __all__ = ["check_coco_json", "register_coco_json", "register_custom_datasets"]
 
+Source = tuple[str, str]  # JSON file, image folder
+
 
 def register_coco_json(
     name: str,
@@ -75,69 +77,70 @@ def _load(
 
 
 def register_custom_datasets(
-    train_json: str, train_images: str, val_json: str, val_images: str
-) -> tuple[str, str, list[str]]:
+    train: Source | None, val: Source, categories: dict[int, str] | None = None
+) -> tuple[str | None, str, list[str]]:
     """Check and register a user's own training and validation set.
 
     Calling it again with the same files is harmless.
 
     Args:
-        train_json: COCO instance annotations of the training images.
-        train_images: folder of the training images.
-        val_json: the same for validation.
-        val_images: folder of the validation images.
+        train: COCO instance annotations and folder of the training images; None to evaluate only.
+        val: the same for validation.
+        categories: id to name, of a model that is evaluated only; by default those of ``val``.
 
     Returns:
-        Names of the training and the validation set, and the class names in the order of the
-        contiguous ids.
+        Names of the training set (None without one) and of the validation set, and the class names
+        in the order of the contiguous ids.
 
     Raises:
         DatasetError: something is wrong; the message lists everything that is.
     """
-    reports = [
-        check_coco_json(train_json, train_images, evaluated=False),
-        check_coco_json(val_json, val_images, evaluated=True),
-    ]
-    if all(report.categories for report in reports):
-        _compare_categories(*reports)
+    reports = [check_coco_json(*val, evaluated=True)]
+    if train is not None:
+        reports.insert(0, check_coco_json(*train, evaluated=False))
+        # All classes of the training set: a validation set may lack some.
+        categories = reports[0].categories
+    if categories and reports[-1].categories:
+        _compare_categories(categories, reports[-1])
     texts = [str(report) for report in reports if report.problems]
     num_errors = sum(report.num_errors for report in reports)
     if num_errors:
-        heading = f"The data cannot be used as it is: {num_errors} errors."
+        errors = "1 error" if num_errors == 1 else f"{num_errors} errors"
+        heading = f"the data cannot be used as it is: {errors}"
         raise DatasetError("\n".join([heading, *texts]))
     # Printed: Detectron2 sets up logging from the config, which needs the names returned here.
     if comm.is_main_process():
         print("\n".join([*texts, *(report.summary() for report in reports)]))
 
-    # All classes of the training set: a validation set may lack some.
-    categories = reports[0].categories
-    names = []
-    for split, json_file, image_root in (
-        ("train", train_json, train_images),
-        ("val", val_json, val_images),
-    ):
-        key = f"{os.path.abspath(json_file)}\n{os.path.abspath(image_root)}"
-        name = f"custom_{split}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-        if name in DatasetCatalog:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        register_coco_json(name, json_file, image_root, categories=categories)
-        names.append(name)
-    return names[0], names[1], [categories[i] for i in sorted(categories)]
+    categories = categories or reports[-1].categories
+    train_name = None if train is None else _register_by_path("train", train, categories)
+    val_name = _register_by_path("val", val, categories)
+    return train_name, val_name, [categories[i] for i in sorted(categories)]
 
 
-def _compare_categories(train: Report, val: Report) -> None:
+def _register_by_path(split: str, source: Source, categories: dict[int, str]) -> str:
+    """Register under a name that the paths determine; return it."""
+    key = "\n".join(os.path.abspath(path) for path in source)
+    name = f"custom_{split}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register_coco_json(name, *source, categories=categories)
+    return name
+
+
+def _compare_categories(trained_categories: dict[int, str], val: Report) -> None:
     """Add to `val` what would make its classes other ones than those that are trained."""
     for category_id, name in val.categories.items():
-        trained = train.categories.get(category_id)
+        trained = trained_categories.get(category_id)
         if trained is None:
-            others = [i for i, other in train.categories.items() if other == name]
+            others = [i for i, other in trained_categories.items() if other == name]
             detail = f"{name!r} is id {category_id} here"
             detail += f" and id {others[0]} there" if others else " and is not there at all"
             val.add("category differs from the training set", True, detail)
         elif trained != name:
             detail = f"id {category_id} is {name!r} here and {trained!r} there"
             val.add("category differs from the training set", True, detail)
-    missing = [n for i, n in sorted(train.categories.items()) if i not in val.categories]
+    missing = [n for i, n in sorted(trained_categories.items()) if i not in val.categories]
     if missing:
         val.add("class that validation lacks", False, ", ".join(missing))

@@ -42,7 +42,7 @@ _FORMAT_VERSION = 1
 def generate(
     output_dir: str | os.PathLike[str],
     *,
-    train: int = 400,
+    train: int = 800,
     val: int = 80,
     size: int = 128,
     seed: int = 0,
@@ -252,7 +252,7 @@ def main(args: list[str] | None = None) -> None:
     )
     default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / FOLDER
     parser.add_argument("--output", default=str(default), help="folder to write (%(default)s)")
-    parser.add_argument("--train", type=int, default=400, help="training images (%(default)s)")
+    parser.add_argument("--train", type=int, default=800, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=80, help="validation images (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="image side, pixels (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")

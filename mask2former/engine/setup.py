@@ -22,12 +22,13 @@ METADATA_FILE = "metadata.json"
 EPILOG = """
 examples:
   train on your own COCO-format data, on a machine without a GPU:
-    train_net.py --config-file configs/quickstart/instance_R18.yaml \\
+    train_net.py --config-file configs/quickstart/instance.yaml \\
       --train-json train.json --train-images train/ --val-json val.json --val-images val/
   continue after an interruption (the same command and):
     ... --resume
   evaluate:
-    train_net.py --config-file output/config.yaml --eval-only MODEL.WEIGHTS output/model_final.pth
+    train_net.py --config-file output/config.yaml --eval-only \\
+      --val-json val.json --val-images val/ MODEL.WEIGHTS output/model_final.pth
 """
 
 
@@ -62,7 +63,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
-    if comm.is_main_process():
+    if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg
 
@@ -91,11 +92,29 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     if missing:
         raise ValueError(f"your own data needs {' and '.join(missing)} too")
     train, val, classes = register_custom_datasets(
-        args.train_json, args.train_images, args.val_json, args.val_images
+        None if args.eval_only else (args.train_json, args.train_images),
+        (args.val_json, args.val_images),
+        saved_categories(Path(args.config_file).parent) if args.eval_only else None,
     )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if args.eval_only and len(classes) != head.NUM_CLASSES:
+        raise ValueError(
+            f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
+            f"{args.val_json} has {len(classes)}: {', '.join(classes)}"
+        )
     cfg.DATASETS.TRAIN = (train,) if train else ()
     cfg.DATASETS.TEST = (val,)
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(classes)
+    head.NUM_CLASSES = len(classes)
+
+
+def saved_categories(run_folder: Path) -> dict[int, str] | None:
+    """Category ids and names of the run whose ``config.yaml`` lies in ``run_folder``, if any."""
+    path = run_folder / METADATA_FILE
+    if not path.exists():
+        return None
+    content = json.loads(path.read_text())
+    names, ids = content["thing_classes"], content["thing_dataset_id_to_contiguous_id"]
+    return {int(i): names[contiguous] for i, contiguous in ids.items()}
 
 
 def save_metadata(cfg: CfgNode) -> None:

@@ -60,6 +60,14 @@ class Trainer(DefaultTrainer):
             )
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """As in Detectron2; on the CPU in the memory layout that suits its convolutions."""
+        model = super().build_model(cfg)
+        if cfg.MODEL.DEVICE == "cpu":
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         """See ``mask2former.engine.build_optimizer``."""
         return build_optimizer(cfg, model)

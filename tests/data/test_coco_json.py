@@ -318,7 +318,7 @@ def test_custom_data_sets_share_the_classes_of_the_training_set(tmp_path, images
     content["annotations"] = content["annotations"][:1]
     val = write(tmp_path, content, "val.json")
     for _ in range(2):  # calling it again is harmless
-        names = register_custom_datasets(train, str(images), val, str(images))
+        names = register_custom_datasets((train, str(images)), (val, str(images)))
     train_name, val_name, classes = names
     assert classes == ["cat", "tree"]
     assert MetadataCatalog.get(val_name).thing_classes == classes
@@ -341,7 +341,7 @@ def test_custom_data_sets_report_everything_at_once(tmp_path, images):
     content["images"][0]["file_name"] = "gone.png"
     val = write(tmp_path, content, "val.json")
     with pytest.raises(DatasetError) as error:
-        register_custom_datasets(train, str(images), val, str(images))
+        register_custom_datasets((train, str(images)), (val, str(images)))
     text = str(error.value)
     assert text.startswith("The data cannot be used as it is: 4 errors.")
     assert train in text and val in text
