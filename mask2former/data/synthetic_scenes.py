@@ -83,13 +83,13 @@ class _Shape:
 
 
 def draw_scene(
-    rng: np.random.Generator, size: int, *, min_visible_pixels: int = 30, max_shapes: int = 6
+    rng: np.random.Generator, size: int, *, min_visible_pixels: int = 30, max_shapes: int = 5
 ) -> Scene:
     """Draw a scene of 2 to `max_shapes` shapes.
 
     Args:
         rng: source of all randomness; the scene depends on nothing else.
-        size: image side S in pixels. Shapes measure about 20/128 to 60/128 of it.
+        size: image side S in pixels. Shapes measure about 26/128 to 66/128 of it.
         min_visible_pixels: shapes with a smaller visible part are drawn but not annotated.
         max_shapes: most shapes in a scene, at least 2.
 
@@ -150,7 +150,7 @@ def _place_shape(
     full_areas = [(shape.coverage >= 0.5).sum() for shape in shapes]
     for _ in range(_PLACEMENT_ATTEMPTS):
         class_index = int(rng.integers(len(THING_CLASSES)))
-        radius = rng.uniform(10.0, 27.0) * size / 128
+        radius = rng.uniform(13.0, 30.0) * size / 128
         angle = rng.uniform(0, 2 * np.pi)
         # A third of the radius may stick out of the image.
         center = rng.uniform(0.67 * radius, size - 0.67 * radius, size=2)

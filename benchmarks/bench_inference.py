@@ -1,0 +1,126 @@
+#!/usr/bin/env python
+"""Inference of Mask2Former R50 (COCO instances): peak memory and time against Hugging Face.
+
+Each case runs in a process of its own, with random weights, on two threads of the CPU. The peak is
+that of the whole process (``ru_maxrss``), Python and PyTorch included.
+
+    python benchmarks/bench_inference.py [--repeat 3] [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+CONFIG = (
+    Path(__file__).parents[1] / "configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"
+)
+# name: network input (height, width), output (height, width)
+CASES = {
+    "800x1216": ((800, 1216), (800, 1216)),
+    "800x1067 to 3000x4000": ((800, 1067), (3000, 4000)),
+}
+Size = tuple[int, int]
+
+
+def ours(size: Size, output: Size) -> Callable[[], int]:
+    """Our model; returns what to time, which gives the number of instances."""
+    from detectron2.modeling import build_model
+
+    from mask2former import load_config
+
+    cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    model = build_model(cfg).eval().to(memory_format=torch.channels_last)
+    image = torch.randint(256, (3, *size), dtype=torch.uint8)
+    inputs = [{"image": image, "height": output[0], "width": output[1]}]
+    return lambda: len(model(inputs)[0]["instances"])
+
+
+def hugging_face(size: Size, output: Size) -> Callable[[], int]:
+    """The same architecture in ``transformers``, its own post-processing included."""
+    from transformers import (
+        Mask2FormerConfig,
+        Mask2FormerForUniversalSegmentation,
+        Mask2FormerImageProcessor,
+        ResNetConfig,
+    )
+
+    backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = Mask2FormerConfig(backbone_config=backbone, num_labels=80)
+    model = Mask2FormerForUniversalSegmentation(config).eval()
+    processor = Mask2FormerImageProcessor()
+    height, width = (-(-s // 32) * 32 for s in size)
+    pixels = torch.randn(1, 3, height, width)
+
+    def run() -> int:
+        outputs = model(pixel_values=pixels)
+        (result,) = processor.post_process_instance_segmentation(
+            outputs, threshold=0.0, target_sizes=[output], return_binary_maps=True
+        )
+        return len(result["segments_info"])
+
+    return run
+
+
+IMPLEMENTATIONS = {"ours": ours, "transformers": hugging_face}
+
+
+@torch.no_grad()
+def measure(implementation: str, case: str, threads: int) -> None:
+    """Run one case once and print the figures as JSON."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run = IMPLEMENTATIONS[implementation](*CASES[case])
+    start = time.perf_counter()
+    count = run()
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
+    print(json.dumps({"seconds": seconds, "peak": peak, "instances": count}))
+
+
+def main() -> None:
+    """Run all cases in turn and print a table of medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        measure(*args.measure, args.threads)
+        return
+    print("| case | implementation | seconds | ratio | peak GB | ratio | instances |")
+    print("|---|---|---|---|---|---|---|")
+    for case in CASES:
+        figures: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
+        for _ in range(args.repeat):
+            for name in IMPLEMENTATIONS:
+                command = [sys.executable, __file__, "--threads", str(args.threads)]
+                command += ["--measure", name, case]
+                result = subprocess.run(command, capture_output=True, text=True, check=True)
+                figures[name].append(json.loads(result.stdout.splitlines()[-1]))
+        base = figures["transformers"]
+        for name, runs in figures.items():
+            seconds, peak = (statistics.median(r[k] for r in runs) for k in ("seconds", "peak"))
+            base_seconds, base_peak = (
+                statistics.median(r[k] for r in base) for k in ("seconds", "peak")
+            )
+            print(
+                f"| {case} | {name} | {seconds:.2f} | {base_seconds / seconds:.2f}x faster "
+                f"| {peak / 1e9:.2f} | {base_peak / peak:.2f}x less | {runs[0]['instances']} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
