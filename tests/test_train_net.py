@@ -31,6 +31,9 @@ def test_train_resume_and_evaluate_on_own_json(shapes, tmp_path):
     classes = json.loads((out / "metadata.json").read_text())["thing_classes"]
     assert classes == ["disk", "ring", "rectangle", "triangle", "star"]
 
+    # in a set of one's own, images without objects are there on purpose
+    assert "FILTER_EMPTY_ANNOTATIONS: false" in (out / "config.yaml").read_text()
+
     more = [*options, "SOLVER.MAX_ITER", 6]
     second = train_net("--config-file", QUICKSTART, *own_data(shapes), "--resume", *more)
     assert second.returncode == 0, second.stderr

@@ -102,6 +102,9 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
             f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
             f"{args.val_json} has {len(classes)}: {', '.join(classes)}"
         )
+    # In a set of one's own, images without objects are negatives; in COCO they are unlabelled.
+    if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATASETS.TRAIN = (train,) if train else ()
     cfg.DATASETS.TEST = (val,)
     head.NUM_CLASSES = len(classes)

@@ -12,7 +12,7 @@ from detectron2.engine import DefaultTrainer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data import build_test_loader, build_train_loader
+from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
@@ -29,35 +29,39 @@ class Trainer(DefaultTrainer):
     """
 
     def __init__(self, cfg: CfgNode):
-        self._seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        logger.info("Seed of this run: %d", self._seed)
         # DefaultTrainer's own mixed precision needs CUDA; TrainLoop takes its place below.
         plain = cfg.clone()
         plain.defrost()
         plain.SOLVER.AMP.ENABLED = False
+        if cfg.SEED < 0:
+            plain.SEED = comm.shared_random_seed()
+            logger.info("Seed of this run: %d", plain.SEED)
         super().__init__(plain)
         self.cfg.defrost()
         self.cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED
         self.cfg.freeze()
         self._trainer: TrainLoop = TrainLoop(
             self.model,
-            build_train_loader(self.cfg, seed=self._seed),
+            self.data_loader,
             self.optimizer,
             device_type=torch.device(cfg.MODEL.DEVICE).type,
             precision=amp_precision(cfg),
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
-            seed=self._seed,
+            seed=self.cfg.SEED,
         )
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2; resuming also continues the data stream where it stopped."""
         super().resume_or_load(resume)
-        if self.start_iter:
-            self._trainer.reset_data_loader(
-                lambda: build_train_loader(
-                    self.cfg, seed=self._trainer.seed, start_iter=self.start_iter
-                )
-            )
+        if not self.start_iter:
+            return
+        sampler = getattr(self.data_loader, "sampler", None)
+        if isinstance(sampler, ResumableSampler):
+            solver = self.cfg.SOLVER
+            sampler.seed = self._trainer.seed
+            sampler.start = self.start_iter * solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
+        else:  # of a subclass with another loader
+            logger.warning("The data loader cannot resume: it starts from its beginning")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -74,8 +78,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """The stream of ``SEED``; ``__init__`` replaces it by the one of the run's seed."""
-        return build_train_loader(cfg, seed=max(cfg.SEED, 0))
+        """See ``mask2former.data.build_train_loader``; a negative ``SEED`` draws one."""
+        return build_train_loader(
+            cfg, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
