@@ -58,7 +58,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
     check_device(cfg)
-    setup_logger(name="mask2former", distributed_rank=comm.get_rank())
     register_run_datasets(cfg, args)
     cfg.freeze()
     default_setup(cfg, args)
