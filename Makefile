@@ -8,6 +8,8 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
 export DETECTRON2_DATASETS ?= datasets
+# this checkout, even if the environment was made for another one
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 OUTPUT ?= output/quickstart
 
 BIN := $(VENV)/bin

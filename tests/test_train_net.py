@@ -75,6 +75,7 @@ def test_half_of_the_data_arguments_is_an_error(shapes, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "--config-file"),
         (["--config-file", "no/such.yaml"], "no/such.yaml"),
         (["--config-file", QUICKSTART, "SOLVER.BASE_LRR", "1"], "SOLVER.BASE_LR"),
     ],

@@ -56,6 +56,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: if the config, the device or the data do not fit; the message says how.
     """
+    if not args.config_file:
+        raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
     check_device(cfg)
     register_run_datasets(cfg, args)
