@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 
 def test_a_hundred_instances_at_12_megapixels_stay_under_2_5_gb():

@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 import pytest
-from conftest import REPOSITORY
+from support import REPOSITORY
 
 SETUP = """
 import numpy as np, torch

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import QUICKSTART, REPOSITORY, TINY
+from support import QUICKSTART, REPOSITORY, TINY
 
 
 def train_net(*arguments):
