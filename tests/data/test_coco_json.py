@@ -343,7 +343,7 @@ def test_custom_data_sets_report_everything_at_once(tmp_path, images):
     with pytest.raises(DatasetError) as error:
         register_custom_datasets((train, str(images)), (val, str(images)))
     text = str(error.value)
-    assert text.startswith("The data cannot be used as it is: 4 errors.")
+    assert text.startswith("the data cannot be used as it is: 4 errors\n")
     assert train in text and val in text
     for part in ("annotation id 101", "odd", "gone.png", "id 4 is 'cat' here and 'tree' there"):
         assert part in text
