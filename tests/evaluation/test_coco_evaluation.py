@@ -454,6 +454,9 @@ def _evaluate_shard(json_file: str, output_dir: str) -> None:
     results = run(COCOInstanceEvaluator(name, output_dir), mine)
     path = Path(output_dir, f"rank{comm.get_rank()}.json")
     path.write_text(json.dumps(results))
+    # A process that ends while another still talks to it would abort.
+    comm.synchronize()
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_equal_one(register, tmp_path):
