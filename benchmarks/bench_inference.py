@@ -2,7 +2,7 @@
 """Inference of Mask2Former R50 (COCO instances): peak memory and time against Hugging Face.
 
 Each case runs in a process of its own, with random weights, on two threads of the CPU. The peak is
-that of the whole process (``ru_maxrss``), Python and PyTorch included.
+that of the whole process, Python and PyTorch included; Linux only.
 
     python benchmarks/bench_inference.py [--repeat 3] [--threads 2]
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -83,8 +82,18 @@ def measure(implementation: str, case: str, threads: int) -> None:
     start = time.perf_counter()
     count = run()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # KiB on Linux
-    print(json.dumps({"seconds": seconds, "peak": peak, "instances": count}))
+    print(json.dumps({"seconds": seconds, "instances": count, **memory()}))
+
+
+def memory() -> dict[str, int]:
+    """``peak`` of this process, and ``files``: what of it are pages of libraries, in bytes.
+
+    How many pages of a library count depends on how the system happens to cache the file. Not
+    ``ru_maxrss``: that includes what the parent held before it started this process.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    kib = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+    return {"peak": int(kib["VmHWM"]) * 1024, "files": int(kib["RssFile"]) * 1024}
 
 
 def main() -> None:
