@@ -87,11 +87,19 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # to the multiple that the backbone asks for.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
-    # What inference returns.
+    # What inference returns: any of the three, at least one. With PANOPTIC_ON instances are of
+    # thing classes only.
     cfg.MODEL.MASK_FORMER.TEST = CfgNode()
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    # Panoptic: a query takes part when its class score exceeds the first threshold, and its
+    # segment stays when it wins at least this share of its mask's pixels against other queries.
+    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
+    # Semantic: resize to the original image before, not after, combining the queries. Always so
+    # with PANOPTIC_ON or INSTANCE_ON.
+    cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
@@ -177,14 +185,6 @@ def _add_keys_only_published_files_need(cfg: CfgNode) -> None:
     cfg.INPUT.SIZE_DIVISIBILITY = -1
     # Transformer encoder layers ahead of the decoder.
     cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
-
-    # --- Of panoptic and semantic inference ---
-    # Panoptic: a query takes part when its class score exceeds the first threshold, and its
-    # segment stays when at least this share of its mask is not hidden by other segments.
-    cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
-    cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
-    # Semantic: resize to the original image before, not after, combining the queries.
-    cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
 def load_config(

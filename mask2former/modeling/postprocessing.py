@@ -1,5 +1,8 @@
 """From class and mask logits of queries to results at the resolution of the image.
 
+Mask logits are first resized to the padded network input, whose padding is then cut off. The masks
+of all queries never exist at the resolution of the image: at 12 megapixels they would take 5 GB.
+
 Shapes:
     Q: queries, K: classes, D: detections, h, w: size of mask logits, H, W: size of the output.
 """
@@ -8,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -55,6 +59,7 @@ def instance_inference(
     image_size: Size,
     output_size: Size,
     max_detections: int,
+    thing_classes: Collection[int] | None = None,
 ) -> Instances:
     """The ``max_detections`` best (query, class) pairs as instances.
 
@@ -68,6 +73,8 @@ def instance_inference(
         image_size: size of the image within it.
         output_size: (H, W) of the result.
         max_detections: D at most.
+        thing_classes: of the best pairs those of other classes are left out, without a replacement;
+            None keeps all.
 
     Returns:
         Instances of size (H, W) with ``pred_masks`` bool (D, H, W), ``pred_boxes`` (the masks'
@@ -78,14 +85,21 @@ def instance_inference(
     probs = class_logits.float().softmax(-1)[:, :-1].flatten()
     class_scores, pairs = probs.topk(min(max_detections, len(probs)), sorted=True)
     queries, classes = pairs // num_classes, pairs % num_classes
+    if thing_classes is not None:
+        keep = torch.isin(classes, classes.new_tensor(list(thing_classes)))
+        class_scores, queries, classes = class_scores[keep], queries[keep], classes[keep]
 
-    D, device = len(pairs), mask_logits.device
-    if device.type == "cpu" and D * output_size[0] * output_size[1] > CHUNK_PIXELS:
+    D, device = len(queries), mask_logits.device
+    if device.type == "cpu" and D * _pixels(output_size) > CHUNK_PIXELS:
         _return_freed_memory()
     masks = torch.empty((D, *output_size), dtype=torch.bool, device=device)
     mask_scores = torch.empty(D, device=device)
     boxes = torch.zeros(D, 4, device=device)
-    for rows, logits in _upsampled(mask_logits, queries, padded_size, image_size, output_size):
+    # a query can be among the best pairs with several classes
+    unique, inverse = queries.unique(return_inverse=True)
+    sizes = padded_size, image_size, output_size
+    for i, logits in enumerate(_upsampled(mask_logits, unique, *sizes)):
+        rows = (inverse == i).nonzero()[:, 0]
         inside = logits > 0
         # In place: a temporary of this size costs as much time as the arithmetic.
         probabilities = logits.masked_fill_(~inside, -torch.inf).sigmoid_()
@@ -101,17 +115,159 @@ def instance_inference(
     return result
 
 
+def semantic_inference(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    *,
+    padded_size: Size,
+    image_size: Size,
+    output_size: Size,
+    resize_first: bool,
+) -> Tensor:
+    """Scores of every class at every pixel (MaskFormer, arXiv 2107.06278, section 3.4).
+
+    They are the sum over queries of class probability times mask probability. Masks are resized in
+    chunks of ``CHUNK_PIXELS`` or, if that is more, of a quarter of the result.
+
+    Args:
+        class_logits: (Q, K + 1), the last one "no object".
+        mask_logits: (Q, h, w).
+        padded_size: size of the network's input.
+        image_size: size of the image within it.
+        output_size: (H, W) of the result.
+        resize_first: resize each mask to the output and combine them there, rather than combine
+            them at the size of the image within the network's input and resize the sum.
+
+    Returns:
+        (K, H, W), float32, not negative. The sum over classes can exceed 1.
+    """
+    probs = class_logits.float().softmax(-1)[:, :-1]
+    K, device = probs.shape[1], mask_logits.device
+    size = output_size if resize_first else image_size
+    if device.type == "cpu" and K * _pixels(output_size) > CHUNK_PIXELS:
+        _return_freed_memory()
+    scores = torch.zeros((K, _pixels(size)), device=device)
+    # Each chunk goes through the whole sum: with many classes, small ones would take long.
+    limit = max(CHUNK_PIXELS, scores.numel() // 4)
+    chunk = _masks_within(limit, padded_size, size)
+    with torch.autocast(device.type, enabled=False):
+        for part, logits in zip(probs.split(chunk), mask_logits.split(chunk), strict=True):
+            masks = upsample_masks(logits, padded_size, image_size, size).flatten(1).sigmoid_()
+            scores.addmm_(part.T, masks)
+    scores = scores.view(K, *size)
+    if size != output_size:
+        scores = F.interpolate(
+            scores[None], size=output_size, mode="bilinear", align_corners=False
+        )[0]
+    return scores
+
+
+def panoptic_inference(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    *,
+    padded_size: Size,
+    image_size: Size,
+    output_size: Size,
+    object_mask_threshold: float,
+    overlap_threshold: float,
+    thing_classes: Collection[int],
+) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Segments that do not overlap (MaskFormer, arXiv 2107.06278, section 3.4).
+
+    Of the queries whose best class is an object with a probability above ``object_mask_threshold``,
+    the one with the largest class times mask probability wins a pixel. It keeps those of its pixels
+    that lie within its own mask (probability at least 0.5), unless it won fewer pixels than
+    ``overlap_threshold`` times the area of its mask: then the pixels stay empty.
+
+    Memory is that of three maps of size (H, W) and a chunk of ``CHUNK_PIXELS``.
+
+    Args:
+        class_logits: (Q, K + 1), the last one "no object".
+        mask_logits: (Q, h, w).
+        padded_size: size of the network's input.
+        image_size: size of the image within it.
+        output_size: (H, W) of the result.
+        object_mask_threshold: in [0, 1].
+        overlap_threshold: in [0, 1].
+        thing_classes: of these each query is a segment of its own; those of another class (stuff)
+            are one segment together.
+
+    Returns:
+        Detectron2's ``panoptic_seg``: a map (H, W), int32, of segment ids, 0 where there is none;
+        and for each segment, in the order of its id from 1, a dict of ``id``, ``isthing`` and
+        ``category_id`` (in [0, K)).
+    """
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    kept = (labels != class_logits.shape[1] - 1) & (scores > object_mask_threshold)
+    queries, device = kept.nonzero()[:, 0], mask_logits.device
+    if len(queries) == 0:
+        return torch.zeros(output_size, dtype=torch.int32, device=device), []
+    best = torch.full(output_size, -1.0, device=device)  # below the least of probabilities
+    winner = torch.zeros(output_size, dtype=torch.int32, device=device)
+    mask_areas = torch.zeros(len(queries), dtype=torch.int64, device=device)
+    sizes = padded_size, image_size, output_size
+    for i, logits in enumerate(_upsampled(mask_logits, queries, *sizes)):
+        weighted = logits.sigmoid_()
+        inside = weighted >= 0.5
+        mask_areas[i] = inside.count_nonzero()
+        weighted *= scores[queries[i]]
+        better = weighted > best
+        torch.maximum(best, weighted, out=best)
+        # one map for both: 2 i + (1 within the mask, else 0)
+        winner.masked_fill_(better, 2 * i).add_(inside & better)
+    won = winner.flatten().bincount(minlength=2 * len(queries)).view(-1, 2)
+    table = torch.stack((labels[queries], mask_areas, won.sum(1), won[:, 1]), dim=1)
+    ids, segments = _segments(table.tolist(), overlap_threshold, frozenset(thing_classes))
+    # 0 outside the mask
+    lookup = torch.tensor([[0, i] for i in ids], dtype=torch.int32, device=device).flatten()
+    return lookup.index_select(0, winner.flatten()).view(output_size), segments
+
+
+def _segments(
+    table: list[list[int]], overlap_threshold: float, thing_classes: frozenset[int]
+) -> tuple[list[int], list[dict[str, Any]]]:
+    """Segment id of each query, 0 for none, and the segments.
+
+    Args:
+        table: class, area of the mask, pixels won, and pixels won within the mask, of each query.
+        overlap_threshold: least share of pixels won.
+        thing_classes: classes whose queries are not merged.
+    """
+    ids: list[int] = []
+    segments: list[dict[str, Any]] = []
+    stuff: dict[int, int] = {}  # segment id by class
+    for label, area, won, visible in table:
+        if visible == 0 or won / area < overlap_threshold:
+            ids.append(0)
+        elif label in stuff:
+            ids.append(stuff[label])
+        else:
+            is_thing = label in thing_classes
+            segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": label})
+            ids.append(len(segments))
+            if not is_thing:
+                stuff[label] = len(segments)
+    return ids, segments
+
+
 def _upsampled(
     mask_logits: Tensor, queries: Tensor, padded_size: Size, image_size: Size, output_size: Size
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Each query's mask at output size, once, with the rows of the result that it belongs to."""
-    unique, inverse = queries.unique(return_inverse=True)
-    pixels = max(padded_size[0] * padded_size[1], output_size[0] * output_size[1], 1)
-    start = 0
-    for chunk in unique.split(max(1, CHUNK_PIXELS // pixels)):
-        for logits in upsample_masks(mask_logits[chunk], padded_size, image_size, output_size):
-            yield (inverse == start).nonzero()[:, 0], logits
-            start += 1
+) -> Iterator[Tensor]:
+    """The masks of ``queries`` at output size, one after the other; they may be written to."""
+    if len(queries) == 0:  # cannot be resized
+        return
+    for chunk in queries.split(_masks_within(CHUNK_PIXELS, padded_size, output_size)):
+        yield from upsample_masks(mask_logits[chunk], padded_size, image_size, output_size)
+
+
+def _masks_within(limit: int, *sizes: Size) -> int:
+    """How many masks of the largest of ``sizes`` have at most ``limit`` pixels; at least 1."""
+    return max(1, limit // max(1, *map(_pixels, sizes)))
+
+
+def _pixels(size: Size) -> int:
+    return size[0] * size[1]
 
 
 def _return_freed_memory() -> None:

@@ -1,9 +1,13 @@
+import itertools
+
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from mask2former.modeling.meta_arch.mask_former import masks_as_tensor
+from mask2former.modeling.postprocessing import semantic_inference
 
 
 def image(height, width, seed):
@@ -102,10 +106,100 @@ def test_missing_annotations_are_named(model):
         model([x])
 
 
-def test_tasks_that_are_not_there_are_refused(tiny_cfg):
-    tiny_cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
-    with pytest.raises(ValueError, match="PANOPTIC_ON"):
+TASKS = ("SEMANTIC_ON", "PANOPTIC_ON", "INSTANCE_ON")
+KEYS = {"SEMANTIC_ON": "sem_seg", "PANOPTIC_ON": "panoptic_seg", "INSTANCE_ON": "instances"}
+
+
+def switch_on(cfg, tasks):
+    """Switch on these tasks; with panoptic segmentation, classes 1 and 3 of 5 are things."""
+    for task in TASKS:
+        cfg.MODEL.MASK_FORMER.TEST[task] = task in tasks
+    if "PANOPTIC_ON" in tasks:
+        things = {7: 1, 9: 3}
+        MetadataCatalog.get("two_things").thing_dataset_id_to_contiguous_id = things
+        cfg.DATASETS.TRAIN = ("two_things",)
+    return cfg
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "tasks", [c for n in (1, 2, 3) for c in itertools.combinations(TASKS, n)], ids="+".join
+)
+def test_any_combination_of_tasks(tiny_cfg, tasks):
+    model = build_model(switch_on(tiny_cfg, tasks)).eval()
+    # no query is confident with random weights
+    model.object_mask_threshold = model.overlap_threshold = 0.0
+    inputs = [
+        {"image": image(64, 96, 0), "height": 50, "width": 70},
+        {"image": image(96, 32, 1)},
+    ]
+    for result, size in zip(model(inputs), [(50, 70), (96, 32)], strict=True):
+        assert set(result) == {KEYS[task] for task in tasks}
+        if "sem_seg" in result:
+            assert result["sem_seg"].shape == (5, *size)
+        if "panoptic_seg" in result:
+            segmentation, segments = result["panoptic_seg"]
+            assert segmentation.shape == size and segmentation.dtype == torch.int32
+            assert set(segmentation.unique().tolist()) - {0} == {s["id"] for s in segments} != set()
+            assert all(s["isthing"] == (s["category_id"] in {1, 3}) for s in segments)
+        if "instances" in result:
+            assert result["instances"].image_size == size
+            classes = set(result["instances"].pred_classes.tolist())
+            assert classes == ({1, 3} if "PANOPTIC_ON" in tasks else {0, 1, 2, 3, 4})
+
+
+def test_thresholds_and_things_come_from_the_config(tiny_cfg):
+    test = switch_on(tiny_cfg, TASKS).MODEL.MASK_FORMER.TEST
+    test.OBJECT_MASK_THRESHOLD, test.OVERLAP_THRESHOLD = 0.7, 0.6
+    model = build_model(tiny_cfg)
+    assert (model.object_mask_threshold, model.overlap_threshold) == (0.7, 0.6)
+    assert list(model.thing_classes) == [1, 3]
+    # an evaluation may have no training set
+    tiny_cfg.DATASETS.TRAIN, tiny_cfg.DATASETS.TEST = (), tiny_cfg.DATASETS.TRAIN
+    assert list(build_model(tiny_cfg).thing_classes) == [1, 3]
+
+
+@pytest.mark.parametrize("tasks", [("SEMANTIC_ON",), ("SEMANTIC_ON", "INSTANCE_ON"), TASKS])
+@pytest.mark.parametrize("before", [False, True])
+@torch.no_grad()
+def test_masks_are_resized_first_on_request_and_with_other_tasks(tiny_cfg, tasks, before):
+    switch_on(tiny_cfg, tasks)
+    tiny_cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = before
+    model = build_model(tiny_cfg).eval()
+    x = {"image": image(64, 96, 0), "height": 50, "width": 70}
+    pixels = (x["image"] - model.pixel_mean) / model.pixel_std
+    outputs = model.sem_seg_head(model.backbone(pixels[None]))
+    first, last = (
+        semantic_inference(
+            outputs["pred_logits"][0],
+            outputs["pred_masks"][0],
+            padded_size=(64, 96),
+            image_size=(64, 96),
+            output_size=(50, 70),
+            resize_first=resize_first,
+        )
+        for resize_first in (True, False)
+    )
+    assert (first - last).abs().max() > 1e-4
+    wanted = first if before or len(tasks) > 1 else last
+    torch.testing.assert_close(model([x])[0]["sem_seg"], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_predicts_nothing_is_refused(tiny_cfg):
+    with pytest.raises(ValueError, match=r"at least one of INSTANCE_ON, SEMANTIC_ON and PANOPTIC"):
+        build_model(switch_on(tiny_cfg, ()))
+
+
+def test_panoptic_segmentation_needs_to_know_the_things(tiny_cfg):
+    switch_on(tiny_cfg, ("PANOPTIC_ON",))
+    tiny_cfg.DATASETS.TRAIN = ("never_registered",)
+    with pytest.raises(ValueError, match=r"'never_registered' does not say.*DATASETS\.TRAIN"):
         build_model(tiny_cfg)
+    tiny_cfg.DATASETS.TRAIN = tiny_cfg.DATASETS.TEST = ()
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN, which is empty"):
+        build_model(tiny_cfg)
+    # instances and semantic segmentation do without
+    build_model(switch_on(tiny_cfg, ("INSTANCE_ON", "SEMANTIC_ON")))
 
 
 def test_more_instances_than_queries(model):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
 from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher
-from ..postprocessing import instance_inference
+from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
 
 
 @META_ARCH_REGISTRY.register()
@@ -30,6 +32,14 @@ class MaskFormer(nn.Module):
         pixel_mean: a channel, in the order of ``INPUT.FORMAT``.
         pixel_std: a channel.
         max_detections: instances an image.
+        instance_on: whether inference returns ``instances``.
+        semantic_on: whether it returns ``sem_seg``.
+        panoptic_on: whether it returns ``panoptic_seg``.
+        semantic_resize_first: see `semantic_inference`.
+        object_mask_threshold: see `panoptic_inference`.
+        overlap_threshold: see `panoptic_inference`.
+        thing_classes: which of the classes, from 0, are things. ``panoptic_seg`` needs them, and
+            ``instances`` are of these only; None is for ``instances`` of all classes.
     """
 
     pixel_mean: Tensor
@@ -46,8 +56,22 @@ class MaskFormer(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         max_detections: int,
+        instance_on: bool = True,
+        semantic_on: bool = False,
+        panoptic_on: bool = False,
+        semantic_resize_first: bool = False,
+        object_mask_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
+        thing_classes: Collection[int] | None = None,
     ):
         super().__init__()
+        if not (instance_on or semantic_on or panoptic_on):
+            raise ValueError(
+                "the model would predict nothing: set at least one of INSTANCE_ON, SEMANTIC_ON and "
+                "PANOPTIC_ON of MODEL.MASK_FORMER.TEST"
+            )
+        if panoptic_on and thing_classes is None:
+            raise ValueError("panoptic_on needs thing_classes: which of the classes are things")
         self.backbone = backbone
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
@@ -55,19 +79,25 @@ class MaskFormer(nn.Module):
             size_divisibility = backbone.size_divisibility
         self.size_divisibility = size_divisibility
         self.max_detections = max_detections
+        self.instance_on = instance_on
+        self.semantic_on = semantic_on
+        self.panoptic_on = panoptic_on
+        self.semantic_resize_first = semantic_resize_first
+        self.object_mask_threshold = object_mask_threshold
+        self.overlap_threshold = overlap_threshold
+        self.thing_classes = thing_classes
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Constructor arguments from a config.
+
+        Raises:
+            ValueError: with ``PANOPTIC_ON``, if it is not known which classes are things.
+        """
         mask_former = cfg.MODEL.MASK_FORMER
         test = mask_former.TEST
-        if test.SEMANTIC_ON or test.PANOPTIC_ON or not test.INSTANCE_ON:
-            raise ValueError(
-                "this version predicts instances only: set MODEL.MASK_FORMER.TEST.INSTANCE_ON "
-                "True, SEMANTIC_ON False and PANOPTIC_ON False"
-            )
         backbone = build_backbone(cfg)
         weights = {
             "class": mask_former.CLASS_WEIGHT,
@@ -100,6 +130,16 @@ class MaskFormer(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "instance_on": test.INSTANCE_ON,
+            "semantic_on": test.SEMANTIC_ON,
+            "panoptic_on": test.PANOPTIC_ON,
+            # As published: a model of several tasks takes all of them from the same resized masks.
+            "semantic_resize_first": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+            or test.PANOPTIC_ON
+            or test.INSTANCE_ON,
+            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            "thing_classes": _thing_classes(cfg) if test.PANOPTIC_ON else None,
         }
 
     @property
@@ -116,8 +156,9 @@ class MaskFormer(nn.Module):
                 PolygonMasks) in training; optionally ``height`` and ``width`` of the output.
 
         Returns:
-            In training a dict of weighted losses; otherwise for each image a dict with
-            ``instances`` of the output's size.
+            In training a dict of weighted losses; otherwise for each image a dict of what is
+            switched on, each of the output's size: ``instances``, ``sem_seg`` (K, H, W) and
+            ``panoptic_seg`` (a map and a list of segments).
         """
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
@@ -129,16 +170,13 @@ class MaskFormer(nn.Module):
             targets = [self._target(x, padded_size) for x in batched_inputs]
             return self.criterion(outputs, targets)
         return [
-            {
-                "instances": instance_inference(
-                    logits,
-                    masks,
-                    padded_size=padded_size,
-                    image_size=size,
-                    output_size=(x.get("height", size[0]), x.get("width", size[1])),
-                    max_detections=self.max_detections,
-                )
-            }
+            self._results(
+                logits,
+                masks,
+                padded_size=padded_size,
+                image_size=size,
+                output_size=(x.get("height", size[0]), x.get("width", size[1])),
+            )
             for x, size, logits, masks in zip(
                 batched_inputs,
                 batch.image_sizes,
@@ -147,6 +185,35 @@ class MaskFormer(nn.Module):
                 strict=True,
             )
         ]
+
+    def _results(
+        self, class_logits: Tensor, mask_logits: Tensor, **sizes: tuple[int, int]
+    ) -> dict[str, Any]:
+        """What is switched on, for the predictions (Q, K + 1) and (Q, h, w) of an image."""
+        results: dict[str, Any] = {}
+        if self.semantic_on:
+            results["sem_seg"] = semantic_inference(
+                class_logits, mask_logits, resize_first=self.semantic_resize_first, **sizes
+            )
+        if self.panoptic_on:
+            assert self.thing_classes is not None
+            results["panoptic_seg"] = panoptic_inference(
+                class_logits,
+                mask_logits,
+                object_mask_threshold=self.object_mask_threshold,
+                overlap_threshold=self.overlap_threshold,
+                thing_classes=self.thing_classes,
+                **sizes,
+            )
+        if self.instance_on:
+            results["instances"] = instance_inference(
+                class_logits,
+                mask_logits,
+                max_detections=self.max_detections,
+                thing_classes=self.thing_classes,
+                **sizes,
+            )
+        return results
 
     def _target(self, x: dict[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor]:
         """Labels (N,) and bool masks (N, H, W) of an image, padded to the batch's size."""
@@ -167,6 +234,23 @@ class MaskFormer(nn.Module):
                 f"but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {limit}"
             )
         return {"labels": labels, "masks": masks}
+
+
+def _thing_classes(cfg: CfgNode) -> list[int]:
+    """Contiguous ids of the thing classes of the data set that the model is trained on."""
+    names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]  # an evaluation may name no training set
+    things = None
+    if names:
+        things = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id")
+    if things is None:
+        source = f"data set {names[0]!r}" if names else "DATASETS.TRAIN, which is empty,"
+        raise ValueError(
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs to know which classes are things, but "
+            f"{source} does not say: name a registered panoptic data set in DATASETS.TRAIN, set "
+            "its MetadataCatalog entry's thing_dataset_id_to_contiguous_id (from ids in the "
+            "annotations to classes, of things only), or set PANOPTIC_ON False"
+        )
+    return sorted(things.values())
 
 
 def masks_as_tensor(instances: Instances, device: torch.device) -> Tensor:
