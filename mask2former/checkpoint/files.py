@@ -1,5 +1,299 @@
-"""Reading and writing files of weights."""
+"""Reading and writing files of weights, without running code that they may carry.
+
+A pickle is a program. `.pkl` and `.pth` files are therefore read by unpicklers that know how to
+build tensors, arrays and plain containers, and refuse everything else.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+# What a Hugging Face folder keeps its weights in, in the order in which they are looked for.
+HF_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+# Keys under which files keep their weights: Detectron2 and Swin, many others, pycls.
+_NESTED_UNDER = ("model", "state_dict", "model_state")
+_TRUST = (
+    "If you trust the author of the file, allow it with --allow-unsafe-weights (in Python: "
+    "allow_unsafe=True)"
+)
 
 
 class WeightsError(ValueError):
     """Weights that cannot be read or do not fit; the message says why and what to do."""
+
+
+def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:
+    """Read weights, and what else a checkpoint holds, onto the CPU.
+
+    Args:
+        path: a local `.pth`, `.pt`, `.bin` (PyTorch), `.pkl` (Detectron2, Caffe2), `.safetensors`
+            or `.index.json` (Hugging Face, in several files) file, or a Hugging Face folder.
+        allow_unsafe: read pickles that build arbitrary Python objects. That runs code of the
+            file's author.
+
+    Returns:
+        a dict whose "model" maps parameter names to tensors. Other entries are as in the file;
+        weights that lie in it without a "model" key are put under one.
+
+    Raises:
+        WeightsError: there is no such file, it is damaged or not of these kinds, or it holds
+            objects other than tensors, arrays and containers and `allow_unsafe` is false.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = hf_weights_file(path)
+    if not path.is_file():
+        raise WeightsError(f"cannot load the weights: no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = safetensors.torch.load_file(path)
+        elif path.suffix == ".json":
+            content = _read_shards(path, allow_unsafe)
+        elif path.suffix == ".pkl" and not _is_zip(path):
+            content = _read_pickle(path, allow_unsafe)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=not allow_unsafe)
+    except WeightsError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"cannot load the weights {path}: {_why_not_unpickled(str(error))}"
+        ) from error
+    except (
+        SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError,
+        AttributeError, ImportError, IndexError,
+    ) as error:  # fmt: skip  # what damaged files make the readers raise
+        reason = str(error).partition("\n")[0]
+        raise WeightsError(
+            f"cannot load the weights {path}, the file may be damaged: {reason}"
+        ) from error
+    if not isinstance(content, dict):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a dict of parameter names and tensors"
+        )
+    return _nest(content, path)
+
+
+def hf_weights_file(folder: Path) -> Path:
+    """The file in a Hugging Face folder that holds, or lists, its weights.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    for name in HF_WEIGHT_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    raise WeightsError(f"the folder {folder} holds none of {', '.join(HF_WEIGHT_FILES)}")
+
+
+def write_checkpoint(
+    checkpoint: dict[str, Any], path: str | os.PathLike[str], overwrite: bool = True
+) -> None:
+    """Write a checkpoint in one step: either the whole file is there afterwards, or the old one.
+
+    Args:
+        checkpoint: "model" maps parameter names to tensors; all else must be plain data.
+        path: ends in `.pth` (PyTorch), `.pkl` (Detectron2's published form: NumPy arrays) or
+            `.safetensors` (weights only).
+        overwrite: replace an existing file.
+
+    Raises:
+        WeightsError: the suffix is another one, the file exists and `overwrite` is false, or the
+            form cannot hold the checkpoint.
+    """
+    path = Path(path)
+    writers: dict[str, Callable[[dict[str, Any], BinaryIO], object]] = {
+        ".pth": lambda content, file: torch.save(content, file),
+        ".pkl": lambda content, file: pickle.dump(_as_numpy(content, path), file, protocol=4),
+        ".safetensors": lambda content, file: file.write(_as_safetensors(content, path)),
+    }
+    if path.suffix not in writers:
+        raise WeightsError(f"{path}: weights are written as one of {', '.join(writers)}")
+    if path.exists() and not overwrite:
+        raise WeightsError(f"{path} exists already")
+    content = {**checkpoint, "model": with_versions(checkpoint["model"])}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: writers[path.suffix](content, file))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a file beside `path`, then move it there."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            write(file)  # type: ignore[arg-type]  # a wrapper of the file
+            file.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)  # a temporary file is its owner's only
+            os.replace(file.name, path)
+        except BaseException:
+            file.close()
+            os.unlink(file.name)
+            raise
+
+
+def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:
+    """The state with the metadata that a `state_dict()` of the model carries.
+
+    The published code takes names without it for those of old checkpoints and changes them.
+    """
+    versioned = collections.OrderedDict(state)
+    metadata = getattr(state, "_metadata", None)
+    if metadata is None:
+        modules = ("sem_seg_head", "sem_seg_head.predictor")
+        metadata = collections.OrderedDict(
+            (module, {"version": 2})
+            for module in modules
+            if any(name.startswith(f"{module}.") for name in state)
+        )
+    versioned._metadata = metadata  # type: ignore[attr-defined]
+    return versioned
+
+
+def _read_shards(index: Path, allow_unsafe: bool) -> State:
+    """Read the files that a Hugging Face index names."""
+    names = json.loads(index.read_text())["weight_map"]
+    state: State = {}
+    for shard in sorted(set(names.values())):
+        if Path(shard).name != shard:
+            raise WeightsError(f"{index}: {shard!r} is not the name of a file beside it")
+        state.update(read_checkpoint(index.parent / shard, allow_unsafe)["model"])
+    missing = sorted(set(names) - set(state))
+    if missing:
+        raise WeightsError(f"{index} lists {missing[0]}, which none of its files holds")
+    return state
+
+
+def _nest(content: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """The content with its weights, as tensors, under "model"."""
+    for key in _NESTED_UNDER:
+        if isinstance(content.get(key), dict):
+            weights = content[key]
+            checkpoint = {k: v for k, v in content.items() if k != key}
+            break
+    else:
+        weights, checkpoint = content.get("blobs", content), {}
+        if not any("." in str(name) for name in weights):
+            # Caffe2's: names of its own, which Detectron2 converts, and momenta of the parameters
+            weights = {k: v for k, v in weights.items() if not str(k).endswith("_momentum")}
+            checkpoint = {"__author__": "Caffe2", "matching_heuristics": True}
+    state = {name: _as_tensor(name, value, path) for name, value in weights.items()}
+    if hasattr(weights, "_metadata"):
+        state = collections.OrderedDict(state)
+        state._metadata = weights._metadata  # type: ignore[attr-defined]
+    return {"model": state, **checkpoint}
+
+
+def _as_tensor(name: object, value: object, path: Path) -> Tensor:
+    if isinstance(name, str) and isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(name, str) and isinstance(value, np.ndarray | np.generic):
+        return torch.from_numpy(np.array(value))
+    raise WeightsError(
+        f"{path} does not hold weights: {name!r} is a {type(value).__name__}, not a tensor"
+    )
+
+
+def _as_numpy(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    arrays: collections.OrderedDict[str, Any] = collections.OrderedDict()
+    for name, tensor in content["model"].items():
+        if tensor.dtype == torch.bfloat16:
+            raise WeightsError(f"{path}: NumPy has no bfloat16 for {name}; write .pth instead")
+        arrays[name] = tensor.detach().cpu().numpy()
+    arrays._metadata = content["model"]._metadata  # type: ignore[attr-defined]
+    return {"__author__": "mask2former", **content, "model": arrays}
+
+
+def _as_safetensors(content: dict[str, Any], path: Path) -> bytes:
+    others = sorted(set(content) - {"model", "__author__", "matching_heuristics"})
+    if others:
+        raise WeightsError(f"{path}: .safetensors holds weights only, not {', '.join(others)}")
+    state = {name: tensor.detach().contiguous() for name, tensor in content["model"].items()}
+    return safetensors.torch.save(state, metadata={"format": "pt"})
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+# --- Pickles ---
+
+
+def _read_pickle(path: Path, allow_unsafe: bool) -> Any:
+    with path.open("rb") as file:
+        # latin1: the published files are of Python 2's time
+        unpickler = pickle.Unpickler if allow_unsafe else _WeightsUnpickler
+        return unpickler(file, encoding="latin1").load()
+
+
+def _tensor_storage_from_bytes(content: bytes) -> Any:
+    """What `torch.storage._load_from_bytes` does, without its trust in the bytes."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _numpy_builders() -> dict[tuple[str, str], Any]:
+    """NumPy's builders of arrays, under the module names of NumPy 1 and 2."""
+    builders = {
+        ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
+        ("multiarray", "scalar"): np.float32(0).__reduce__()[0],
+        ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
+    }
+    return {
+        (f"numpy.{core}.{module}", name): function
+        for core in ("core", "_core")
+        for (module, name), function in builders.items()
+    }
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    **_numpy_builders(),
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),  # bytes, as Python 2 has
+    ("torch", "Size"): torch.Size,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch.storage", "_load_from_bytes"): _tensor_storage_from_bytes,
+}
+
+
+class _WeightsUnpickler(pickle.Unpickler):
+    """Builds tensors, arrays and plain containers, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+def _why_not_unpickled(error: str) -> str:
+    refused = re.search(r"GLOBAL ([\w.]+)", error)
+    if refused:
+        return f"it asks for {refused[1]}, no part of weights, which may run any code. {_TRUST}"
+    return f"the file may be damaged: {error.partition(chr(10))[0]}"

@@ -1,0 +1,247 @@
+"""Loading into a model: everything or nothing, with a report that says what to change."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone, build_model
+
+from mask2former.checkpoint import Checkpointer, WeightsError, load_weights, write_checkpoint
+from mask2former.engine import Trainer
+
+
+@pytest.fixture
+def cfg(tiny_cfg):
+    tiny_cfg.MODEL.DEVICE = "cpu"
+    return tiny_cfg
+
+
+def fresh(cfg: CfgNode, seed: int = 1) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def saved(cfg: CfgNode, path, seed: int = 0, rename=lambda name: name) -> dict:
+    """Write the weights of a new model; returns them."""
+    state = fresh(cfg, seed).state_dict()
+    write_checkpoint({"model": {rename(name): tensor for name, tensor in state.items()}}, path)
+    return state
+
+
+def assert_state(model, wanted):
+    state = model.state_dict()
+    assert sorted(state) == sorted(wanted)
+    for name, tensor in wanted.items():
+        assert torch.equal(state[name], tensor), name
+
+
+def old_name(name: str) -> str:
+    """As the first published checkpoints had it."""
+    name = name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.")
+    return name.replace("predictor.query_feat", "predictor.static_query")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize("rename", [str, old_name, "module.{}".format])
+def test_every_name_of_new_and_old_files_is_loaded(cfg, suffix, rename, tmp_path):
+    wanted = saved(cfg, tmp_path / f"a{suffix}", rename=rename)
+    model = fresh(cfg)
+    load_weights(model, str(tmp_path / f"a{suffix}"))
+    assert_state(model, wanted)
+
+
+@pytest.mark.parametrize("rename", [str, old_name])
+def test_detectron2s_own_loader_takes_old_names_too(cfg, rename, tmp_path):
+    wanted = saved(cfg, tmp_path / "a.pth", rename=rename)
+    # as published: NumPy arrays without metadata
+    arrays = {rename(name): tensor.numpy() for name, tensor in wanted.items()}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Mask2Former"}))
+    for name in ("a.pth", "a.pkl"):
+        model = fresh(cfg)
+        DetectionCheckpointer(model).load(str(tmp_path / name))
+        assert_state(model, wanted)
+
+
+def test_matching_heuristics_flag(cfg, tmp_path):
+    wanted = fresh(cfg, 0).state_dict()
+    content = {"model": wanted, "__author__": "third_party", "matching_heuristics": True}
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(content))
+    model = fresh(cfg)
+    load_weights(model, str(tmp_path / "a.pkl"))
+    assert_state(model, wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 7),
+        ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 12),
+        ("MODEL.MASK_FORMER.DEC_LAYERS", 4),
+        ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 96),
+        ("MODEL.MASK_FORMER.HIDDEN_DIM", 64),
+        ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 2),
+        ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 64),
+        ("MODEL.SEM_SEG_HEAD.MASK_DIM", 16),
+        ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD", 48),
+        ("MODEL.RESNETS.DEPTH", 101),
+        ("MODEL.BACKBONE.NAME", "D2SwinTransformer"),
+    ],
+)
+def test_a_misfit_says_which_key_to_change_and_loads_nothing(cfg, key, value, tmp_path):
+    theirs = cfg.clone()
+    theirs.merge_from_list([key, value])
+    saved(theirs, tmp_path / "a.pth")
+    model = fresh(cfg)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(WeightsError) as error:
+        load_weights(model, str(tmp_path / "a.pth"))
+    lines = str(error.value).splitlines()
+    assert "a.pth do not fit the config" in lines[0]
+    configured = cfg
+    for part in key.split("."):
+        configured = configured[part]
+    assert f"  {key}: {value} in the file, {configured} in the config" in lines
+    assert len(lines) < 40
+    assert_state(model, before)
+
+
+@pytest.mark.parametrize("key", ["EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE"])
+def test_a_misfit_of_swin(cfg, key, tmp_path):
+    cfg.MODEL.BACKBONE.NAME = "D2SwinTransformer"
+    small = {"EMBED_DIM": 16, "DEPTHS": [1, 1, 1, 1], "NUM_HEADS": [1, 2, 4, 8], "WINDOW_SIZE": 4}
+    other = {"EMBED_DIM": 32, "DEPTHS": [1, 1, 2, 1], "NUM_HEADS": [2, 2, 4, 8], "WINDOW_SIZE": 5}
+    for name, value in small.items():
+        cfg.MODEL.SWIN[name] = value
+    theirs = cfg.clone()
+    theirs.MODEL.SWIN[key] = other[key]
+    saved(theirs, tmp_path / "a.pth")
+    wanted = f"MODEL.SWIN.{key}: {other[key]} in the file, {small[key]} in the config"
+    with pytest.raises(WeightsError) as error:
+        load_weights(fresh(cfg), str(tmp_path / "a.pth"))
+    assert wanted in str(error.value)
+
+
+def test_names_that_are_too_many_or_too_few_are_listed(cfg, tmp_path):
+    state = fresh(cfg).state_dict()
+    del state["backbone.stem.conv1.weight"]
+    state["backbone.stem.extra"] = torch.zeros(1)
+    write_checkpoint({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError) as error:
+        load_weights(fresh(cfg), str(tmp_path / "a.pth"))
+    text = str(error.value)
+    assert "1 of the model, not in the file:\n  backbone.stem.conv1.weight" in text
+    assert "1 in the file, not of the model:\n  backbone.stem.extra" in text
+
+
+def test_what_follows_from_the_config_may_be_absent(cfg, tmp_path):
+    state = fresh(cfg, 0).state_dict()
+    weight = state.pop("criterion.empty_weight")
+    state["pixel_mean"] = torch.zeros(3, 1, 1)
+    state["backbone.stem.conv1.norm.num_batches_tracked"] = torch.tensor(3)
+    write_checkpoint({"model": state}, tmp_path / "a.pth")
+    model = fresh(cfg)
+    load_weights(model, str(tmp_path / "a.pth"))
+    assert torch.equal(model.criterion.empty_weight, weight)
+    assert torch.equal(
+        model.state_dict()["backbone.stem.conv1.weight"], state["backbone.stem.conv1.weight"]
+    )
+    assert model.pixel_mean.flatten().tolist() == pytest.approx(cfg.MODEL.PIXEL_MEAN)
+
+
+def test_training_starts_from_a_backbone(cfg, tmp_path, caplog):
+    torch.manual_seed(0)
+    backbone = build_backbone(cfg).state_dict()
+    imagenet = {name: tensor.numpy() for name, tensor in backbone.items()}
+    imagenet["stem.fc.weight"] = torch.zeros(1000, 64).numpy()
+    imagenet["stem.fc.bias"] = torch.zeros(1000).numpy()
+    content = {"model": imagenet, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    model = fresh(cfg)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    path = str(tmp_path / "R-50.pkl")
+    with pytest.raises(WeightsError, match="holds a backbone alone"):
+        load_weights(model, path)
+    assert_state(model, before)
+    with caplog.at_level("INFO"):
+        Checkpointer(model, for_training=True).load(path, checkpointables=[])
+    assert "weights of a backbone: all else starts from random values" in caplog.text
+    wanted = {**before, **{f"backbone.{name}": tensor for name, tensor in backbone.items()}}
+    assert_state(model, wanted)
+
+
+def test_training_starts_from_a_model_of_other_classes(cfg, tmp_path, caplog):
+    theirs = cfg.clone()
+    theirs.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80
+    state = saved(theirs, tmp_path / "a.pkl")
+    model = fresh(cfg)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with caplog.at_level("INFO"):
+        Checkpointer(model, for_training=True).load(str(tmp_path / "a.pkl"), checkpointables=[])
+    assert "The file has 80 classes, the model 5: the classifier starts from random" in caplog.text
+    classifier = [n for n in own if "class_embed" in n or "empty_weight" in n]
+    assert_state(model, {**state, **{name: own[name] for name in classifier}})
+
+
+def test_a_run_goes_on_only_with_its_own_model(cfg, tmp_path):
+    trainer = Trainer(cfg)
+    trainer.train()
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 7
+    with pytest.raises(WeightsError, match=r"NUM_CLASSES: 5 in the file, 7 in the config"):
+        Trainer(cfg).resume_or_load(resume=True)
+
+
+def test_the_same_checkpointer_loads_after_an_error(cfg, tmp_path):
+    wanted = saved(cfg, tmp_path / "a.pth")
+    checkpointer = Checkpointer(fresh(cfg))
+    with pytest.raises(WeightsError):
+        checkpointer.load(str(tmp_path / "b.pth"))
+    checkpointer.load(str(tmp_path / "a.pth"))
+    assert_state(checkpointer.model, wanted)
+
+
+def test_a_crash_while_saving_leaves_the_older_checkpoint(cfg, tmp_path):
+    class Unpicklable:
+        def state_dict(self):
+            return {"a": lambda: None}
+
+    whole = Checkpointer(fresh(cfg), str(tmp_path))
+    whole.save("model_0")
+    before = (tmp_path / "model_0.pth").read_bytes()
+    crashing = Checkpointer(fresh(cfg, 2), str(tmp_path), trainer=Unpicklable())
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        crashing.save("model_0")
+    assert (tmp_path / "model_0.pth").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
+        "last_checkpoint",
+        "model_0.pth",
+    ]
+
+
+def test_caffe2s_imagenet_weights(cfg, tmp_path):
+    """Their batch norms are scales and offsets: statistics are within these."""
+    model = fresh(cfg)
+    torch.manual_seed(0)
+    wanted = {
+        name: torch.randn_like(tensor)
+        for name, tensor in model.state_dict().items()
+        if name.startswith("backbone.") and name.endswith((".weight", ".bias"))
+    }
+    branches = {"conv1": "2a", "conv2": "2b", "conv3": "2c", "shortcut": "1"}
+    pattern = re.compile(r"backbone\.(stem|res\d)\.(?:(\d+)\.)?(\w+)(\.norm)?\.(weight|bias)")
+    blobs = {"fc1000_w": np.zeros((1000, 64)), "fc1000_b": np.zeros(1000)}
+    for name, tensor in wanted.items():
+        stage, block, layer, norm, kind = pattern.fullmatch(name).groups()
+        if stage == "stem":
+            blob = "res_conv1" if norm else "conv1"
+        else:
+            blob = f"{stage}_{block}_branch{branches[layer]}"
+        blob += ("_bn_s" if kind == "weight" else "_bn_b") if norm else "_w"
+        blobs[blob] = blobs[f"{blob}_momentum"] = tensor.numpy()
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps({"blobs": blobs}, protocol=2))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    Checkpointer(model, for_training=True).load(str(tmp_path / "R-50.pkl"), checkpointables=[])
+    assert_state(model, {**before, **wanted})
