@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import launch
 
+from mask2former.checkpoint import Checkpointer
 from mask2former.engine import Trainer, argument_parser, setup
 
 
@@ -16,17 +16,18 @@ def main(args: argparse.Namespace) -> dict | None:
     """Run one process."""
     try:
         cfg = setup(args)
+        if args.eval_only:
+            model = Trainer.build_model(cfg)
+            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
+            checkpointer.allow_unsafe = args.allow_unsafe_weights
+            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        else:
+            trainer = Trainer(cfg)
+            trainer.checkpointer.allow_unsafe = args.allow_unsafe_weights
+            trainer.resume_or_load(resume=args.resume)
     except ValueError as error:  # what the user can mend; the message says how
         sys.exit(f"error: {error}")
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
-        return Trainer.test(cfg, model)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 
 
 if __name__ == "__main__":

@@ -77,6 +77,11 @@ def argument_parser() -> argparse.ArgumentParser:
         help="let YAML tags in the config file run Python code; only for files that you trust",
     )
     parser.add_argument(
+        "--allow-unsafe-weights",
+        action="store_true",
+        help="let a pickle of weights run Python code; only for files that you trust",
+    )
+    parser.add_argument(
         "--opts",
         nargs="*",
         default=[],
@@ -267,7 +272,9 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
     except ValueError as error:
         raise ValueError(f"{error} (here: --opts MODEL.DEVICE cpu)") from error
     classes = find_classes(cfg, args.config_file)
-    demo = Demo(Predictor.from_config(cfg), classes, args.confidence_threshold)
+    demo = Demo(
+        Predictor.from_config(cfg, args.allow_unsafe_weights), classes, args.confidence_threshold
+    )
 
     def run() -> int:
         failed = 0

@@ -1,19 +1,16 @@
 """A trained model as a function from one image to its predictions."""
 
-import os
-import pickle
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from mask2former.checkpoint import load_weights
 from mask2former.engine.setup import check_device
 
 
@@ -40,15 +37,19 @@ class Predictor:
         self.image_format = image_format
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> "Predictor":
+    def from_config(cls, cfg: CfgNode, allow_unsafe_weights: bool = False) -> "Predictor":
         """Build the model that `cfg` describes and load `MODEL.WEIGHTS`.
 
         Raises:
             ValueError: the device is not there, or the weights are missing or another model's.
         """
         check_device(cfg)
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError(
+                "the config names no weights; add: --opts MODEL.WEIGHTS path/to/model_final.pth"
+            )
         model = build_model(cfg)
-        load_weights(model, cfg.MODEL.WEIGHTS)
+        load_weights(model, cfg.MODEL.WEIGHTS, allow_unsafe=allow_unsafe_weights)
         return cls(
             model,
             min_size=cfg.INPUT.MIN_SIZE_TEST,
@@ -91,51 +92,3 @@ def confident(instances: Instances, threshold: float) -> Instances:
     kept = (instances.scores >= threshold) & instances.pred_masks.flatten(1).any(1)
     instances = instances[kept]
     return instances[instances.scores.argsort(descending=True, stable=True)].to("cpu")
-
-
-class _CompleteCheckpointer(DetectionCheckpointer):
-    """Keeps what the checkpoint did not have, which Detectron2 only logs."""
-
-    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        self.result = super()._load_model(checkpoint)
-        return self.result
-
-
-def load_weights(model: nn.Module, path: str) -> None:
-    """Load a checkpoint that must have every parameter of the model, in its shape.
-
-    Args:
-        model: where to load into.
-        path: file, or an address that Detectron2's `PathManager` opens.
-
-    Raises:
-        ValueError: there is no such file, it is damaged, or some parameters are not in it.
-    """
-    if not path:
-        raise ValueError(
-            "the config names no weights; add: --opts MODEL.WEIGHTS path/to/model_final.pth"
-        )
-    try:
-        local = PathManager.get_local_path(path)
-        if not os.path.isfile(local):
-            raise FileNotFoundError(f"no such file: {local}")
-        checkpointer = _CompleteCheckpointer(model)
-        checkpointer.load(path)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"cannot load the weights {path}: {reason}") from error
-    # Inference does without the loss, which converted checkpoints may not have.
-    missing = [k for k in checkpointer.result.missing_keys if not k.startswith("criterion.")]
-    if missing:
-        shapes = [
-            f"{name} is {tuple(found)} in the file, {tuple(wanted)} in the model"
-            for name, found, wanted in checkpointer.result.incorrect_shapes
-        ]
-        total = len(model.state_dict())
-        raise ValueError(
-            f"the weights {path} do not fit the config: {len(missing)} of the model's {total} "
-            f"tensors are not in the file, such as {missing[0]}. "
-            + (f"Of another shape: {shapes[0]}. " if shapes else "")
-            + "Weights of a backbone alone are for training to start from; give those of a whole, "
-            "trained model: --opts MODEL.WEIGHTS path/to/model_final.pth"
-        )

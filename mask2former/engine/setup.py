@@ -47,6 +47,11 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let YAML tags in the config file run Python code; only for files that you trust",
     )
+    parser.add_argument(
+        "--allow-unsafe-weights",
+        action="store_true",
+        help="let a pickle of weights run Python code; only for files that you trust",
+    )
     return parser
 
 

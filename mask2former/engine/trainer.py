@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from ..checkpoint import Checkpointer
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from .optimizer import build_optimizer
@@ -49,6 +51,13 @@ class Trainer(DefaultTrainer):
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             seed=self.cfg.SEED,
         )
+
+    def build_hooks(self) -> list[HookBase | None]:
+        """As in Detectron2, around a checkpointer that reads and checks every kind of weights."""
+        self.checkpointer: Checkpointer = Checkpointer(
+            self.model, self.cfg.OUTPUT_DIR, for_training=True, trainer=weakref.proxy(self)
+        )
+        return super().build_hooks()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2; resuming also continues the data stream where it stopped."""
