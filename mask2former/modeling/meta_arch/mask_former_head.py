@@ -24,6 +24,9 @@ class MaskFormerHead(nn.Module):
         transformer_predictor: from maps and mask features to predictions.
     """
 
+    # Written into the metadata of every `state_dict`; the published code looks for it.
+    _version = 2
+
     @configurable
     def __init__(self, *, num_classes: int, pixel_decoder: nn.Module, predictor: nn.Module):
         super().__init__()
@@ -54,7 +57,33 @@ class MaskFormerHead(nn.Module):
             "predictor": decoder(cfg, head.CONVS_DIM),
         }
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        migrate_names(state_dict, prefix)  # so that Detectron2's own loader takes old checkpoints
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
         """Backbone features by name to ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
         mask_features, _, maps = self.pixel_decoder.forward_features(features)  # type: ignore[operator]
         return self.predictor(maps, mask_features)
+
+
+def migrate_names(state: dict[str, Any], prefix: str = "sem_seg_head.") -> None:
+    """Give what stands under `prefix` in `state` the names that `MaskFormerHead` has, in place.
+
+    The first checkpoints have the pixel decoder's parameters directly in the head, and call the
+    query features "static_query". Names that are up to date stay, so this may be done twice.
+
+    Args:
+        state: from parameter names to anything.
+        prefix: of the head's names.
+    """
+    for name in [name for name in state if name.startswith(prefix)]:
+        part = name[len(prefix) :]
+        if not part.startswith(("pixel_decoder.", "predictor.")):
+            part = f"pixel_decoder.{part}"
+        if part.startswith("predictor."):
+            part = part.replace("static_query", "query_feat")
+        if prefix + part != name:
+            state[prefix + part] = state.pop(name)

@@ -42,6 +42,8 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
     """
 
     num_feature_levels = 3
+    # Written into the metadata of every `state_dict`; the published code looks for it.
+    _version = 2
 
     @configurable
     def __init__(
