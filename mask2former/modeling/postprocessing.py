@@ -152,8 +152,11 @@ def semantic_inference(
     chunk = _masks_within(limit, padded_size, size)
     with torch.autocast(device.type, enabled=False):
         for part, logits in zip(probs.split(chunk), mask_logits.split(chunk), strict=True):
-            masks = upsample_masks(logits, padded_size, image_size, size).flatten(1).sigmoid_()
-            scores.addmm_(part.T, masks)
+            # no name for the masks, which would keep them until after the next chunk's are made
+            scores.addmm_(
+                part.T,
+                upsample_masks(logits, padded_size, image_size, size).flatten(1).sigmoid_(),
+            )
     scores = scores.view(K, *size)
     if size != output_size:
         scores = F.interpolate(
