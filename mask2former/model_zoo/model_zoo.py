@@ -1,0 +1,153 @@
+"""`detectron2.model_zoo` for the published Mask2Former models.
+
+A model's name is the path of its config within `configs/`, with or without ".yaml", such as
+"coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml".
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import nn
+
+from ..checkpoint import load_weights
+from ..config import load_config
+
+WEIGHTS_TABLE = "https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md"
+WEIGHTS_PREFIX = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
+# What the name of the file of weights ends in, of the models for which that is certain.
+WEIGHTS_HASHES = {
+    "coco/instance-segmentation/maskformer2_R50_bs16_50ep": "3c8ec9",
+    "coco/instance-segmentation/swin/maskformer2_swin_large_IN21k_384_bs16_100ep": "e5f453",
+    "coco/panoptic-segmentation/maskformer2_R50_bs16_50ep": "94dc52",
+    "coco/panoptic-segmentation/swin/maskformer2_swin_large_IN21k_384_bs16_100ep": "f07440",
+}
+
+
+def get(name: str, trained: bool = True, device: str | torch.device | None = None) -> nn.Module:
+    """Build a published model.
+
+    The published weights are licensed CC BY-NC 4.0: no commercial use.
+
+    Args:
+        name: see the top of this module.
+        trained: load the published weights, which downloads them the first time; otherwise all
+            weights are random, and no file is read.
+        device: instead of the config's, which is CUDA where there is any and else the CPU.
+
+    Returns:
+        the model, in training mode as `detectron2.model_zoo.get` returns it.
+
+    Raises:
+        ValueError: no config has this name, or the address of its weights is not known. It is
+            a `WeightsError` if the weights cannot be downloaded or read.
+    """
+    cfg = get_config(name, trained)
+    if device is None and not torch.cuda.is_available():
+        device = "cpu"
+    if device is not None:
+        cfg.MODEL.DEVICE = str(device)
+    model = build_model(cfg)
+    if trained:
+        load_weights(model, cfg.MODEL.WEIGHTS)
+    return model
+
+
+def get_config(name: str, trained: bool = False) -> CfgNode:
+    """Load the config of a published model.
+
+    Args:
+        name: see the top of this module.
+        trained: set ``MODEL.WEIGHTS`` to the published weights; otherwise it stays as in the
+            config, where it is the ImageNet backbone that training starts from.
+
+    Raises:
+        ValueError: no config has this name, or the address of its weights is not known.
+    """
+    cfg = load_config(get_config_file(name))
+    if trained:
+        cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
+    return cfg
+
+
+def get_config_file(name: str) -> str:
+    """Path of a config file, which stays valid as long as this package is installed.
+
+    Args:
+        name: see the top of this module; the files that configs derive from may be named too.
+
+    Raises:
+        ValueError: no config has this name.
+    """
+    name = name.removesuffix(".yaml")
+    files = _config_files()
+    if name not in files:
+        raise ValueError(f"no config is named {name!r}. {_suggestion(name)}")
+    return str(files[name])
+
+
+def get_checkpoint_url(name: str) -> str:
+    """Address of the published weights, which are licensed CC BY-NC 4.0: no commercial use.
+
+    Args:
+        name: see the top of this module.
+
+    Raises:
+        ValueError: no config has this name, or the address of its weights is not known.
+    """
+    get_config_file(name)  # so that an unknown name is said to be one
+    name = name.removesuffix(".yaml")
+    if name not in model_names():
+        raise ValueError(f"{name} is no published model: there are no weights of it")
+    if name not in WEIGHTS_HASHES:
+        raise ValueError(
+            f"this version does not know the address of the weights of {name}. Look it up in "
+            f"{WEIGHTS_TABLE} and set MODEL.WEIGHTS to it, or to the path of the downloaded file"
+        )
+    _state_licence_once()
+    dataset, task, *_, config = name.split("/")
+    folder = f"{dataset}/{task.removesuffix('-segmentation')}/{config}"
+    return f"{WEIGHTS_PREFIX}{folder}/model_final_{WEIGHTS_HASHES[name]}.pkl"
+
+
+def model_names() -> list[str]:
+    """Names of the published models, sorted, without ".yaml"."""
+    return [
+        name
+        for name in _config_files()
+        if "-segmentation/" in name and not name.rpartition("/")[2].startswith("Base-")
+    ]
+
+
+@functools.cache
+def _state_licence_once() -> None:
+    logging.getLogger(__name__).warning(
+        "The published weights are licensed CC BY-NC 4.0 (no commercial use), unlike this code."
+    )
+
+
+@functools.cache
+def _config_files() -> dict[str, Path]:
+    installed = Path(__file__).parent / "configs"
+    checkout = Path(__file__).parents[2] / "configs"
+    folder = installed if installed.is_dir() else checkout
+    files = sorted(folder.rglob("*.yaml"))
+    if not files:
+        raise FileNotFoundError(f"mask2former is installed without its configs, no {installed}")
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
+def _suggestion(name: str) -> str:
+    """Names to write instead: of the same file elsewhere, or else similar ones."""
+    names, file = model_names(), name.rpartition("/")[2]
+    elsewhere = [known for known in names if known.rpartition("/")[2] == file]
+    close = difflib.get_close_matches(name, elsewhere or names, cutoff=0.0 if elsewhere else 0.5)
+    if not close:
+        return "mask2former.model_zoo.model_names() lists the published models"
+    return f"Did you mean {', '.join(close)}?"
