@@ -1,0 +1,362 @@
+"""Addresses of weights, with a server on this machine in the place of those of the web."""
+
+import hashlib
+import logging
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from detectron2.utils.file_io import Detectron2Handler, PathManager
+from support import REPOSITORY
+from torchvision.models import ResNet50_Weights, Swin_T_Weights
+
+from mask2former.checkpoint import WeightsError, sources
+from mask2former.checkpoint.sources import SWIN_RELEASES, local_weights, web_address
+
+CONTENT = bytes(range(256)) * 5000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+WRONG = "0" * 64
+
+
+@dataclass
+class Answer:
+    """What the server does for a path."""
+
+    body: bytes = CONTENT
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    stop_after: int | None = None
+    """Close the connection after so many bytes."""
+    chunked: bool = False
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: dict[str, Answer] = {}
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def answer(self):
+        self.server.requests.append(f"{self.command} {self.path}")
+        answer = self.server.answers.get(self.path, Answer(b"", 404))
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if answer.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command == "GET":
+            if answer.chunked:
+                self.wfile.write(f"{len(answer.body):x}\r\n".encode())
+            self.wfile.write(answer.body[: answer.stop_after])
+
+    do_GET = do_HEAD = answer  # noqa: N815  # names that http.server asks for
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def server(cache, monkeypatch):
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setattr(sources, "PYTORCH_URL", f"{server.url}/pytorch/")
+        monkeypatch.setattr(sources, "SWIN_URL", f"{server.url}/swin/")
+        monkeypatch.setattr(sources, "HUGGING_FACE_URL", f"{server.url}/hub/")
+        monkeypatch.setattr(Detectron2Handler, "S3_DETECTRON2_PREFIX", f"{server.url}/d2/")
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def files(cache: Path) -> list[str]:
+    """What is in the cache; the locks stay there, as Detectron2's do."""
+    found = (path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return sorted(str(path.relative_to(cache)) for path in found)
+
+
+# --- Downloads ---
+
+
+def test_a_file_is_downloaded_once_and_its_hash_told(server, cache, caplog):
+    server.answers["/some/model.pth"] = Answer()
+    address = f"{server.url}/some/model.pth"
+    with caplog.at_level(logging.INFO, sources.__name__):
+        path = local_weights(address)
+    assert Path(path) == cache / "some/model.pth"
+    assert Path(path).read_bytes() == CONTENT
+    assert f"{address}#sha256={SHA256}" in caplog.text
+    assert files(cache) == ["some/model.pth"]
+    server.answers.clear()
+    assert local_weights(address) == path
+    assert server.requests == ["GET /some/model.pth"]
+    # Detectron2 finds what was downloaded here in its cache.
+    assert PathManager.get_local_path(address) == path
+
+
+def test_addresses_with_prefixes(server, cache):
+    name = SWIN_RELEASES[0]
+    for address, path in {
+        f"swin://{name}": f"swin/{name}.pth",
+        "timm://some.model_1k": "hub/timm/some.model_1k/resolve/main/model.safetensors",
+        "detectron2://a/R-50.pkl": "d2/a/R-50.pkl",
+    }.items():
+        server.answers[f"/{path}"] = Answer()
+        assert Path(local_weights(address)) == cache / path
+        assert Path(local_weights(f"{address}#sha256={SHA256.upper()}")) == cache / path
+
+
+def test_detectron2_opens_them(server):
+    server.answers[f"/swin/{SWIN_RELEASES[1]}.pth"] = Answer()
+    address = f"swin://{SWIN_RELEASES[1]}"
+    with PathManager.open(address, "rb") as file:
+        assert file.read() == CONTENT
+    assert Path(PathManager.get_local_path(address)).read_bytes() == CONTENT
+    with pytest.raises(ValueError, match="to be read only, not opened as 'wb'"):
+        PathManager.open(address, "wb")
+
+
+def test_processes_that_ask_together_download_once(server):
+    server.answers["/model.pth"] = Answer()
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(local_weights, [f"{server.url}/model.pth"] * 4))
+    assert len(paths) == 1
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_interrupted_download_leaves_nothing(server, cache, chunked):
+    server.answers["/model.pth"] = Answer(stop_after=300_000, chunked=chunked)
+    address = f"{server.url}/model.pth"
+    with pytest.raises(WeightsError, match="cannot be downloaded from") as error:
+        local_weights(address)
+    assert address in str(error.value)
+    assert str(cache / "model.pth") in str(error.value)
+    assert files(cache) == []
+    server.answers["/model.pth"] = Answer()
+    assert Path(local_weights(address)).read_bytes() == CONTENT
+
+
+def test_no_connection(server, cache):
+    server.answers.clear()
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(WeightsError, match="Connection refused") as error:
+        local_weights("swin://swin_tiny_patch4_window7_224")
+    for part in (
+        "swin://swin_tiny_patch4_window7_224",
+        f"{server.url}/swin/swin_tiny_patch4_window7_224.pth",
+        f"put the file at {cache}/swin/swin_tiny_patch4_window7_224.pth",
+        "MODEL.WEIGHTS",
+    ):
+        assert part in str(error.value)
+    (cache / "swin").mkdir(exist_ok=True)
+    (cache / "swin/swin_tiny_patch4_window7_224.pth").write_bytes(CONTENT)
+    assert local_weights("swin://swin_tiny_patch4_window7_224").startswith(str(cache))
+
+
+def test_a_file_that_the_server_does_not_have(server, cache):
+    server.answers["/hub/timm/resnet5/resolve/main/model.safetensors"] = Answer(b"", 401)
+    with pytest.raises(WeightsError, match=r"timm://resnet5: there is no .*HTTP 401.*the name"):
+        local_weights("timm://resnet5")
+    with pytest.raises(WeightsError, match="HTTP 404"):
+        local_weights(f"{server.url}/nothing.pth")
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("path", ["/../../escape.pth", "/a/..", "/", ""])
+def test_a_url_names_a_file_within_the_cache(server, path):
+    with pytest.raises(WeightsError, match="names no file"):
+        local_weights(server.url + path)
+    assert server.requests == []
+
+
+# --- Hashes ---
+
+
+def test_wrong_pin(server, cache):
+    server.answers["/model.pth"] = Answer()
+    address = f"{server.url}/model.pth"
+    for _ in ("when downloaded", "when downloaded again"):
+        with pytest.raises(WeightsError) as error:
+            local_weights(f"{address}#sha256={WRONG}")
+        for part in (f"{address}#sha256={WRONG}", f"SHA-256 {SHA256}", f"expected {WRONG}"):
+            assert part in str(error.value)
+        assert files(cache) == []
+    assert len(server.requests) == 2
+
+
+def test_a_damaged_file_in_the_cache_is_found_by_its_hash(server, cache):
+    name = f"pytorch/tiny-{SHA256[:8]}.pth"
+    server.answers[f"/{name}"] = Answer()
+    address = f"{server.url}/{name}"
+    path = Path(local_weights(address))
+    for wanted in (address, f"{address}#sha256={SHA256}"):
+        path.write_bytes(CONTENT[:-1])
+        with pytest.raises(WeightsError, match="removed from the cache"):
+            local_weights(wanted)
+        assert files(cache) == []
+        assert Path(local_weights(wanted)).read_bytes() == CONTENT
+
+
+def test_hash_in_the_name_of_pytorchs_files(server, cache, caplog):
+    for folder in ("pytorch", "elsewhere"):
+        for digits in (SHA256[:8], "01234567"):
+            server.answers[f"/{folder}/tiny-{digits}.pth"] = Answer()
+    with caplog.at_level(logging.INFO, sources.__name__):
+        local_weights(f"{server.url}/pytorch/tiny-{SHA256[:8]}.pth")
+    assert "No hash" not in caplog.text
+    with pytest.raises(WeightsError, match="expected 01234567"):
+        local_weights(f"{server.url}/pytorch/tiny-01234567.pth")
+    local_weights(f"{server.url}/elsewhere/tiny-01234567.pth")  # digits may be a date there
+    assert files(cache) == ["elsewhere/tiny-01234567.pth", f"pytorch/tiny-{SHA256[:8]}.pth"]
+
+
+def hub(server, sha256):
+    """Set up a file as the Hugging Face Hub has it, after it was renamed."""
+    old, new = (f"/hub/timm/{name}/resolve/main/model.safetensors" for name in ("old", "new"))
+    location = {"Location": f"{server.url}/storage/file", "X-Linked-Etag": f'"{sha256}"'}
+    server.answers[old] = Answer(b"", 307, {"Location": new})
+    server.answers[new] = Answer(b"", 302, location)
+    server.answers["/storage/file"] = Answer(headers={"ETag": '"of another kind"'})
+
+
+def test_hash_on_the_hub(server, cache, caplog):
+    hub(server, SHA256)
+    with caplog.at_level(logging.INFO, sources.__name__):
+        path = local_weights("timm://old")
+    assert Path(path).read_bytes() == CONTENT
+    assert "No hash" not in caplog.text
+    # the question for the hash stops before the storage
+    assert [request for request in server.requests if "storage" in request] == ["GET /storage/file"]
+    asked = len(server.requests)
+    assert local_weights("timm://old") == path
+    assert len(server.requests) == asked
+
+
+def test_wrong_hash_on_the_hub(server, cache):
+    hub(server, WRONG)
+    with pytest.raises(WeightsError, match=f"timm://old: .* {SHA256}, expected {WRONG}"):
+        local_weights("timm://old")
+    assert files(cache) == []
+
+
+def test_malformed_pin():
+    for pin in ("", "12ab", WRONG[1:], "g" * 64):
+        with pytest.raises(WeightsError, match="must be followed by 64 hexadecimal digits"):
+            local_weights(f"timm://resnet50#sha256={pin}")
+
+
+# --- Names ---
+
+
+def test_where_torchvisions_names_lead():
+    v1 = ResNet50_Weights.IMAGENET1K_V1.url
+    assert web_address("torchvision://resnet50") == v1
+    assert web_address("torchvision://ResNet50_Weights.IMAGENET1K_V1") == v1
+    v2 = ResNet50_Weights.IMAGENET1K_V2.url
+    assert web_address("torchvision://ResNet50_Weights.IMAGENET1K_V2") == v2 != v1
+    assert web_address("torchvision://ResNet50_Weights.DEFAULT") == v2
+    assert web_address("torchvision://swin_t") == Swin_T_Weights.IMAGENET1K_V1.url
+    assert v1.startswith(sources.PYTORCH_URL)
+    assert sources._hash_in_name(v1) == "0676ba61"
+
+
+def test_where_the_other_names_lead():
+    name = "swin_base_patch4_window12_384_22k"
+    releases = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
+    assert web_address(f"swin://{name}") == f"{releases}/{name}.pth"
+    assert web_address("timm://resnet50.tv_in1k") == (
+        "https://huggingface.co/timm/resnet50.tv_in1k/resolve/main/model.safetensors"
+    )
+    assert web_address("detectron2://R-50.pkl").endswith("/detectron2/R-50.pkl")
+    assert web_address("https://host/file") == "https://host/file"
+    assert web_address("/home/me/model.pth") is None
+
+
+def test_swin_releases_are_those_that_timm_converted():
+    swin = pytest.importorskip("timm.models.swin_transformer")
+    urls = {cfg.url for entry in swin.default_cfgs.values() for cfg in entry.cfgs.values()}
+    of_the_same_folder = {url for url in urls if url.startswith(sources.SWIN_URL)}
+    assert of_the_same_folder == {web_address(f"swin://{name}") for name in SWIN_RELEASES}
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("torchvision://resnet55", "Did you mean .*torchvision://resnet50"),
+        ("torchvision://ResNet50_Weights.V2", r"torchvision://ResNet50_Weights\.IMAGENET1K_V2"),
+        ("torchvision://vgg16", "no such weights"),
+        ("torchvision://swin_v2_t", "torchvision://swin_t"),
+        ("swin://swin_tiny_patch4_window7_22", "swin://swin_tiny_patch4_window7_224"),
+        ("swin://tiny", "swin://swin_tiny_patch4_window7_224"),
+        ("timm://timm/resnet50", "timm:// is followed by the name of a model"),
+        ("swim://swin_tiny", "addresses begin with one of torchvision://, swin://, timm://"),
+        ("weights/R-101.pkl", "write torchvision://resnet101"),
+        ("swin_tiny_patch4_window7_224.pkl", "write swin://swin_tiny_patch4_window7_224"),
+        ("missing.pth", f"looked for at {Path.cwd()}/missing.pth"),
+    ],
+)
+def test_names_that_do_not_exist(address, message):
+    with pytest.raises(WeightsError, match=message):
+        local_weights(address)
+
+
+def test_local_files_and_folders(tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(CONTENT)
+    assert local_weights(str(path)) == str(path)
+    assert local_weights(str(tmp_path)) == str(tmp_path)
+    assert local_weights(f"{path}#sha256={SHA256}") == str(path)
+    with pytest.raises(WeightsError, match=f"SHA-256 {SHA256}, not the requested {WRONG}"):
+        local_weights(f"{path}#sha256={WRONG}")
+    assert path.exists()  # a user's own file is not the cache's
+
+
+def test_import_asks_nothing_of_the_network(tmp_path):
+    code = """
+import socket
+def refuse(*args, **kwargs):
+    raise SystemExit("the import uses the network")
+socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
+import mask2former
+from detectron2.utils.file_io import PathManager
+import mask2former.checkpoint
+try:
+    PathManager.get_local_path("torchvision://resnet50")
+except SystemExit:
+    print("only when asked")
+"""
+    environment = {"FVCORE_CACHE": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=REPOSITORY,
+        env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "only when asked" in done.stdout
