@@ -271,6 +271,14 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
         check_device(cfg)
     except ValueError as error:
         raise ValueError(f"{error} (here: --opts MODEL.DEVICE cpu)") from error
+    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
+        if not cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
+            raise ValueError(
+                f"{args.config_file} is for a model without instances, which are all that can be "
+                "drawn here; to have them: --opts MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
+            )
+        # Not drawn, and gigabytes for a large photograph with many classes.
+        cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     classes = find_classes(cfg, args.config_file)
     demo = Demo(
         Predictor.from_config(cfg, args.allow_unsafe_weights), classes, args.confidence_threshold

@@ -259,6 +259,10 @@ def test_wrong_commands_say_what_to_do(demo, photo, run_folder, tmp_path, monkey
         ([*image, "--output", tmp_path], "would replace an input"),
         ([*image, *output, *opts, "MODEL.NO_SUCH_KEY", 1], "MODEL.NO_SUCH_KEY"),
         ([*image, *output, *opts, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5], "do not fit the config"),
+        (
+            [*image, *output, *opts, "MODEL.MASK_FORMER.TEST.INSTANCE_ON", False],
+            "a model without instances",
+        ),
         ([*image, *output, "--opts", "MODEL.WEIGHTS", "no.pth"], "no.pth: no such file"),
         ([*image, *output, "--opts", "MODEL.WEIGHTS", tmp_path / "a.png"], "cannot load"),
     ]:
