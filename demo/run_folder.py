@@ -28,8 +28,9 @@ def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
 
     The config in an output folder still names the weights that training started from. If
     `model_final.pth` or, of an unfinished run, `last_checkpoint` lies beside it, those are meant.
+    A Hugging Face folder in the place of `config_file` names its own.
     """
-    if "MODEL.WEIGHTS" in overrides[::2]:
+    if "MODEL.WEIGHTS" in overrides[::2] or Path(config_file).is_dir():
         return list(overrides)
     folder = Path(config_file).parent
     weights = folder / "model_final.pth"
@@ -49,8 +50,8 @@ def find_classes(cfg: CfgNode, config_file: str) -> Classes:
     from the registered data set of `DATASETS.TEST`; else they are "class 0" and so on.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    for folder in dict.fromkeys((Path(cfg.MODEL.WEIGHTS).parent, Path(config_file).parent)):
-        path = folder / METADATA_FILE
+    for file in dict.fromkeys((cfg.MODEL.WEIGHTS, config_file)):
+        path = Path(file).parent / METADATA_FILE
         if path.is_file():
             classes = _read_metadata(path)
             if classes is not None and _fits(classes, count, str(path)):

@@ -4,6 +4,7 @@ Names and defaults are those of the published Mask2Former configs, so published 
 unchanged. A default is therefore not always the recommended value: `configs/` holds those.
 """
 
+import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode, get_cfg
@@ -193,7 +194,8 @@ def load_config(
     """Read a config file over Detectron2's and this package's defaults.
 
     Args:
-        config_file: path (or URL that Detectron2's `PathManager` opens) of a YAML file.
+        config_file: path (or URL that Detectron2's `PathManager` opens) of a YAML file, or a
+            folder of a Hugging Face Mask2Former, whose weights are then `MODEL.WEIGHTS`.
         overrides: `[key, value, key, value, ...]`, as typed after the options of `train_net.py`.
         allow_unsafe: construct Python objects from YAML tags such as `!!python/object/apply`.
             That runs code of the file's author.
@@ -205,8 +207,13 @@ def load_config(
         ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type,
             or a tag would run Python and `allow_unsafe` is false.
     """
-    cfg = get_cfg()
-    add_maskformer2_config(cfg)
-    merge_file(cfg, config_file, allow_unsafe)
+    if os.path.isdir(config_file):
+        from .checkpoint.hf_config import cfg_from_hf  # which imports this module
+
+        cfg = cfg_from_hf(config_file)
+    else:
+        cfg = get_cfg()
+        add_maskformer2_config(cfg)
+        merge_file(cfg, config_file, allow_unsafe)
     merge_overrides(cfg, overrides)
     return cfg
