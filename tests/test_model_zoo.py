@@ -1,5 +1,4 @@
 import filecmp
-import logging
 import pickle
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from support import REPOSITORY
 
 from mask2former import load_config, model_zoo
 from mask2former.checkpoint import WeightsError
-from mask2former.model_zoo.model_zoo import WEIGHTS_HASHES, _state_licence_once
+from mask2former.model_zoo.model_zoo import WEIGHTS_HASHES
 
 R50 = "coco/instance-segmentation/maskformer2_R50_bs16_50ep"
 SWIN_L = "coco/panoptic-segmentation/swin/maskformer2_swin_large_IN21k_384_bs16_100ep"
@@ -56,17 +55,6 @@ def test_addresses_of_the_weights():
         model_zoo.get_checkpoint_url(f"{SWIN_L}.yaml")
         == f"{URL}coco/panoptic/maskformer2_swin_large_IN21k_384_bs16_100ep/model_final_f07440.pkl"
     )
-
-
-def test_licence_is_stated_once(caplog):
-    _state_licence_once.cache_clear()
-    with caplog.at_level(logging.WARNING, logger="mask2former.model_zoo"):
-        model_zoo.get_config(R50)
-        assert not caplog.messages
-        model_zoo.get_config(R50, trained=True)
-        model_zoo.get_checkpoint_url(SWIN_L)
-    assert len(caplog.messages) == 1
-    assert "CC BY-NC 4.0" in caplog.text
 
 
 @pytest.mark.parametrize(

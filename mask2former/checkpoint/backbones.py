@@ -14,9 +14,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
+from ..modeling.backbone.swin_blocks import relative_position_index
 from .files import State, WeightsError
 
 # From the names of a library, as regular expressions, to ours, below "backbone.".
@@ -231,16 +231,7 @@ def _swin(state: Mapping[str, Tensor], family: str, mark: str, rules: Rules, dro
     """Rename, and make what ours stores in another form."""
     _refuse_swin_v2(state)
     renamed = _rename(state, family, mark, rules, dropped)
-    for name, table in list(renamed.items()):
-        if name.endswith(_BIAS_TABLE):
-            window_size = (math.isqrt(len(table)) + 1) // 2
-            if (2 * window_size - 1) ** 2 != len(table):
-                raise WeightsError(
-                    f"{name.removeprefix('backbone.')} has {len(table)} rows, which is not "
-                    "(2 S - 1)^2 for any window of S x S patches"
-                )
-            # Not in all releases, and flat in some: it follows from the size.
-            renamed[name.replace("bias_table", "index")] = _relative_position_index(window_size)
+    add_relative_position_indices(renamed)
     position = renamed.get("backbone.absolute_pos_embed")
     if position is not None:
         # (1, H * W, C) of a square image -> (1, C, H, W)
@@ -249,11 +240,21 @@ def _swin(state: Mapping[str, Tensor], family: str, mark: str, rules: Rules, dro
     return renamed
 
 
-def _relative_position_index(window_size: int) -> Tensor:
-    """The row of the bias table for each two patches of a window, (S * S, S * S)."""
-    patches = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))
-    offsets = patches[:, None] - patches + window_size - 1  # (S * S, S * S, 2), y and x
-    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
+def add_relative_position_indices(state: State) -> None:
+    """Add the buffer to the bias tables of Swin that lack it, in place.
+
+    It follows from the size of the table, and some files do without it.
+    """
+    for name, table in list(state.items()):
+        if name.endswith(_BIAS_TABLE):
+            window_size = (math.isqrt(len(table)) + 1) // 2
+            if (2 * window_size - 1) ** 2 != len(table):
+                raise WeightsError(
+                    f"{name.removeprefix('backbone.')} has {len(table)} rows, which is not "
+                    "(2 S - 1)^2 for any window of S x S patches"
+                )
+            index = name.replace("bias_table", "index")
+            state.setdefault(index, relative_position_index(window_size))
 
 
 def _merges_first(state: Mapping[str, Tensor]) -> bool:

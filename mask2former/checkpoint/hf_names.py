@@ -20,7 +20,6 @@ The tensors are the same but for these, which one side lacks:
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..modeling.backbone.swin_blocks import WindowAttention
+from .backbones import add_relative_position_indices
 from .files import State, WeightsError
 
 _BACKBONE = "model.pixel_level_module.encoder."
@@ -245,10 +244,7 @@ def hf_to_d2(state: Mapping[str, Tensor]) -> State:
     incomplete = sorted(set(parts) - set(renamed))
     if incomplete:
         raise WeightsError(f"queries, keys or values are missing for our {', '.join(incomplete)}")
-    for name, tensor in list(renamed.items()):
-        if name.endswith("relative_position_bias_table"):
-            index = name.replace("bias_table", "index")
-            renamed.setdefault(index, _relative_position_index(len(tensor)))
+    add_relative_position_indices(renamed)
     return renamed
 
 
@@ -315,15 +311,3 @@ def _all_known(
             f"Expected are names as {', '.join(expected)}"
         )
     return {name: rule for name, rule in found.items() if rule is not None}
-
-
-def _relative_position_index(rows: int) -> Tensor:
-    """Where in a table of (2 S - 1)^2 rows each pair of patches of a window (S x S) looks."""
-    window_size = (math.isqrt(rows) + 1) // 2
-    if (2 * window_size - 1) ** 2 != rows:
-        raise WeightsError(
-            f"relative_position_bias_table has {rows} rows, which is not (2 S - 1)^2 for any "
-            "window of S x S patches"
-        )
-    with torch.random.fork_rng(devices=[]):  # whose parameters are drawn in vain
-        return WindowAttention(1, window_size, 1).relative_position_index

@@ -14,6 +14,7 @@ published. `#sha256=<64 hexadecimal digits>` after any address asks for exactly 
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import http.client
 import logging
@@ -35,6 +36,8 @@ from .files import WeightsError
 PYTORCH_URL = "https://download.pytorch.org/models/"
 SWIN_URL = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/"
 HUGGING_FACE_URL = "https://huggingface.co/"
+# The trained models of the Mask2Former paper.
+PUBLISHED_URL = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
 
 SWIN_RELEASES = (
     "swin_tiny_patch4_window7_224",
@@ -93,6 +96,8 @@ def local_weights(address: str) -> str:
             not the published or the requested one.
     """
     plain, pin = _split_pin(address)
+    if plain.startswith(PUBLISHED_URL):
+        _state_licence_once()
     url = web_address(plain)
     if url is not None:
         return str(_download(url, address, pin))
@@ -102,6 +107,13 @@ def local_weights(address: str) -> str:
     if pin and not (found := _sha256(Path(path))).startswith(pin):
         raise WeightsError(f"{plain} has the SHA-256 {found}, not the requested {pin}")
     return path
+
+
+@functools.cache
+def _state_licence_once() -> None:
+    logger.warning(
+        "The published weights are licensed CC BY-NC 4.0 (no commercial use), unlike this code."
+    )
 
 
 def web_address(address: str) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import logging
 from pathlib import Path
 
 import torch
@@ -17,10 +16,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from ..checkpoint import load_weights
+from ..checkpoint.sources import PUBLISHED_URL
 from ..config import load_config
 
 WEIGHTS_TABLE = "https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md"
-WEIGHTS_PREFIX = "https://dl.fbaipublicfiles.com/maskformer/mask2former/"
 # What the name of the file of weights ends in, of the models for which that is certain.
 WEIGHTS_HASHES = {
     "coco/instance-segmentation/maskformer2_R50_bs16_50ep": "3c8ec9",
@@ -110,10 +109,9 @@ def get_checkpoint_url(name: str) -> str:
             f"this version does not know the address of the weights of {name}. Look it up in "
             f"{WEIGHTS_TABLE} and set MODEL.WEIGHTS to it, or to the path of the downloaded file"
         )
-    _state_licence_once()
     dataset, task, *_, config = name.split("/")
     folder = f"{dataset}/{task.removesuffix('-segmentation')}/{config}"
-    return f"{WEIGHTS_PREFIX}{folder}/model_final_{WEIGHTS_HASHES[name]}.pkl"
+    return f"{PUBLISHED_URL}{folder}/model_final_{WEIGHTS_HASHES[name]}.pkl"
 
 
 def model_names() -> list[str]:
@@ -123,13 +121,6 @@ def model_names() -> list[str]:
         for name in _config_files()
         if "-segmentation/" in name and not name.rpartition("/")[2].startswith("Base-")
     ]
-
-
-@functools.cache
-def _state_licence_once() -> None:
-    logging.getLogger(__name__).warning(
-        "The published weights are licensed CC BY-NC 4.0 (no commercial use), unlike this code."
-    )
 
 
 @functools.cache

@@ -132,6 +132,19 @@ def test_addresses_with_prefixes(server, cache):
         assert Path(local_weights(f"{address}#sha256={SHA256.upper()}")) == cache / path
 
 
+def test_the_licence_of_the_published_weights_is_stated_once(server, monkeypatch, caplog):
+    monkeypatch.setattr(sources, "PUBLISHED_URL", f"{server.url}/published/")
+    sources._state_licence_once.cache_clear()
+    server.answers.update(
+        {f"/{name}.pkl": Answer() for name in ("published/a", "published/b", "c")}
+    )
+    local_weights(f"{server.url}/c.pkl")
+    assert "CC BY-NC" not in caplog.text
+    local_weights(f"{server.url}/published/a.pkl")
+    local_weights(f"{server.url}/published/b.pkl")
+    assert caplog.text.count("licensed CC BY-NC 4.0") == 1
+
+
 def test_detectron2_opens_them(server):
     server.answers[f"/swin/{SWIN_RELEASES[1]}.pth"] = Answer()
     address = f"swin://{SWIN_RELEASES[1]}"

@@ -64,6 +64,13 @@ def shifted_window_mask(
     return torch.zeros(apart.shape, device=device).masked_fill_(apart, MASKED_LOGIT)
 
 
+def relative_position_index(window_size: int) -> Tensor:
+    """The row of the bias table for every two patches of a window, (N, N)."""
+    patches = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))
+    offsets = patches[:, None] - patches + window_size - 1  # (N, N, 2), y and x
+    return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned relative position bias.
 
@@ -98,10 +105,7 @@ class WindowAttention(nn.Module):
         self.relative_position_bias_table = nn.Parameter(torch.empty(offsets**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
         # Derivable, yet persistent: published checkpoints contain it.
-        axis = torch.arange(window_size)
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        dy, dx = (c.flatten()[:, None] - c.flatten()[None, :] + window_size - 1 for c in (y, x))
-        self.register_buffer("relative_position_index", dy * offsets + dx)  # (N, N)
+        self.register_buffer("relative_position_index", relative_position_index(window_size))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
