@@ -94,4 +94,5 @@ def _classes(names: Sequence[str], to_index: dict[int, int] | None) -> Classes:
     if not to_index:
         return Classes(names, range(len(names)))
     to_id = {index: category_id for category_id, index in to_index.items()}
-    return Classes(names, [to_id[i] for i in range(len(names))])
+    # A panoptic model has classes besides the things, which are no instances and need no id.
+    return Classes(names, [to_id.get(i, i) for i in range(len(names))])
