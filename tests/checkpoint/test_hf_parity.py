@@ -153,7 +153,7 @@ def test_the_border_of_a_mask_is_where_theirs_is():
     ours = attention_mask(logits[None, None])[0, 0]
     assert ours[:2].all()
     differing = logits[theirs != ours]
-    assert ((-2e-7 < differing) & (differing < 0)).all()
+    assert ((differing > -2e-7) & (differing < 0)).all()
 
 
 def test_weights_are_those_of_the_folder(tmp_path):
