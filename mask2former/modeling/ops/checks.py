@@ -37,8 +37,7 @@ def check_arguments(
     """
     if value.dim() != 4:
         raise ValueError(f"value must be (B, S, H, D), got {tuple(value.shape)}")
-    if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2:
-        raise ValueError(f"spatial_shapes must be (L, 2), got {tuple(spatial_shapes.shape)}")
+    check_spatial_shapes(spatial_shapes)
     B, _, H, _ = value.shape
     L = spatial_shapes.shape[0]
     if level_start_index.dim() != 1 or level_start_index.shape[0] != L:
@@ -58,6 +57,16 @@ def check_arguments(
     _check_dtypes_and_devices(
         value, spatial_shapes, level_start_index, sampling_locations, attention_weights
     )
+
+
+def check_spatial_shapes(spatial_shapes: Tensor) -> None:
+    """Check that spatial_shapes is (L, 2).
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if spatial_shapes.dim() != 2 or spatial_shapes.shape[1] != 2:
+        raise ValueError(f"spatial_shapes must be (L, 2), got {tuple(spatial_shapes.shape)}")
 
 
 def _check_dtypes_and_devices(
@@ -102,10 +111,12 @@ def check_metadata(
     """Check the data of the metadata, given as Python numbers, against value (B, S, H, D).
 
     Raises:
-        ValueError: if a level is empty, if the levels do not add up to S or if
-            ``level_start_index`` does not number their first positions.
+        ValueError: if a size is no integer or smaller than 1, if the levels do not add up to S or
+            if ``level_start_index`` does not number their first positions.
     """
     levels = [list(size) for size in spatial_shapes]
+    if any(len(level) != 2 or float in map(type, level) for level in levels):
+        raise ValueError(f"spatial_shapes must be integers (height, width), got {levels}")
     if any(size < 1 for level in levels for size in level):
         raise ValueError(f"spatial_shapes must be 1 or larger, got {levels}")
     starts, total = [], 0

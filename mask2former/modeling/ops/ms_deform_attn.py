@@ -7,26 +7,36 @@ Shapes:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from . import library
+from .checks import check_metadata, check_spatial_shapes
 
 
 def ms_deform_attn(
     value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
+    spatial_shapes: Sequence[tuple[int, int]] | Tensor,
     sampling_locations: Tensor,
     attention_weights: Tensor,
 ) -> Tensor:
     """Sum values sampled bilinearly around each query, weighted by its attention.
 
-    A location outside the map contributes zeros, as if the map were padded with zeros.
+    A location outside the map contributes zeros, as if the map were padded with zeros. One farther
+    than a pixel outside, or one that is not a number, contributes nothing and gets no gradient.
+
+    The dtypes are float32, float64, bfloat16 or float16, the same for all three tensors;
+    locations and weights may both be float32 where the value is bfloat16 or float16, which is what
+    autocast makes of them.
 
     Args:
         value: (B, S, H, D), the levels' maps flattened row by row, one level after the other.
-        spatial_shapes: (height, width) of each of the L levels.
+        spatial_shapes: (height, width) of each of the L levels, as numbers or as an int64 tensor
+            (L, 2) on the CPU or on value's device. The sizes in a tensor on another device than
+            the CPU are taken on trust.
         sampling_locations: (B, Q, H, L, P, 2), (x, y) normalised such that (0, 0) is the top left
             corner of the top left pixel and (1, 1) the bottom right corner of the last one.
         attention_weights: (B, Q, H, L, P), usually a softmax over L * P.
@@ -35,55 +45,52 @@ def ms_deform_attn(
         (B, Q, H * D).
 
     Raises:
-        ValueError: if the shapes do not fit together; the message names them.
+        ValueError: if shapes, dtypes or devices do not fit together; the message names them.
     """
-    _check_shapes(value, spatial_shapes, sampling_locations, attention_weights)
-    B, _, H, D = value.shape
-    Q, P = sampling_locations.shape[1], sampling_locations.shape[4]
-    levels = value.split([h * w for h, w in spatial_shapes], dim=1)
-    # grid_sample wants (x, y) in [-1, 1]
-    grids = (
-        (2 * sampling_locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    )  # (L, B*H, Q, P, 2)
-    weights = attention_weights.permute(3, 0, 2, 1, 4).reshape(-1, B * H, 1, Q, P)
-    output = value.new_zeros(B * H, D, Q)
-    # One level at a time: the samples of a level, (B*H, D, Q, P), are the largest tensor here.
-    for (height, width), level, grid, weight in zip(
-        spatial_shapes, levels, grids, weights, strict=True
-    ):
-        maps = level.permute(0, 2, 3, 1).reshape(B * H, D, height, width)
-        samples = F.grid_sample(
-            maps, grid.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=False
-        )
-        output = output + (samples * weight).sum(-1)
-    return output.view(B, H * D, Q).transpose(1, 2)
+    sizes, starts = _metadata(value, spatial_shapes)
+    return torch.ops.mask2former.ms_deform_attn(
+        value, sizes, starts, sampling_locations, attention_weights
+    )
 
 
-def _check_shapes(
-    value: Tensor,
-    spatial_shapes: Sequence[tuple[int, int]],
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> None:
-    if value.dim() != 4:
-        raise ValueError(f"value must be (B, S, H, D), got {tuple(value.shape)}")
-    B, S, H, _ = value.shape
-    if sum(h * w for h, w in spatial_shapes) != S:
-        raise ValueError(
-            f"spatial_shapes {list(spatial_shapes)} cover {sum(h * w for h, w in spatial_shapes)} "
-            f"positions, but value {tuple(value.shape)} has {S}"
-        )
-    shape = sampling_locations.shape
-    if len(shape) != 6 or shape[0] != B or shape[2] != H or shape[3] != len(spatial_shapes):
-        raise ValueError(
-            f"sampling_locations must be (B={B}, Q, H={H}, L={len(spatial_shapes)}, P, 2), "
-            f"got {tuple(shape)}"
-        )
-    if attention_weights.shape != shape[:-1]:
-        raise ValueError(
-            f"attention_weights must be {tuple(shape[:-1])} like sampling_locations, "
-            f"got {tuple(attention_weights.shape)}"
-        )
+def _metadata(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]] | Tensor
+) -> tuple[Tensor, Tensor]:
+    """The operator's arguments spatial_shapes (L, 2) and level_start_index (L,)."""
+    eager = not torch.compiler.is_compiling()
+    if eager and not value.is_meta:
+        library.implementation(value.device.type)  # logs the choice once
+    if isinstance(spatial_shapes, Tensor):
+        check_spatial_shapes(spatial_shapes)
+        areas = spatial_shapes[:, 0] * spatial_shapes[:, 1]
+        return spatial_shapes, areas.cumsum(0) - areas
+    if value.dim() == 4:  # the operator says if it is not
+        check_metadata(value, spatial_shapes)
+    # GPU kernels read the sizes there. Everything else reads them on the CPU.
+    device = value.device if value.is_cuda else torch.device("cpu")
+    # A tensor made while fake tensors or a compiler's trace are about must not be kept.
+    if eager and type(value) is Tensor:
+        return _kept_tensors(tuple((int(h), int(w)) for h, w in spatial_shapes), device)
+    return _tensors(spatial_shapes, device)
+
+
+def _tensors(
+    spatial_shapes: Sequence[tuple[int, int]], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    starts, total = [], 0
+    for height, width in spatial_shapes:
+        starts.append(total)
+        total += height * width
+    sizes = torch.tensor([list(size) for size in spatial_shapes], dtype=torch.int64, device=device)
+    return sizes.view(-1, 2), torch.tensor(starts, dtype=torch.int64, device=device)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_tensors(
+    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # such a tensor could not be used in training later
+        return _tensors(spatial_shapes, device)
 
 
 def reference_points(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

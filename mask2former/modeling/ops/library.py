@@ -1,0 +1,288 @@
+"""Defines ``torch.ops.mask2former.ms_deform_attn`` and chooses what computes it.
+
+The schemas come from the compiled library (``mask2former/_C*.so``, which setup.py builds) or, where
+there is none, from here. What every implementation shares is registered from here as well:
+autograd, fake tensors, autocast. Kernels that the compiled library has for a device take
+precedence; for all other devices the dispatcher comes to `_forward` and `_backward` below.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.machinery
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .checks import HALF_DTYPES, check_arguments, check_grad_output, check_metadata
+from .pytorch import ms_deform_attn_backward_pytorch, ms_deform_attn_pytorch
+
+VARIABLE = "MASK2FORMER_OPS"
+IMPLEMENTATIONS = ("compiled", "triton", "pytorch")  # in the order of preference
+FORCED = os.environ.get(VARIABLE) or None
+
+FORWARD, BACKWARD = "mask2former::ms_deform_attn", "mask2former::ms_deform_attn_backward"
+_ARGUMENTS = (
+    "Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+    "Tensor sampling_locations, Tensor attention_weights"
+)
+_SCHEMAS = (
+    f"ms_deform_attn({_ARGUMENTS}) -> Tensor",
+    f"ms_deform_attn_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class Choice(NamedTuple):
+    """What computes the operator on one type of device, and why."""
+
+    name: str
+    reason: str
+
+
+def find_compiled(folder: Path) -> tuple[Path | None, str]:
+    """The compiled library for this Python in `folder`, and else why there is none."""
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_C{suffix}"
+        if path.is_file():
+            return path, ""
+    others = ", ".join(sorted(path.name for path in folder.glob("_C.*")))
+    reason = f"not compiled: no {folder.name}/_C*{importlib.machinery.EXTENSION_SUFFIXES[-1]}"
+    return None, reason + (f" for this Python, only {others}" if others else "")
+
+
+def _load_compiled() -> tuple[str, str]:
+    """Load the compiled library unless something else is forced.
+
+    Returns:
+        The loaded file or "", and why there is none or "".
+    """
+    if FORCED not in (None, "compiled"):
+        return "", f"not loaded: {VARIABLE}={FORCED}"
+    path, reason = find_compiled(Path(__file__).resolve().parents[2])
+    if path is None:
+        return "", reason
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        reason = f"failed to load {path} with torch {torch.__version__}: {error}"
+        logger.warning("The compiled operators %s. Build them again.", reason)
+        return "", reason
+    return str(path), ""
+
+
+_library = torch.library.Library("mask2former", "FRAGMENT")
+_compiled, _why_not_compiled = _load_compiled()
+if not _compiled:
+    for _schema in _SCHEMAS:
+        _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+@functools.cache
+def implementation(device_type: str) -> Choice:
+    """Choose what computes the operator on a type of device; the first call logs the choice.
+
+    Args:
+        device_type: as in `torch.device.type`: "cpu", "cuda", "mps", ...
+
+    Raises:
+        ValueError: if the environment variable MASK2FORMER_OPS names no implementation.
+        RuntimeError: if it names one that cannot serve the device; the message says why.
+    """
+    if FORCED is not None and FORCED not in IMPLEMENTATIONS:
+        raise ValueError(
+            f"the environment variable {VARIABLE} is {FORCED!r}; "
+            f"it must be one of {', '.join(IMPLEMENTATIONS)} or unset"
+        )
+    obstacles = obstacles_on(device_type)
+    if FORCED is None:
+        name = next(name for name in IMPLEMENTATIONS if not obstacles.get(name))
+        better = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(name)]
+        reason = "; ".join(obstacles[n] for n in better) or _compiled
+    elif FORCED in obstacles:
+        raise RuntimeError(
+            f"{VARIABLE}={FORCED} cannot serve tensors on {device_type}: {obstacles[FORCED]}"
+        )
+    else:
+        name, reason = FORCED, f"{VARIABLE}={FORCED}"
+    logger.info("ms_deform_attn on %s: %s (%s)", device_type, name, reason)
+    return Choice(name, reason)
+
+
+def obstacles_on(device_type: str) -> dict[str, str]:
+    """Why implementations cannot serve a type of device; those that can are left out."""
+    obstacles = {
+        "compiled": _compiled_obstacle(device_type),
+        "triton": _triton_obstacle(device_type),
+    }
+    return {name: obstacle for name, obstacle in obstacles.items() if obstacle}
+
+
+def _compiled_obstacle(device_type: str) -> str:
+    if not _compiled:
+        return _why_not_compiled
+    key = torch._C._dispatch_key_for_device(device_type)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(FORWARD, key):
+        return f"compiled without {device_type}"
+    return ""
+
+
+def _triton_obstacle(device_type: str) -> str:
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and FORCED == "triton"
+    if device_type != "cuda" and not (device_type == "cpu" and interpreted):
+        return "Triton serves GPUs, and the CPU with TRITON_INTERPRET=1"
+    if device_type == "cuda" and not torch.cuda.is_available():
+        return "no GPU that this PyTorch can use"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    from . import triton_kernels  # imports Triton, which is slow and not everywhere
+
+    return "" if triton_kernels.is_available() else "Triton does not work here"
+
+
+def _functions(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Any]]:
+    """Forward and backward for devices without a compiled kernel."""
+    if implementation(device_type).name == "triton":
+        from . import triton_kernels
+
+        return triton_kernels.ms_deform_attn_triton, triton_kernels.ms_deform_attn_backward_triton
+    return ms_deform_attn_pytorch, ms_deform_attn_backward_pytorch
+
+
+def _check(arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Check arguments with data; metadata on a GPU is not read, which would wait for the GPU."""
+    check_arguments(*arguments)
+    value, spatial_shapes, level_start_index = arguments[:3]
+    if spatial_shapes.device.type == level_start_index.device.type == "cpu":
+        check_metadata(value, spatial_shapes.tolist(), level_start_index.tolist())
+
+
+def _forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    _check(arguments)
+    return _functions(value.device.type)[0](*arguments)
+
+
+def _backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    _check(arguments)
+    check_grad_output(grad_output, value, sampling_locations)
+    return _functions(value.device.type)[1](grad_output, *arguments)
+
+
+# Every device without a kernel of its own: the compiled library's kernels are registered for CPU
+# and CUDA, which precede this one.
+_library.impl("ms_deform_attn", _forward, "CompositeExplicitAutograd")
+_library.impl("ms_deform_attn_backward", _backward, "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake(FORWARD, lib=_library)
+def _fake_forward(
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    B, _, H, D = value.shape
+    return value.new_empty(B, sampling_locations.shape[1], H * D)
+
+
+@torch.library.register_fake(BACKWARD, lib=_library)
+def _fake_backward(
+    grad_output: Tensor,
+    value: Tensor,
+    spatial_shapes: Tensor,
+    level_start_index: Tensor,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    check_grad_output(grad_output, value, sampling_locations)
+    return (
+        value.new_empty(value.shape),
+        sampling_locations.new_empty(sampling_locations.shape),
+        attention_weights.new_empty(attention_weights.shape),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _first_derivative(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    grad_value, grad_locations, grad_weights = torch.ops.mask2former.ms_deform_attn_backward(
+        grad_output, *ctx.saved_tensors
+    )
+    return grad_value, None, None, grad_locations, grad_weights
+
+
+def _second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "the second derivative of ms_deform_attn is not implemented; differentiate once "
+        "(create_graph=False), or detach() the operator's output where gradients of gradients "
+        "are taken"
+    )
+
+
+torch.library.register_autograd(
+    FORWARD, _first_derivative, setup_context=_setup_context, lib=_library
+)
+torch.library.register_autograd(BACKWARD, _second_derivative, lib=_library)
+
+
+def _autocast(device_type: str) -> Callable[..., Tensor]:
+    """The rule of autocast: values in its dtype, positions and weights in float32.
+
+    Half precision could not tell neighbouring pixels of a large map apart. float64 stays.
+    """
+
+    def to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        eligible = tensor.dtype in (torch.float32, *HALF_DTYPES)
+        return tensor.to(dtype) if eligible and tensor.device.type == device_type else tensor
+
+    def rule(
+        value: Tensor,
+        spatial_shapes: Tensor,
+        level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+    ) -> Tensor:
+        dtype = torch.get_autocast_dtype(device_type)
+        with torch.autocast(device_type, enabled=False):
+            return torch.ops.mask2former.ms_deform_attn(
+                to(value, dtype),
+                spatial_shapes,
+                level_start_index,
+                to(sampling_locations, torch.float32),
+                to(attention_weights, torch.float32),
+            )
+
+    return rule
+
+
+for _device_type in ("cpu", "cuda", "xpu", "mps"):
+    _key = f"Autocast{torch._C._dispatch_key_for_device(_device_type)}"
+    if hasattr(torch._C.DispatchKey, _key):  # MPS has it since torch 2.5
+        _library.impl("ms_deform_attn", _autocast(_device_type), _key)
