@@ -175,5 +175,6 @@ def attention_mask(mask_logits: Tensor) -> Tensor:
     Returns:
         bool (B, Q, S), True where sigmoid(logit) >= 0.5, at least once for each query.
     """
-    inside = mask_logits >= 0
+    # Not "logit >= 0": in float32, the published models' own, logits down to -1.5e-7 are inside.
+    inside = mask_logits.float().sigmoid() >= 0.5
     return inside | ~inside.any(-1, keepdim=True)
