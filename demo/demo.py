@@ -27,7 +27,7 @@ from drawing import draw_instances, palette_color
 from inputs import expand_inputs, image_ids, output_paths
 from PIL import Image
 from predictor import Predictor, confident
-from run_folder import Classes, find_classes, weights_of_run
+from run_folder import Classes, find_classes, register_classes, weights_of_run
 from video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
 from windows import VideoWindow, check_display, check_toolkit, show_picture
 
@@ -280,6 +280,7 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
         # Not drawn, and gigabytes for a large photograph with many classes.
         cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     classes = find_classes(cfg, args.config_file)
+    register_classes(cfg, args.config_file)
     demo = Demo(
         Predictor.from_config(cfg, args.allow_unsafe_weights), classes, args.confidence_threshold
     )

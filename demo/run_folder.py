@@ -43,6 +43,23 @@ def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
     return [*overrides, "MODEL.WEIGHTS", str(weights)]
 
 
+def register_classes(cfg: CfgNode, config_file: str) -> None:
+    """Register the classes in `metadata.json` for `DATASETS.TEST` if nothing else has.
+
+    Panoptic models need them: which of the classes are things is not in the weights.
+    """
+    path = Path(config_file).parent / METADATA_FILE
+    for name in cfg.DATASETS.TEST[:1]:
+        metadata = MetadataCatalog.get(name)
+        if not metadata.get("thing_dataset_id_to_contiguous_id") and path.is_file():
+            content = json.loads(path.read_text())
+            ids = content.pop("thing_dataset_id_to_contiguous_id", None) or {}
+            metadata.set(
+                thing_dataset_id_to_contiguous_id={int(id_): i for id_, i in ids.items()},
+                **{key: value for key, value in content.items() if value is not None},
+            )
+
+
 def find_classes(cfg: CfgNode, config_file: str) -> Classes:
     """Names and ids of the classes.
 
