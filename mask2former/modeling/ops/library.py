@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib.machinery
-import importlib.util
 import logging
 import os
 from collections.abc import Callable
@@ -20,12 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import HALF_DTYPES, check_arguments, check_grad_output, check_metadata
+from . import triton_kernels
+from .checks import HALF_DTYPES, check_arguments, check_grad_output
 from .pytorch import ms_deform_attn_backward_pytorch, ms_deform_attn_pytorch
 
 VARIABLE = "MASK2FORMER_OPS"
-IMPLEMENTATIONS = ("compiled", "triton", "pytorch")  # in the order of preference
 FORCED = os.environ.get(VARIABLE) or None
+IMPLEMENTATIONS = ("compiled", "triton", "pytorch")  # in the order of preference
 
 FORWARD, BACKWARD = "mask2former::ms_deform_attn", "mask2former::ms_deform_attn_backward"
 _ARGUMENTS = (
@@ -58,15 +58,15 @@ def find_compiled(folder: Path) -> tuple[Path | None, str]:
     return None, reason + (f" for this Python, only {others}" if others else "")
 
 
-def _load_compiled() -> tuple[str, str]:
-    """Load the compiled library unless something else is forced.
+def _load_compiled(folder: Path) -> tuple[str, str]:
+    """Load the compiled library in `folder` unless something else is forced.
 
     Returns:
         The loaded file or "", and why there is none or "".
     """
     if FORCED not in (None, "compiled"):
         return "", f"not loaded: {VARIABLE}={FORCED}"
-    path, reason = find_compiled(Path(__file__).resolve().parents[2])
+    path, reason = find_compiled(folder)
     if path is None:
         return "", reason
     try:
@@ -79,7 +79,7 @@ def _load_compiled() -> tuple[str, str]:
 
 
 _library = torch.library.Library("mask2former", "FRAGMENT")
-_compiled, _why_not_compiled = _load_compiled()
+_compiled, _why_not_compiled = _load_compiled(Path(__file__).resolve().parents[2])
 if not _compiled:
     for _schema in _SCHEMAS:
         _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -101,28 +101,19 @@ def implementation(device_type: str) -> Choice:
             f"the environment variable {VARIABLE} is {FORCED!r}; "
             f"it must be one of {', '.join(IMPLEMENTATIONS)} or unset"
         )
-    obstacles = obstacles_on(device_type)
-    if FORCED is None:
-        name = next(name for name in IMPLEMENTATIONS if not obstacles.get(name))
-        better = IMPLEMENTATIONS[: IMPLEMENTATIONS.index(name)]
-        reason = "; ".join(obstacles[n] for n in better) or _compiled
-    elif FORCED in obstacles:
-        raise RuntimeError(
-            f"{VARIABLE}={FORCED} cannot serve tensors on {device_type}: {obstacles[FORCED]}"
-        )
+    obstacles: list[str] = []
+    for name in IMPLEMENTATIONS if FORCED is None else (FORCED,):
+        obstacle = _OBSTACLES[name](device_type)
+        if not obstacle:
+            break
+        obstacles.append(obstacle)
     else:
-        name, reason = FORCED, f"{VARIABLE}={FORCED}"
+        raise RuntimeError(
+            f"{VARIABLE}={FORCED} cannot serve tensors on {device_type}: {obstacles[0]}"
+        )
+    reason = "; ".join(obstacles) or (f"{VARIABLE}={FORCED}" if FORCED else _compiled)
     logger.info("ms_deform_attn on %s: %s (%s)", device_type, name, reason)
     return Choice(name, reason)
-
-
-def obstacles_on(device_type: str) -> dict[str, str]:
-    """Why implementations cannot serve a type of device; those that can are left out."""
-    obstacles = {
-        "compiled": _compiled_obstacle(device_type),
-        "triton": _triton_obstacle(device_type),
-    }
-    return {name: obstacle for name, obstacle in obstacles.items() if obstacle}
 
 
 def _compiled_obstacle(device_type: str) -> str:
@@ -135,59 +126,30 @@ def _compiled_obstacle(device_type: str) -> str:
 
 
 def _triton_obstacle(device_type: str) -> str:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and FORCED == "triton"
+    interpreted = FORCED == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     if device_type != "cuda" and not (device_type == "cpu" and interpreted):
         return "Triton serves GPUs, and the CPU with TRITON_INTERPRET=1"
-    if device_type == "cuda" and not torch.cuda.is_available():
-        return "no GPU that this PyTorch can use"
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    from . import triton_kernels  # imports Triton, which is slow and not everywhere
-
-    return "" if triton_kernels.is_available() else "Triton does not work here"
+    return triton_kernels.unavailable_reason() or ""
 
 
-def _functions(device_type: str) -> tuple[Callable[..., Tensor], Callable[..., Any]]:
-    """Forward and backward for devices without a compiled kernel."""
-    if implementation(device_type).name == "triton":
-        from . import triton_kernels
-
-        return triton_kernels.ms_deform_attn_triton, triton_kernels.ms_deform_attn_backward_triton
-    return ms_deform_attn_pytorch, ms_deform_attn_backward_pytorch
-
-
-def _check(arguments: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Check arguments with data; metadata on a GPU is not read, which would wait for the GPU."""
-    check_arguments(*arguments)
-    value, spatial_shapes, level_start_index = arguments[:3]
-    if spatial_shapes.device.type == level_start_index.device.type == "cpu":
-        check_metadata(value, spatial_shapes.tolist(), level_start_index.tolist())
+# Why an implementation cannot serve a type of device, "" if it can.
+_OBSTACLES: dict[str, Callable[[str], str]] = {
+    "compiled": _compiled_obstacle,
+    "triton": _triton_obstacle,
+    "pytorch": lambda device_type: "",
+}
 
 
-def _forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    _check(arguments)
-    return _functions(value.device.type)[0](*arguments)
+def _forward(value: Tensor, *others: Tensor) -> Tensor:
+    if implementation(value.device.type).name == "triton":
+        return triton_kernels.ms_deform_attn_triton(value, *others)
+    return ms_deform_attn_pytorch(value, *others)
 
 
-def _backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    arguments = (value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    _check(arguments)
-    check_grad_output(grad_output, value, sampling_locations)
-    return _functions(value.device.type)[1](grad_output, *arguments)
+def _backward(grad_output: Tensor, value: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if implementation(value.device.type).name == "triton":
+        return triton_kernels.ms_deform_attn_backward_triton(grad_output, value, *others)
+    return ms_deform_attn_backward_pytorch(grad_output, value, *others)
 
 
 # Every device without a kernel of its own: the compiled library's kernels are registered for CPU
