@@ -15,8 +15,6 @@ bits wide. Every access is masked by the sizes of the tensors themselves, never 
 `shapes` and `starts` alone, so that wrong metadata on the GPU cannot lead out of a tensor.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 
