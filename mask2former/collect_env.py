@@ -70,8 +70,12 @@ def _first_line(command: list[str], containing: str = "") -> str:
 
 def _devices() -> list[str]:
     """Types of device that tensors can be on here."""
-    others = ("cuda", "xpu", "mps")
-    return ["cpu", *(name for name in others if getattr(torch, name).is_available())]
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "xpu": torch.xpu.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    return ["cpu", *(name for name, is_available in available.items() if is_available)]
 
 
 def _operator(device_type: str) -> str:

@@ -116,6 +116,17 @@ def implementation(device_type: str) -> Choice:
     return Choice(name, reason)
 
 
+@torch.compiler.assume_constant_result
+def wants_sizes_on_device(device_type: str) -> bool:
+    """Whether metadata should be on the device of the values, not on the CPU.
+
+    The compiled kernels and PyTorch take sizes from the CPU, where they are checked without waiting
+    for the device. Triton's programs read them in the GPU's memory: to copy them there at each
+    call would wait. The choice of an implementation is made, and logged, by the first question.
+    """
+    return device_type != "meta" and implementation(device_type).name == "triton"
+
+
 def _compiled_obstacle(device_type: str) -> str:
     if not _compiled:
         return _why_not_compiled

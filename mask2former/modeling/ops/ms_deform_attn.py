@@ -16,6 +16,8 @@ from torch import Tensor
 from . import library
 from .checks import check_metadata, check_spatial_shapes
 
+CPU = torch.device("cpu")
+
 
 def ms_deform_attn(
     value: Tensor,
@@ -57,19 +59,15 @@ def _metadata(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]] | Tensor
 ) -> tuple[Tensor, Tensor]:
     """The operator's arguments spatial_shapes (L, 2) and level_start_index (L,)."""
-    eager = not torch.compiler.is_compiling()
-    if eager and not value.is_meta:
-        library.implementation(value.device.type)  # logs the choice once
+    device = value.device if library.wants_sizes_on_device(value.device.type) else CPU
     if isinstance(spatial_shapes, Tensor):
         check_spatial_shapes(spatial_shapes)
         areas = spatial_shapes[:, 0] * spatial_shapes[:, 1]
         return spatial_shapes, areas.cumsum(0) - areas
     if value.dim() == 4:  # the operator says if it is not
         check_metadata(value, spatial_shapes)
-    # GPU kernels read the sizes there. Everything else reads them on the CPU.
-    device = value.device if value.is_cuda else torch.device("cpu")
     # A tensor made while fake tensors or a compiler's trace are about must not be kept.
-    if eager and type(value) is Tensor:
+    if type(value) is Tensor and not torch.compiler.is_compiling():
         return _kept_tensors(tuple((int(h), int(w)) for h, w in spatial_shapes), device)
     return _tensors(spatial_shapes, device)
 
