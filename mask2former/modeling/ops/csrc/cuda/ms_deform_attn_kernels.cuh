@@ -1,10 +1,5 @@
 // Multi-scale deformable attention: the forward and the backward kernel.
 //
-// Sizes: B batch, S sum of height * width over the levels, Q queries, H heads, D channels of a
-// head, L levels, P points a level and head. All tensors are contiguous:
-//     value (B, S, H, D), locations (B, Q, H, L, P, 2) as (x, y), weights (B, Q, H, L, P),
-//     output (B, Q, H, D).
-//
 // Work is split so that nothing has to be exchanged but three sums a point:
 //   - gridDim.z runs over B, gridDim.y over H, gridDim.x over Q, hence no division to find one's
 //     place, and the queries of a block, which are neighbours in the image, read the same head of
@@ -14,7 +9,7 @@
 //   - all lanes of a group find a point's corners and bilinear weights for themselves: that is one
 //     instruction for the whole warp either way, and cheaper than a shuffle a number.
 //
-// This header needs the CUDA language and c10's number types, nothing of ATen.
+// Nothing of ATen here: it would take nvcc longer to read than the kernels.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -22,6 +17,8 @@
 #include <c10/util/Half.h>
 
 #include <cstdint>
+
+#include "ms_deform_attn_launch.h"
 
 // From compute capability 9.0, one instruction adds four neighbouring floats.
 #ifndef MASK2FORMER_VECTOR_ATOMICS
@@ -35,37 +32,7 @@
 
 namespace mask2former::kernels {
 
-constexpr int kThreads = 256;        // of a block
-constexpr int kMaxInlineLevels = 8;  // more than any published model has
-constexpr int kMaxHeads = 65535;     // as many blocks as a grid may have along y and z
-
-struct Sizes {
-  int64_t batch, positions, queries, heads, channels;
-  int levels, points;
-};
-
-struct Level {
-  int64_t start;
-  int height, width;
-};
-
-// Where each level is. A table known on the host travels with the kernel's arguments: copying it
-// into device memory would take longer than a small input's kernel.
-struct LevelTable {
-  const int64_t* shapes;  // (L, 2) as (height, width), device memory; null: `levels` instead
-  const int64_t* starts;  // (L,), device memory
-  Level levels[kMaxInlineLevels];
-};
-
-// Half types are summed in float.
-template <typename T>
-struct Accumulator {
-  using type = float;
-};
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
+constexpr int kThreads = 256;  // of a block
 
 template <typename T, int kSize>
 struct alignas(sizeof(T) * kSize) Pack {
@@ -80,15 +47,6 @@ alignas(16) static __device__ const unsigned char zeros[kZeroBytes] = {};
 template <typename T>
 __device__ __forceinline__ const T* zeros_of() {
   return reinterpret_cast<const T*>(zeros);
-}
-
-// Whether a level lies inside of the value tensor. Its area is bounded so that a pixel's index
-// inside of its level is an int.
-__host__ __device__ inline bool level_fits(int64_t height, int64_t width, int64_t start,
-                                           int64_t positions) {
-  return height >= 0 && height <= INT32_MAX && width >= 0 && width <= INT32_MAX &&
-         height * width <= INT32_MAX && start >= 0 && start <= positions &&
-         height * width <= positions - start;
 }
 
 // Levels of the arguments were checked on the host. Others that do not fit are never read.

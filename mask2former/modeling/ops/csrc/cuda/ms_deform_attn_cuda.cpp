@@ -5,16 +5,17 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 #include <torch/library.h>
 
-#include <algorithm>
+#include <cstdint>
 #include <tuple>
 
 #include "../checks.h"
-#include "ms_deform_attn_kernels.cuh"
+#include "ms_deform_attn_launch.h"
 
 namespace mask2former {
 namespace {
@@ -94,11 +95,6 @@ void for_types(at::ScalarType value, at::ScalarType locations, Run&& run) {
   }
 }
 
-dim3 blocks(const kernels::Sizes& sizes, int lanes) {
-  const kernels::Blocks blocks = kernels::blocks_for(sizes, kernels::kThreads, lanes);
-  return dim3(blocks.x, blocks.y, blocks.z);
-}
-
 }  // namespace
 
 Tensor ms_deform_attn_cuda(const Tensor& value, const Tensor& spatial_shapes,
@@ -121,14 +117,9 @@ Tensor ms_deform_attn_cuda(const Tensor& value, const Tensor& spatial_shapes,
   for_types(value.scalar_type(), locations.scalar_type(), [&](auto value_type, auto location_type) {
     using T = decltype(value_type);
     using C = decltype(location_type);
-    kernels::choose_forward_layout<T>(sizes.channels, [&](auto layout) {
-      constexpr int kLanes = decltype(layout)::kLanes;
-      kernels::forward_kernel<T, C, decltype(layout)::kVector, kLanes>
-          <<<blocks(sizes, kLanes), kernels::kThreads, 0, stream>>>(
-              values.const_data_ptr<T>(), levels, locations.const_data_ptr<C>(),
-              weights.const_data_ptr<C>(), output.mutable_data_ptr<T>(), sizes);
-      C10_CUDA_KERNEL_LAUNCH_CHECK();
-    });
+    kernels::launch_forward<T, C>(values.const_data_ptr<T>(), levels, locations.const_data_ptr<C>(),
+                                  weights.const_data_ptr<C>(), output.mutable_data_ptr<T>(), sizes,
+                                  stream.stream());
   });
   return output;
 }
@@ -162,16 +153,11 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cuda(const Tensor& gr
                 using T = decltype(value_type);
                 using C = decltype(location_type);
                 using A = typename kernels::Accumulator<T>::type;
-                kernels::choose_backward_layout<T>(sizes.channels, [&](auto layout) {
-                  constexpr int kLanes = decltype(layout)::kLanes;
-                  kernels::backward_kernel<T, C, decltype(layout)::kVector, kLanes>
-                      <<<blocks(sizes, kLanes), kernels::kThreads, 0, stream>>>(
-                          grads.const_data_ptr<T>(), values.const_data_ptr<T>(), levels,
-                          locations.const_data_ptr<C>(), weights.const_data_ptr<C>(),
-                          grad_value.mutable_data_ptr<A>(), grad_locations.mutable_data_ptr<C>(),
-                          grad_weights.mutable_data_ptr<C>(), sizes);
-                  C10_CUDA_KERNEL_LAUNCH_CHECK();
-                });
+                kernels::launch_backward<T, C>(
+                    grads.const_data_ptr<T>(), values.const_data_ptr<T>(), levels,
+                    locations.const_data_ptr<C>(), weights.const_data_ptr<C>(),
+                    grad_value.mutable_data_ptr<A>(), grad_locations.mutable_data_ptr<C>(),
+                    grad_weights.mutable_data_ptr<C>(), sizes, stream.stream());
               });
   }
   return {grad_value.to(value.scalar_type()), grad_locations, grad_weights};
