@@ -79,8 +79,15 @@ def _tensors(
     for height, width in spatial_shapes:
         starts.append(total)
         total += height * width
-    sizes = torch.tensor([list(size) for size in spatial_shapes], dtype=torch.int64, device=device)
-    return sizes.view(-1, 2), torch.tensor(starts, dtype=torch.int64, device=device)
+    sizes = [number for size in spatial_shapes for number in size]
+    return _tensor(sizes, device).view(-1, 2), _tensor(starts, device)
+
+
+def _tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
+    if not numbers:
+        return torch.empty(0, dtype=torch.int64, device=device)
+    # torch.tensor(numbers) makes constants of them where torch 2.4 exports with open sizes.
+    return torch.stack([torch.scalar_tensor(n, dtype=torch.int64, device=device) for n in numbers])
 
 
 @functools.lru_cache(maxsize=256)
