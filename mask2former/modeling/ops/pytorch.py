@@ -91,9 +91,8 @@ def ms_deform_attn_backward_pytorch(
             weight * grad, maps, grid, BILINEAR, ZEROS, False, [True, True]
         )
         grad_maps.append(grad_map.view(B, H, D, height * width))
-        # the grid is 2 * location - 1, or a constant
-        inside = (grid.abs() < OUTSIDE).all(-1, keepdim=True)
-        grad_grids.append(torch.where(inside, 2 * grad_grid, 0.0))
+        # The grid is 2 * location - 1, or outside, where its gradient is 0.
+        grad_grids.append(2 * grad_grid)
     grad_value = torch.cat(grad_maps, dim=3).permute(0, 3, 1, 2)  # (B, S, H, D)
     grad_locations = torch.stack(grad_grids, dim=2).view(B, H, Q, -1, P, 2).transpose(1, 2)
     grad_attention = torch.stack(grad_weights, dim=2).view(B, H, Q, -1, P).transpose(1, 2)

@@ -137,6 +137,21 @@ def test_a_location_that_is_nowhere_contributes_nothing(function, axis):
     torch.testing.assert_close(grad_weights[~nowhere], expected[3][~nowhere])
 
 
+@pytest.mark.parametrize("function", [oracle, lambda *t: ms_deform_attn(t[0], SHAPES, *t[1:])])
+@pytest.mark.parametrize(("place", "slope"), [(-0.25, 0), (-0.2, 2), (1.2, -2), (1.25, 0)])
+def test_the_slope_ends_a_pixel_outside(function, place, slope):
+    """Level 1 is 2 x 2: a quarter of it outside is a pixel away from the nearest centre."""
+    value, locations, weights = inputs(B=1, Q=1, H=1, D=1, P=1)
+    value[:], locations[:], weights[:] = 1, 0.5, 0
+    weights[0, 0, 0, 1] = 1
+    locations[0, 0, 0, 1, 0, 0] = place
+    _, grad_value, grad_locations, _ = gradients(
+        function, (value, locations, weights), torch.ones(1, 1, 1)
+    )
+    assert grad_locations[0, 0, 0, 1, 0, 0] == pytest.approx(slope)
+    assert grad_value.sum() == pytest.approx(0.1 if slope else 0)
+
+
 def test_non_contiguous_arguments():
     tensors = inputs()
     grad = torch.randn(2, 6, 4, dtype=torch.float64).transpose(1, 2)  # (2, 4, 6)
