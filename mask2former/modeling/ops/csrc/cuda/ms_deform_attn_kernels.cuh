@@ -226,10 +226,16 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Blocks that a multiprocessor shall hold: as many as take no register's content to memory.
+template <typename T, int kVector>
+constexpr int kBackwardBlocks = sizeof(T) == 8                               ? 2
+                                : MASK2FORMER_VECTOR_ATOMICS && kVector == 4 ? 4
+                                                                             : 3;
+
 // grad_value has the type of the accumulator and holds zeros at the start; the other two gradients
 // are written whole.
 template <typename T, typename C, int kVector, int kLanes>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<T, kVector>)
     backward_kernel(const T* __restrict__ grad_output, const T* __restrict__ value,
                     const LevelTable levels, const C* __restrict__ locations,
                     const C* __restrict__ weights,
