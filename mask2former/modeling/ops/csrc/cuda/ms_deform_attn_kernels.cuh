@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "ms_deform_attn_launch.h"
+#include "ms_deform_attn_layout.h"
 
 // From compute capability 9.0, one instruction adds four neighbouring floats.
 #ifndef MASK2FORMER_VECTOR_ATOMICS
@@ -32,8 +33,6 @@
 
 namespace mask2former::kernels {
 
-constexpr int kThreads = 256;  // of a block
-
 template <typename T, int kSize>
 struct alignas(sizeof(T) * kSize) Pack {
   T data[kSize];
@@ -41,7 +40,7 @@ struct alignas(sizeof(T) * kSize) Pack {
 
 // Read in place of pixels that do not exist: a choice between addresses takes no branch, and leaves
 // all loads of a point in flight together. As long as what a lane reaches from its first channel.
-constexpr int kZeroBytes = 1024;
+constexpr int kZeroBytes = 512;
 alignas(16) static __device__ const unsigned char zeros[kZeroBytes] = {};
 
 template <typename T>
@@ -85,9 +84,9 @@ __device__ __forceinline__ Corners<A> find_corners(const C* locations, int64_t p
   A x = static_cast<A>(location.data[0]) * width - static_cast<A>(0.5);
   A y = static_cast<A>(location.data[1]) * height - static_cast<A>(0.5);
   corners.inside = x > -1 && y > -1 && x < width && y < height;
-  // A place without valid corners; also, larger numbers do not fit into an int.
+  // A place without valid corners, since other numbers may not fit into an int.
   x = corners.inside ? x : static_cast<A>(-2);
-  y = corners.inside ? y : static_cast<A>(-2);
+  y = corners.inside ? y : static_cast<A>(0);
   const A floor_x = floor(x);
   const A floor_y = floor(y);
   const int left = static_cast<int>(floor_x);
@@ -118,6 +117,7 @@ struct Ownership {
 
   template <typename A, typename T>
   __device__ static __forceinline__ void load(const T* from, A (&to)[kVector]) {
+    static_assert(sizeof(T) * ((kRuns - 1) * kLanes * kRun + kRun) <= kZeroBytes);
 #pragma unroll
     for (int run = 0; run < kRuns; ++run) {
       const auto pack = *reinterpret_cast<const Pack<T, kRun>*>(from + run * kLanes * kRun);
@@ -306,62 +306,6 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks<T, kVector>)
         }
       }
     }
-  }
-}
-
-// The instances: what one lane reads at once, and how many lanes serve a query.
-template <int kVectorOf, int kLanesOf>
-struct Layout {
-  static constexpr int kVector = kVectorOf;
-  static constexpr int kLanes = kLanesOf;
-};
-
-// The blocks to launch: enough for all queries and heads; images beyond kMaxHeads are served in
-// turn by the blocks of others.
-struct Blocks {
-  unsigned x, y, z;
-};
-
-inline Blocks blocks_for(const Sizes& sizes, int threads, int lanes) {
-  const int64_t groups = threads / lanes;
-  return {static_cast<unsigned>((sizes.queries + groups - 1) / groups),
-          static_cast<unsigned>(sizes.heads),
-          static_cast<unsigned>(sizes.batch < kMaxHeads ? sizes.batch : kMaxHeads)};
-}
-
-// Calls use(Layout) with that of the forward kernel: 16 bytes a lane, and one pass over the
-// channels if 32 lanes suffice for it. Pointers must be aligned to 16 bytes.
-template <typename T, typename Use>
-void choose_forward_layout(int64_t channels, Use&& use) {
-  constexpr int kVector = 16 / sizeof(T);
-  if (channels % kVector != 0) {
-    use(Layout<1, 32>{});
-  } else if (channels <= 4 * kVector) {
-    use(Layout<kVector, 4>{});
-  } else if (channels <= 8 * kVector) {
-    use(Layout<kVector, 8>{});
-  } else if (channels <= 16 * kVector) {
-    use(Layout<kVector, 16>{});
-  } else {
-    use(Layout<kVector, 32>{});
-  }
-}
-
-// The same for the backward kernel, whose lanes own their channels in several runs: all of a
-// group's lanes must have channels to own. 16 bytes of the accumulator a lane.
-template <typename T, typename Use>
-void choose_backward_layout(int64_t channels, Use&& use) {
-  constexpr int kVector = 16 / sizeof(typename Accumulator<T>::type);
-  if (channels % (4 * kVector) != 0) {
-    use(Layout<1, 32>{});
-  } else if (channels % (8 * kVector) != 0) {
-    use(Layout<kVector, 4>{});
-  } else if (channels % (16 * kVector) != 0) {
-    use(Layout<kVector, 8>{});
-  } else if (channels % (32 * kVector) != 0) {
-    use(Layout<kVector, 16>{});
-  } else {
-    use(Layout<kVector, 32>{});
   }
 }
 
