@@ -1,0 +1,38 @@
+// The CPU kernels for AVX-512.
+
+#include "kernels.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+
+#include <immintrin.h>
+
+#include <cstring>
+#include <type_traits>
+
+#define MASK2FORMER_ISA avx512
+#define MASK2FORMER_VECTOR_BYTES 64
+#ifdef __clang__
+#pragma clang attribute push(                                                    \
+    __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c"))), \
+    apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")
+#endif
+#define MASK2FORMER_F16C
+#include "kernels_impl.h"
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#else
+
+namespace mask2former {
+namespace avx512 {
+Kernels kernels(Type, Type) { return {}; }
+}  // namespace avx512
+}  // namespace mask2former
+
+#endif

@@ -1,0 +1,613 @@
+// The bodies of the CPU kernels. A file that includes this says before for which instruction set:
+// MASK2FORMER_ISA is the name of the namespace, MASK2FORMER_VECTOR_BYTES the width of its vectors.
+//
+// Vectors are the GNU extension, which GCC and Clang translate to any instruction set.
+
+#include <cstring>
+#include <type_traits>
+
+#include "kernels.h"
+
+namespace mask2former {
+namespace MASK2FORMER_ISA {
+namespace {
+
+#define MASK2FORMER_INLINE inline __attribute__((always_inline))
+
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Half {
+  uint16_t bits;
+};
+
+// What a stored type is computed in.
+template <typename T>
+using Compute = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <typename T, int N>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <typename T, int N>
+using Vector = typename VectorOf<T, N>::type;
+
+// Lanes of a vector register.
+template <typename C>
+constexpr int kLanes = MASK2FORMER_VECTOR_BYTES / sizeof(C);
+
+template <typename To, typename From>
+MASK2FORMER_INLINE To bits_as(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+// --- One number: load and store as float or double ---
+
+MASK2FORMER_INLINE float load(const float* p) { return *p; }
+MASK2FORMER_INLINE double load(const double* p) { return *p; }
+MASK2FORMER_INLINE float load(const BFloat16* p) {
+  return bits_as<float>(static_cast<uint32_t>(p->bits) << 16);
+}
+MASK2FORMER_INLINE float load(const Half* p) {
+#if defined(MASK2FORMER_F16C)
+  return _cvtsh_ss(p->bits);
+#else
+  // Exponent and mantissa moved to their place in a float; the product corrects the exponent, of
+  // numbers below the normal ones too.
+  const uint32_t bits = p->bits;
+  const uint32_t magnitude = (bits & 0x7fffu) << 13;
+  float number = bits_as<float>(magnitude) * bits_as<float>(0x77800000u);  // 2^112
+  if (magnitude >= 0x0f800000u) {                                          // infinite or NaN
+    number = bits_as<float>(magnitude | 0x7f800000u);
+  }
+  return bits_as<float>(bits_as<uint32_t>(number) | (bits & 0x8000u) << 16);
+#endif
+}
+
+MASK2FORMER_INLINE void store(float* p, float x) { *p = x; }
+MASK2FORMER_INLINE void store(double* p, double x) { *p = x; }
+MASK2FORMER_INLINE void store(BFloat16* p, float x) {
+  const uint32_t bits = bits_as<uint32_t>(x);
+  // Round to the nearest, to even on a tie; a NaN stays one.
+  p->bits = x != x ? 0x7fc0 : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+}
+MASK2FORMER_INLINE void store(Half* p, float x) {
+#if defined(MASK2FORMER_F16C)
+  p->bits = _cvtss_sh(x, 0);
+#else
+  const uint32_t bits = bits_as<uint32_t>(x);
+  const uint32_t sign = bits >> 16 & 0x8000u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  uint32_t half;
+  if (magnitude > 0x7f800000u) {  // NaN
+    half = 0x7e00u;
+  } else if (magnitude >= 0x477ff000u) {  // rounds to more than 65504
+    half = 0x7c00u;
+  } else if (magnitude < 0x38800000u) {  // below the normal numbers: the addition rounds
+    half = bits_as<uint32_t>(bits_as<float>(magnitude) + 0.5f) - 0x3f000000u;
+  } else {
+    half = (magnitude + 0xfffu + (magnitude >> 13 & 1) - 0x38000000u) >> 13;
+  }
+  p->bits = sign | half;
+#endif
+}
+
+// --- A vector register: load and store as floats or doubles ---
+
+template <typename T>
+MASK2FORMER_INLINE Vector<Compute<T>, kLanes<Compute<T>>> load_vector(const T* p) {
+  using C = Compute<T>;
+  constexpr int N = kLanes<C>;
+  Vector<C, N> x;
+  if constexpr (std::is_same_v<T, C>) {
+    std::memcpy(&x, p, sizeof(x));
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    Vector<uint16_t, N> bits;
+    std::memcpy(&bits, p, sizeof(bits));
+    x = bits_as<Vector<C, N>>(__builtin_convertvector(bits, Vector<uint32_t, N>) << 16);
+  } else {
+#if defined(MASK2FORMER_F16C) && MASK2FORMER_VECTOR_BYTES == 64
+    x = bits_as<Vector<C, N>>(
+        _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+#elif defined(MASK2FORMER_F16C) && MASK2FORMER_VECTOR_BYTES == 32
+    x = bits_as<Vector<C, N>>(
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#else
+    for (int i = 0; i < N; ++i) x[i] = load(p + i);
+#endif
+  }
+  return x;
+}
+
+template <typename T, typename V>
+MASK2FORMER_INLINE void store_vector(T* p, const V& x) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    std::memcpy(p, &x, sizeof(x));
+  } else {
+    for (int i = 0; i < kLanes<float>; ++i) store(p + i, x[i]);
+  }
+}
+
+// Two registers of channels, in an order that makes loading and storing cheap.
+template <typename T>
+struct Pair {
+  Vector<Compute<T>, kLanes<Compute<T>>> first, second;
+
+  MASK2FORMER_INLINE static Pair loaded(const T* p) {
+    return {load_vector(p), load_vector(p + kLanes<Compute<T>>)};
+  }
+  MASK2FORMER_INLINE void store_to(T* p) const {
+    store_vector(p, first);
+    store_vector(p + kLanes<Compute<T>>, second);
+  }
+};
+
+// The even channels first: they and the odd ones are the halves of 32-bit numbers.
+template <>
+struct Pair<BFloat16> {
+  using Bits = Vector<uint32_t, kLanes<float>>;
+  Vector<float, kLanes<float>> first, second;
+
+  MASK2FORMER_INLINE static Pair loaded(const BFloat16* p) {
+    Bits bits;
+    std::memcpy(&bits, p, sizeof(bits));
+    return {bits_as<decltype(first)>(bits << 16), bits_as<decltype(second)>(bits & 0xffff0000u)};
+  }
+  MASK2FORMER_INLINE void store_to(BFloat16* p) const {
+    const Bits bits = rounded(first) >> 16 | (rounded(second) & 0xffff0000u);
+    std::memcpy(p, &bits, sizeof(bits));
+  }
+
+ private:
+  // As `store` does it.
+  MASK2FORMER_INLINE static Bits rounded(const Vector<float, kLanes<float>>& x) {
+    const Bits bits = bits_as<Bits>(x);
+    return x != x ? Bits{} + 0x7fc00000u : bits + 0x7fffu + (bits >> 16 & 1);
+  }
+};
+
+template <typename V>
+MASK2FORMER_INLINE auto sum_of(const V& x) {
+  using C = std::decay_t<decltype(x[0])>;
+  constexpr int N = sizeof(V) / sizeof(C);
+  if constexpr (N == 1) {
+    return x[0];
+  } else {
+    Vector<C, N / 2> halves[2];
+    std::memcpy(halves, &x, sizeof(x));
+    return sum_of(Vector<C, N / 2>(halves[0] + halves[1]));
+  }
+}
+
+// --- Where to sample ---
+
+// Points of a head of a query that are located together.
+constexpr int kChunk = 16;
+
+// The corners of a pixel square, by number: bit 0 is right, bit 1 is bottom.
+constexpr int kCorners = 4;
+
+template <typename C>
+using Reals = Vector<C, kChunk>;
+template <typename C>
+using Ints = Vector<std::conditional_t<sizeof(C) == 8, int64_t, int32_t>, kChunk>;
+
+// The levels of a chunk of the L * P points, which are the same for all queries and heads.
+template <typename C>
+struct Levels {
+  Reals<C> width{}, height{};
+  Ints<C> columns{}, rows{}, start{};
+
+  Levels() = default;
+  Levels(const Problem& p, int64_t first) {
+    for (int i = 0; i < kChunk && first + i < p.L * p.P; ++i) {
+      const int64_t level = (first + i) / p.P;
+      rows[i] = p.shapes[2 * level];
+      columns[i] = p.shapes[2 * level + 1];
+      start[i] = p.starts[level];
+      height[i] = rows[i];
+      width[i] = columns[i];
+    }
+  }
+};
+
+// Those of all chunks, as far as they fit.
+template <typename C>
+class LevelsOfChunks {
+ public:
+  explicit LevelsOfChunks(const Problem& p) : p_(p) {
+    for (int i = 0; i < kKept; ++i) kept_[i] = Levels<C>(p, int64_t{i} * kChunk);
+  }
+  MASK2FORMER_INLINE const Levels<C>& of(int64_t first) {
+    if (first < kKept * kChunk) return kept_[first / kChunk];
+    other_ = Levels<C>(p_, first);
+    return other_;
+  }
+
+ private:
+  static constexpr int kKept = 2;
+  const Problem& p_;
+  Levels<C> kept_[kKept], other_;
+};
+
+// A located chunk: what the result needs of it.
+template <typename C>
+struct Chunk {
+  int count;                                 // points; the others have no share in the result
+  Vector<int64_t, kChunk> offset[kCorners];  // of the corners, or of some other pixel, in value
+  Reals<C> weighted[kCorners];               // share of the corner in the sample, times weight
+};
+
+// What the gradients need besides.
+template <typename C>
+struct Details {
+  Reals<C> share[kCorners];   // of the corners in the sample; 0 if they are outside of the map
+  Reals<C> inside[kCorners];  // 1 or 0
+  Reals<C> weight;            // attention; 0 for a location that is outside or NaN
+  Reals<C> right, bottom;     // shares of the right column and of the bottom row
+};
+
+template <typename C, typename T>
+MASK2FORMER_INLINE Reals<C> load_reals(const T* p) {
+  constexpr int N = kLanes<C>;
+  Vector<C, N> parts[kChunk / N];
+#pragma GCC unroll 8
+  for (int i = 0; i < kChunk / N; ++i) parts[i] = load_vector(p + i * N);
+  return bits_as<Reals<C>>(parts);
+}
+
+// Locate the next `points` points, or a chunk if there are more. `readable` is the number of points
+// up to the end of the tensors; `stride` is that of a pixel in value.
+template <typename C, typename T>
+MASK2FORMER_INLINE void locate(const Levels<C>& levels, const T* locations, const T* weights,
+                               int64_t points, int64_t readable, int64_t stride, Chunk<C>& chunk,
+                               Details<C>* details) {
+  const int count = points < kChunk ? points : kChunk;
+  T last_locations[2 * kChunk], last_weights[kChunk];
+  if (readable < kChunk) {  // all of a chunk is read below, also of fewer points
+    std::memset(last_locations, 0, sizeof(last_locations));
+    std::memset(last_weights, 0, sizeof(last_weights));
+    std::memcpy(last_locations, locations, 2 * count * sizeof(T));
+    std::memcpy(last_weights, weights, count * sizeof(T));
+    locations = last_locations;
+    weights = last_weights;
+  }
+  const Reals<C> zero{}, one = zero + 1;
+  const auto first = load_reals<C>(locations), second = load_reals<C>(locations + kChunk);
+  Reals<C> x = __builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                       26, 28, 30);
+  Reals<C> y = __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25,
+                                       27, 29, 31);
+  Reals<C> weight = load_reals<C>(weights);
+  x = x * levels.width - C(0.5);
+  y = y * levels.height - C(0.5);
+  // False for NaN, too; what follows can then be converted to integers. The levels of points beyond
+  // `count` have no size: they are outside, or at least without pixels.
+  const auto near = (x > -one) & (x < levels.width) & (y > -one) & (y < levels.height);
+  x = near ? x : zero;
+  y = near ? y : zero;
+  weight = near ? weight : zero;
+  Ints<C> left = __builtin_convertvector(x, Ints<C>), top = __builtin_convertvector(y, Ints<C>);
+  left += x < __builtin_convertvector(left, Reals<C>);  // true is -1: round down, not to 0
+  top += y < __builtin_convertvector(top, Reals<C>);
+  const Reals<C> right = x - __builtin_convertvector(left, Reals<C>);
+  const Reals<C> bottom = y - __builtin_convertvector(top, Reals<C>);
+  const Ints<C> none{};
+  using Offsets = Vector<int64_t, kChunk>;
+  chunk.count = count;
+#pragma GCC unroll 4
+  for (int c = 0; c < kCorners; ++c) {
+    const Ints<C> column = c & 1 ? left + 1 : left, row = c & 2 ? top + 1 : top;
+    const auto valid =
+        near & (column >= none) & (column < levels.columns) & (row >= none) & (row < levels.rows);
+    const Ints<C> position = valid ? levels.start + row * levels.columns + column : none;
+    const Reals<C> share = (c & 1 ? right : one - right) * (c & 2 ? bottom : one - bottom);
+    chunk.offset[c] = __builtin_convertvector(position, Offsets) * stride;
+    chunk.weighted[c] = valid ? share * weight : zero;
+    if (details) {
+      details->inside[c] = valid ? one : zero;
+      details->share[c] = valid ? share : zero;
+    }
+  }
+  if (details) {
+    details->weight = weight;
+    details->right = right;
+    details->bottom = bottom;
+  }
+}
+
+// --- Forward ---
+
+// The most channels of a head that are worked on together: up to 8 registers, up to 64 channels.
+template <typename C>
+constexpr int kMostChannels = 8 * kLanes<C> < 64 ? 8 * kLanes<C> : 64;
+
+// Call `work` with the number of the next channels to work on together, of those that are left, and
+// with the same as a constant; fewer than 16 are a rest, whose constant is 0. Returns the number.
+template <typename C, typename Work>
+MASK2FORMER_INLINE int64_t with_block(int64_t left, const Work& work) {
+  if constexpr (kMostChannels<C> >= 64) {
+    if (left >= 64) return work(64, std::integral_constant<int, 64>()), 64;
+  }
+  if constexpr (kMostChannels<C> >= 32) {
+    if (left >= 32) return work(32, std::integral_constant<int, 32>()), 32;
+  }
+  if (left >= 16) return work(16, std::integral_constant<int, 16>()), 16;
+  return work(left, std::integral_constant<int, 0>()), left;
+}
+
+template <int kChannels, typename T>
+struct Sums {
+  using C = Compute<T>;
+  static constexpr int N = kLanes<C>;
+  static constexpr int kVectors = kChannels / N;
+  static constexpr int kPairs = kVectors / 2;
+  // Several sums of the same channels, so that additions need not wait for each other.
+  static constexpr int kSums = kVectors <= 2 ? 4 : kVectors <= 4 ? 2 : 1;
+
+  Vector<C, N> sums[kSums][kVectors] = {};
+
+  MASK2FORMER_INLINE void add(const Chunk<C>& chunk, const T* value, int64_t) {
+    for (int i = 0; i < chunk.count; ++i) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCorners; ++c) {
+        const T* pixel = value + chunk.offset[c][i];
+        const C share = chunk.weighted[c][i];
+        Vector<C, N>* sum = sums[c % kSums];
+#pragma GCC unroll 8
+        for (int pair = 0; pair < kPairs; ++pair) {
+          const auto loaded = Pair<T>::loaded(pixel + pair * 2 * N);
+          sum[2 * pair] += share * loaded.first;
+          sum[2 * pair + 1] += share * loaded.second;
+        }
+        if constexpr (kVectors == 1) sum[0] += share * load_vector(pixel);
+      }
+    }
+  }
+
+  MASK2FORMER_INLINE void store_to(T* output, int64_t) {
+#pragma GCC unroll 4
+    for (int s = 1; s < kSums; ++s) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sums[0][v] += sums[s][v];
+    }
+#pragma GCC unroll 8
+    for (int pair = 0; pair < kPairs; ++pair) {
+      Pair<T>{sums[0][2 * pair], sums[0][2 * pair + 1]}.store_to(output + pair * 2 * N);
+    }
+    if constexpr (kVectors == 1) store_vector(output, sums[0][0]);
+  }
+};
+
+template <typename T>
+struct Sums<0, T> {
+  using C = Compute<T>;
+  C sums[16] = {};
+
+  void add(const Chunk<C>& chunk, const T* value, int64_t channels) {
+    for (int i = 0; i < chunk.count; ++i) {
+      for (int c = 0; c < kCorners; ++c) {
+        const T* pixel = value + chunk.offset[c][i];
+        const C share = chunk.weighted[c][i];
+        for (int64_t d = 0; d < channels; ++d) sums[d] += share * load(pixel + d);
+      }
+    }
+  }
+
+  void store_to(T* output, int64_t channels) {
+    for (int64_t d = 0; d < channels; ++d) store(output + d, sums[d]);
+  }
+};
+
+// Chunks that are located, and whose pixels are asked for, before they are used: what is sampled
+// lies far apart, and waiting for one pixel after the other would take most of the time.
+constexpr int kAhead = 8;
+
+// Bring `channels` channels of a chunk's pixels to the second-level cache. The first level is too
+// small for as many, and takes too few requests at a time.
+template <typename T, typename C>
+MASK2FORMER_INLINE void prefetch(const Chunk<C>& chunk, const T* value, int64_t channels) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int i = 0; i < chunk.count; ++i) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCorners; ++c) {
+      const T* pixel = value + chunk.offset[c][i];
+      for (int64_t d = 0; d < channels; d += kLine) __builtin_prefetch(pixel + d, 0, 2);
+    }
+  }
+}
+
+template <typename T, typename U>
+void forward(const Problem& p, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  const auto* locations = static_cast<const U*>(p.locations);
+  const auto* weights = static_cast<const U*>(p.weights);
+  const int64_t points = p.L * p.P, all_points = p.B * p.Q * p.H * points, stride = p.H * p.D;
+  const int64_t chunks = (points + kChunk - 1) / kChunk;
+  // Items are heads of queries. Of one with many points, every chunk is located when it is used.
+  const int64_t items_ahead = chunks > kAhead ? 1 : kAhead / chunks;
+  LevelsOfChunks<C> levels(p);
+  Chunk<C> ahead[kAhead];
+  const auto value_of = [&](int64_t item) {
+    const int64_t query = item / p.H, head = item - query * p.H;
+    return static_cast<const T*>(p.value) + query / p.Q * p.S * stride + head * p.D;
+  };
+  const auto locate_chunk = [&](int64_t item, int64_t chunk, Chunk<C>& located) {
+    const int64_t first = chunk * kChunk, offset = item * points + first;
+    locate<C>(levels.of(first), locations + 2 * offset, weights + offset, points - first,
+              all_points - offset, stride, located, static_cast<Details<C>*>(nullptr));
+    prefetch(located, value_of(item), p.D);
+  };
+  const int64_t last_item = end * p.H;
+  for (int64_t first = begin * p.H; first < last_item; first += items_ahead) {
+    const int64_t last = last_item - first < items_ahead ? last_item : first + items_ahead;
+    if (chunks <= kAhead) {
+      Chunk<C>* located = ahead;
+      for (int64_t item = first; item < last; ++item) {
+        for (int64_t chunk = 0; chunk < chunks; ++chunk) locate_chunk(item, chunk, *located++);
+      }
+    }
+    for (int64_t item = first; item < last; ++item) {
+      const T* value = value_of(item);
+      for (int64_t d = 0; d < p.D;) {
+        d += with_block<C>(p.D - d, [&](int64_t block, auto channels) {
+          Sums<decltype(channels)::value, T> sums;
+          for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+            if (chunks > kAhead) locate_chunk(item, chunk, ahead[0]);
+            sums.add(ahead[chunks > kAhead ? 0 : (item - first) * chunks + chunk], value + d,
+                     block);
+          }
+          sums.store_to(static_cast<T*>(p.output) + item * p.D + d, block);
+        });
+      }
+    }
+  }
+}
+
+// --- Backward ---
+
+// Of one chunk and some channels: add to the gradients of the corners' values, and add the products
+// of the output's gradient with the corners' values to `products`.
+template <int kChannels, typename T, typename C>
+MASK2FORMER_INLINE void scatter(const Chunk<C>& chunk, const T* grad_output, const T* value,
+                                C* grad_value, int64_t channels, Reals<C>* products) {
+  if constexpr (kChannels > 0) {
+    constexpr int N = kLanes<C>, kVectors = kChannels / N;
+    Vector<C, N> grad[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) grad[v] = load_vector(grad_output + v * N);
+    for (int i = 0; i < chunk.count; ++i) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCorners; ++c) {
+        const T* pixel = value + chunk.offset[c][i];
+        C* grad_pixel = grad_value + chunk.offset[c][i];
+        const C share = chunk.weighted[c][i];
+        Vector<C, N> product{};
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          product += grad[v] * load_vector(pixel + v * N);
+          store_vector(grad_pixel + v * N, load_vector(grad_pixel + v * N) + share * grad[v]);
+        }
+        products[c][i] += sum_of(product);
+      }
+    }
+  } else {
+    for (int i = 0; i < chunk.count; ++i) {
+      for (int c = 0; c < kCorners; ++c) {
+        const T* pixel = value + chunk.offset[c][i];
+        C* grad_pixel = grad_value + chunk.offset[c][i];
+        C product = 0;
+        for (int64_t d = 0; d < channels; ++d) {
+          const C grad = load(grad_output + d);
+          product += grad * load(pixel + d);
+          grad_pixel[d] += chunk.weighted[c][i] * grad;
+        }
+        products[c][i] += product;
+      }
+    }
+  }
+}
+
+// Gradients of locations and weights, from the products that `scatter` gives.
+template <typename C, typename U>
+MASK2FORMER_INLINE void store_gradients(const Details<C>& details, const Levels<C>& levels,
+                                        int count, Reals<C>* products, U* grad_locations,
+                                        U* grad_weights) {
+  Reals<C> grad_weight{};
+  for (int c = 0; c < kCorners; ++c) {
+    products[c] *= details.inside[c];
+    grad_weight += details.share[c] * products[c];
+  }
+  const Reals<C> one = Reals<C>{} + 1;
+  const Reals<C> grad_x = details.weight * levels.width *
+                          ((one - details.bottom) * (products[1] - products[0]) +
+                           details.bottom * (products[3] - products[2]));
+  const Reals<C> grad_y = details.weight * levels.height *
+                          ((one - details.right) * (products[2] - products[0]) +
+                           details.right * (products[3] - products[1]));
+  for (int i = 0; i < count; ++i) {
+    store(grad_locations + 2 * i, grad_x[i]);
+    store(grad_locations + 2 * i + 1, grad_y[i]);
+    store(grad_weights + i, grad_weight[i]);
+  }
+}
+
+template <typename T, typename U>
+void backward(const Problem& p, int64_t begin, int64_t end) {
+  using C = Compute<T>;
+  const auto* locations = static_cast<const U*>(p.locations);
+  const auto* weights = static_cast<const U*>(p.weights);
+  const int64_t points = p.L * p.P, all_points = p.B * p.Q * p.H * points, stride = p.H * p.D;
+  LevelsOfChunks<C> levels(p);
+  Chunk<C> ahead[kAhead];
+  Details<C> details[kAhead];
+  // The images one after the other. Of an image the queries, and of a query the heads, which lie
+  // side by side in memory.
+  for (int64_t first_head, last_head; begin < end; begin += last_head - first_head) {
+    const int64_t image = begin / p.H;
+    first_head = begin - image * p.H;
+    last_head = end - image * p.H < p.H ? end - image * p.H : p.H;
+    const auto work = [&](int64_t query, int64_t first, int64_t head, int64_t heads) {
+      for (int64_t i = 0; i < heads; ++i) {
+        const int64_t offset = (query * p.H + head + i) * points + first;
+        locate<C>(levels.of(first), locations + 2 * offset, weights + offset, points - first,
+                  all_points - offset, stride, ahead[i], &details[i]);
+        const int64_t base = image * p.S * stride + (head + i) * p.D;
+        prefetch(ahead[i], static_cast<const T*>(p.value) + base, p.D);
+        prefetch(ahead[i], static_cast<const C*>(p.grad_value) + base, p.D);
+      }
+      for (int64_t i = 0; i < heads; ++i) {
+        const int64_t item = query * p.H + head + i;
+        const int64_t base = image * p.S * stride + (head + i) * p.D;
+        Reals<C> products[kCorners] = {};
+        for (int64_t d = 0; d < p.D;) {
+          d += with_block<C>(p.D - d, [&](int64_t block, auto channels) {
+            scatter<decltype(channels)::value>(
+                ahead[i], static_cast<const T*>(p.grad_output) + item * p.D + d,
+                static_cast<const T*>(p.value) + base + d, static_cast<C*>(p.grad_value) + base + d,
+                block, products);
+          });
+        }
+        const int64_t offset = item * points + first;
+        store_gradients(details[i], levels.of(first), ahead[i].count, products,
+                        static_cast<U*>(p.grad_locations) + 2 * offset,
+                        static_cast<U*>(p.grad_weights) + offset);
+      }
+    };
+    for (int64_t query = image * p.Q; query < (image + 1) * p.Q; ++query) {
+      for (int64_t first = 0; first < points; first += kChunk) {
+        for (int64_t head = first_head; head < last_head; head += kAhead) {
+          work(query, first, head, last_head - head < kAhead ? last_head - head : kAhead);
+        }
+      }
+    }
+  }
+}
+
+template <typename T, typename U>
+constexpr Kernels kKernels{forward<T, U>, backward<T, U>};
+
+}  // namespace
+
+Kernels kernels(Type value, Type coordinates) {
+  const bool same = value == coordinates, wide = coordinates == Type::kFloat;
+  switch (value) {
+    case Type::kFloat:
+      return same ? kKernels<float, float> : Kernels{};
+    case Type::kDouble:
+      return same ? kKernels<double, double> : Kernels{};
+    case Type::kBFloat16:
+      return same ? kKernels<BFloat16, BFloat16> : wide ? kKernels<BFloat16, float> : Kernels{};
+    case Type::kHalf:
+      return same ? kKernels<Half, Half> : wide ? kKernels<Half, float> : Kernels{};
+  }
+  return {};
+}
+
+#undef MASK2FORMER_INLINE
+
+}  // namespace MASK2FORMER_ISA
+}  // namespace mask2former
