@@ -2,7 +2,7 @@
 
 Compiles the deformable-attention operator into `mask2former/_C*.so` if PyTorch is there to compile
 with, which it is not in pip's build isolation: `pip install --no-build-isolation .`. Without it, or
-without a compiler, the install is pure Python; `python -m mask2former.collect_env` says which it is.
+without a compiler, the install is pure Python: `python -m mask2former.collect_env` says which.
 
 Environment variables:
     FORCE_CUDA=1          compile the CUDA kernels though no GPU is there; an error if that fails

@@ -91,7 +91,7 @@ Tensor ms_deform_attn_cpu(const Tensor& value, const Tensor& spatial_shapes,
                       attention_weights);
   Problem& p = arguments.problem;
   Tensor output = at::empty({p.B, p.Q, p.H * p.D}, value.options());
-  if (output.numel() == 0) return output;
+  if (arguments.weights.numel() == 0) return output.zero_();  // nothing to sample
   p.output = output.mutable_data_ptr();
   // Enough work to be worth a thread: some 20 microseconds.
   constexpr int64_t kGrain = 32;
