@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from torch.nn import functional as F
 
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
+
+Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level
 
 
 class MSDeformAttn(nn.Module):
@@ -61,7 +64,7 @@ class MSDeformAttn(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self, query: Tensor, value: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
+        self, query: Tensor, value: Tensor, points: Tensor, spatial_shapes: Shapes
     ) -> Tensor:
         """Attend from each query to its surroundings on every level.
 
@@ -77,14 +80,19 @@ class MSDeformAttn(nn.Module):
         B, S, _ = query.shape
         H, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(value).view(B, S, H, -1)
+        # One projection gives both, the offsets as parts of a level's size instead of pixels.
+        sizes = points.new_tensor([(w, h) for h, w in spatial_shapes])  # (L, 2)
+        scale = (1 / sizes)[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
+        offsets, weights = F.linear(
+            query,
+            torch.cat((self.sampling_offsets.weight * scale, self.attention_weights.weight)),
+            torch.cat((self.sampling_offsets.bias * scale[:, 0], self.attention_weights.bias)),
+        ).split((H * L * P * 2, H * L * P), dim=-1)
         # Positions and the softmax stay in float32 under autocast: bfloat16 could not tell
         # neighbouring pixels of a large map apart.
-        offsets = self.sampling_offsets(query).view(B, S, H, L, P, 2).float()
-        weights = self.attention_weights(query).view(B, S, H, L * P).float().softmax(-1)
-        sizes = offsets.new_tensor([(w, h) for h, w in spatial_shapes])  # (L, 2)
-        locations = points[None, :, None, None, None] + offsets / sizes[:, None]
-        output = ms_deform_attn(value, spatial_shapes, locations, weights.view(B, S, H, L, P))
-        return self.output_proj(output)
+        locations = points[:, None, None, None] + offsets.view(B, S, H, L, P, 2).float()
+        weights = weights.view(B, S, H, L * P).float().softmax(-1).view(B, S, H, L, P)
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
 
 
 class MSDeformAttnEncoderLayer(nn.Module):
@@ -112,9 +120,7 @@ class MSDeformAttnEncoderLayer(nn.Module):
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
         """(B, S, C) and position encoding (S, C) to (B, S, C)."""
         x = self.norm1(x + self.dropout(self.self_attn(x + pos, x, points, spatial_shapes)))
         hidden = self.dropout(F.relu(self.linear1(x)))
@@ -128,9 +134,7 @@ class MSDeformAttnEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(MSDeformAttnEncoderLayer(**layer) for _ in range(num_layers))
 
-    def forward(
-        self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: list[tuple[int, int]]
-    ) -> Tensor:
+    def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
         """(B, S, C) to (B, S, C)."""
         for layer in self.layers:
             x = layer(x, pos, points, spatial_shapes)
@@ -148,7 +152,7 @@ class MSDeformAttnTransformer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, H_l, W_l) to maps of the same shapes."""
-        shapes = [(int(m.shape[-2]), int(m.shape[-1])) for m in maps]
+        shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
         C, device = maps[0].shape[1], maps[0].device
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
         pos = torch.cat(
@@ -157,12 +161,23 @@ class MSDeformAttnTransformer(nn.Module):
                 for (h, w), embed in zip(shapes, self.level_embed, strict=True)
             ]
         )  # (S, C)
-        x = self.encoder(x, pos, reference_points(shapes, device), shapes)
+        # What is made while a compiler traces, or with fake tensors about, must not be kept.
+        keep = type(x) is Tensor and not torch.compiler.is_compiling()
+        points = (
+            _kept_reference_points(shapes, device) if keep else reference_points(shapes, device)
+        )
+        x = self.encoder(x, pos, points, shapes)
         parts = x.split([h * w for h, w in shapes], dim=1)
         return [
             part.transpose(1, 2).unflatten(2, shape)
             for part, shape in zip(parts, shapes, strict=True)
         ]
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_reference_points(shapes: Shapes, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # such a tensor could not be used in training later
+        return reference_points(shapes, device)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

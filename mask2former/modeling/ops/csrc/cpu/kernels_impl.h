@@ -169,17 +169,44 @@ struct Pair<BFloat16> {
   }
 };
 
-template <typename V>
-MASK2FORMER_INLINE auto sum_of(const V& x) {
-  using C = std::decay_t<decltype(x[0])>;
-  constexpr int N = sizeof(V) / sizeof(C);
-  if constexpr (N == 1) {
-    return x[0];
+// The sums of four vectors.
+template <typename C, int N>
+MASK2FORMER_INLINE Vector<C, 4> sums_of(const Vector<C, N>* v) {
+  Vector<C, 4> sums;
+  if constexpr (N == 16) {
+    const auto halves = [](auto a, auto b) {
+      return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+             __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30,
+                                     31);
+    };
+    const auto a = halves(v[0], v[1]), b = halves(v[2], v[3]);
+    auto c =
+        __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+        __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    c += __builtin_shufflevector(c, c, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    c += __builtin_shufflevector(c, c, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    sums = __builtin_shufflevector(c, c, 0, 4, 8, 12);
+  } else if constexpr (N == 8) {
+    const auto halves = [](auto a, auto b) {
+      return __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    };
+    const auto a = halves(v[0], v[1]), b = halves(v[2], v[3]);
+    auto c = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+             __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    c += __builtin_shufflevector(c, c, 1, 0, 3, 2, 5, 4, 7, 6);
+    sums = __builtin_shufflevector(c, c, 0, 2, 4, 6);
+  } else if constexpr (N == 4) {
+    const auto halves = [](auto a, auto b) {
+      return __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    };
+    const auto a = halves(v[0], v[1]), b = halves(v[2], v[3]);
+    sums = __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
   } else {
-    Vector<C, N / 2> halves[2];
-    std::memcpy(halves, &x, sizeof(x));
-    return sum_of(Vector<C, N / 2>(halves[0] + halves[1]));
+    static_assert(N == 2);
+    for (int i = 0; i < 4; ++i) sums[i] = v[i][0] + v[i][1];
   }
+  return sums;
 }
 
 // --- Where to sample ---
@@ -469,30 +496,44 @@ void forward(const Problem& p, int64_t begin, int64_t end) {
 
 // --- Backward ---
 
-// Of one chunk and some channels: add to the gradients of the corners' values, and add the products
-// of the output's gradient with the corners' values to `products`.
+// For each point of a chunk and each corner, the product of the output's gradient with the corner's
+// value.
+template <typename C>
+struct Products {
+  Vector<C, kCorners> of_point[kChunk];
+
+  // The products of a corner, whether inside or not, for all points.
+  MASK2FORMER_INLINE Reals<C> of_corner(int corner) const {
+    Reals<C> products;
+#pragma GCC unroll 16
+    for (int i = 0; i < kChunk; ++i) products[i] = of_point[i][corner];
+    return products;
+  }
+};
+
+// Of one chunk and some channels: add to the gradients of the corners' values, and to the products.
 template <int kChannels, typename T, typename C>
 MASK2FORMER_INLINE void scatter(const Chunk<C>& chunk, const T* grad_output, const T* value,
-                                C* grad_value, int64_t channels, Reals<C>* products) {
+                                C* grad_value, int64_t channels, Products<C>& products) {
   if constexpr (kChannels > 0) {
     constexpr int N = kLanes<C>, kVectors = kChannels / N;
     Vector<C, N> grad[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) grad[v] = load_vector(grad_output + v * N);
     for (int i = 0; i < chunk.count; ++i) {
+      Vector<C, N> product[kCorners] = {};
 #pragma GCC unroll 4
       for (int c = 0; c < kCorners; ++c) {
         const T* pixel = value + chunk.offset[c][i];
         C* grad_pixel = grad_value + chunk.offset[c][i];
         const C share = chunk.weighted[c][i];
-        Vector<C, N> product{};
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
-          product += grad[v] * load_vector(pixel + v * N);
+          product[c] += grad[v] * load_vector(pixel + v * N);
           store_vector(grad_pixel + v * N, load_vector(grad_pixel + v * N) + share * grad[v]);
         }
-        products[c][i] += sum_of(product);
       }
+      products.of_point[i] += sums_of<C, N>(product);
     }
   } else {
     for (int i = 0; i < chunk.count; ++i) {
@@ -505,34 +546,55 @@ MASK2FORMER_INLINE void scatter(const Chunk<C>& chunk, const T* grad_output, con
           product += grad * load(pixel + d);
           grad_pixel[d] += chunk.weighted[c][i] * grad;
         }
-        products[c][i] += product;
+        products.of_point[i][c] += product;
       }
     }
   }
 }
 
-// Gradients of locations and weights, from the products that `scatter` gives.
+// Store the first `count` numbers. The counts of published models are known to the compiler, which
+// then makes a few instructions of them.
+template <typename U, typename C>
+MASK2FORMER_INLINE void store_some(U* p, const C* numbers, int count) {
+  U stored[2 * kChunk];
+  if (count == 12 || count == 24) {
+    for (int i = 0; i < 12; ++i) store(stored + i, numbers[i]);
+    std::memcpy(p, stored, 12 * sizeof(U));
+    if (count == 12) return;
+    for (int i = 12; i < 24; ++i) store(stored + i, numbers[i]);
+    std::memcpy(p + 12, stored + 12, 12 * sizeof(U));
+  } else {
+    for (int i = 0; i < count; ++i) store(p + i, numbers[i]);
+  }
+}
+
+// Gradients of locations and weights, from the products.
 template <typename C, typename U>
 MASK2FORMER_INLINE void store_gradients(const Details<C>& details, const Levels<C>& levels,
-                                        int count, Reals<C>* products, U* grad_locations,
+                                        int count, const Products<C>& products, U* grad_locations,
                                         U* grad_weights) {
-  Reals<C> grad_weight{};
+  Reals<C> product[kCorners], grad_weight{};
+#pragma GCC unroll 4
   for (int c = 0; c < kCorners; ++c) {
-    products[c] *= details.inside[c];
-    grad_weight += details.share[c] * products[c];
+    product[c] = products.of_corner(c) * details.inside[c];
+    grad_weight += details.share[c] * product[c];
   }
   const Reals<C> one = Reals<C>{} + 1;
   const Reals<C> grad_x = details.weight * levels.width *
-                          ((one - details.bottom) * (products[1] - products[0]) +
-                           details.bottom * (products[3] - products[2]));
+                          ((one - details.bottom) * (product[1] - product[0]) +
+                           details.bottom * (product[3] - product[2]));
   const Reals<C> grad_y = details.weight * levels.height *
-                          ((one - details.right) * (products[2] - products[0]) +
-                           details.right * (products[3] - products[1]));
-  for (int i = 0; i < count; ++i) {
-    store(grad_locations + 2 * i, grad_x[i]);
-    store(grad_locations + 2 * i + 1, grad_y[i]);
-    store(grad_weights + i, grad_weight[i]);
-  }
+                          ((one - details.right) * (product[2] - product[0]) +
+                           details.right * (product[3] - product[1]));
+  const Reals<C> xy[2] = {__builtin_shufflevector(grad_x, grad_y, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20,
+                                                  5, 21, 6, 22, 7, 23),
+                          __builtin_shufflevector(grad_x, grad_y, 8, 24, 9, 25, 10, 26, 11, 27, 12,
+                                                  28, 13, 29, 14, 30, 15, 31)};
+  C numbers[2 * kChunk];
+  std::memcpy(numbers, xy, sizeof(numbers));
+  store_some(grad_locations, numbers, 2 * count);
+  std::memcpy(numbers, &grad_weight, sizeof(grad_weight));
+  store_some(grad_weights, numbers, count);
 }
 
 template <typename T, typename U>
@@ -544,43 +606,41 @@ void backward(const Problem& p, int64_t begin, int64_t end) {
   LevelsOfChunks<C> levels(p);
   Chunk<C> ahead[kAhead];
   Details<C> details[kAhead];
+  int64_t items[kAhead], bases[kAhead];
   // The images one after the other. Of an image the queries, and of a query the heads, which lie
   // side by side in memory.
-  for (int64_t first_head, last_head; begin < end; begin += last_head - first_head) {
-    const int64_t image = begin / p.H;
-    first_head = begin - image * p.H;
-    last_head = end - image * p.H < p.H ? end - image * p.H : p.H;
-    const auto work = [&](int64_t query, int64_t first, int64_t head, int64_t heads) {
-      for (int64_t i = 0; i < heads; ++i) {
-        const int64_t offset = (query * p.H + head + i) * points + first;
-        locate<C>(levels.of(first), locations + 2 * offset, weights + offset, points - first,
-                  all_points - offset, stride, ahead[i], &details[i]);
-        const int64_t base = image * p.S * stride + (head + i) * p.D;
-        prefetch(ahead[i], static_cast<const T*>(p.value) + base, p.D);
-        prefetch(ahead[i], static_cast<const C*>(p.grad_value) + base, p.D);
+  for (int64_t heads; begin < end; begin += heads) {
+    const int64_t image = begin / p.H, first_head = begin - image * p.H;
+    heads = end - begin < p.H - first_head ? end - begin : p.H - first_head;
+    for (int64_t done = 0; done < p.Q * heads; done += kAhead) {
+      const int64_t count = p.Q * heads - done < kAhead ? p.Q * heads - done : kAhead;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t query = (done + i) / heads, head = first_head + (done + i) - query * heads;
+        items[i] = (image * p.Q + query) * p.H + head;
+        bases[i] = image * p.S * stride + head * p.D;
       }
-      for (int64_t i = 0; i < heads; ++i) {
-        const int64_t item = query * p.H + head + i;
-        const int64_t base = image * p.S * stride + (head + i) * p.D;
-        Reals<C> products[kCorners] = {};
-        for (int64_t d = 0; d < p.D;) {
-          d += with_block<C>(p.D - d, [&](int64_t block, auto channels) {
-            scatter<decltype(channels)::value>(
-                ahead[i], static_cast<const T*>(p.grad_output) + item * p.D + d,
-                static_cast<const T*>(p.value) + base + d, static_cast<C*>(p.grad_value) + base + d,
-                block, products);
-          });
-        }
-        const int64_t offset = item * points + first;
-        store_gradients(details[i], levels.of(first), ahead[i].count, products,
-                        static_cast<U*>(p.grad_locations) + 2 * offset,
-                        static_cast<U*>(p.grad_weights) + offset);
-      }
-    };
-    for (int64_t query = image * p.Q; query < (image + 1) * p.Q; ++query) {
       for (int64_t first = 0; first < points; first += kChunk) {
-        for (int64_t head = first_head; head < last_head; head += kAhead) {
-          work(query, first, head, last_head - head < kAhead ? last_head - head : kAhead);
+        for (int64_t i = 0; i < count; ++i) {
+          const int64_t offset = items[i] * points + first;
+          locate<C>(levels.of(first), locations + 2 * offset, weights + offset, points - first,
+                    all_points - offset, stride, ahead[i], &details[i]);
+          prefetch(ahead[i], static_cast<const T*>(p.value) + bases[i], p.D);
+          prefetch(ahead[i], static_cast<const C*>(p.grad_value) + bases[i], p.D);
+        }
+        for (int64_t i = 0; i < count; ++i) {
+          Products<C> products{};
+          for (int64_t d = 0; d < p.D;) {
+            d += with_block<C>(p.D - d, [&](int64_t block, auto channels) {
+              scatter<decltype(channels)::value>(
+                  ahead[i], static_cast<const T*>(p.grad_output) + items[i] * p.D + d,
+                  static_cast<const T*>(p.value) + bases[i] + d,
+                  static_cast<C*>(p.grad_value) + bases[i] + d, block, products);
+            });
+          }
+          const int64_t offset = items[i] * points + first;
+          store_gradients(details[i], levels.of(first), ahead[i].count, products,
+                          static_cast<U*>(p.grad_locations) + 2 * offset,
+                          static_cast<U*>(p.grad_weights) + offset);
         }
       }
     }
