@@ -504,7 +504,7 @@ struct Products {
 
   // The products of a corner, whether inside or not, for all points.
   MASK2FORMER_INLINE Reals<C> of_corner(int corner) const {
-    Reals<C> products;
+    Reals<C> products{};
 #pragma GCC unroll 16
     for (int i = 0; i < kChunk; ++i) products[i] = of_point[i][corner];
     return products;
