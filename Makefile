@@ -15,13 +15,14 @@ OUTPUT ?= output/quickstart
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.mask2former-installed
 SHAPES := $(DETECTRON2_DATASETS)/synthetic_shapes
+CSRC := $(shell git ls-files 'mask2former/modeling/ops/csrc')
 CPP = $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 
 .PHONY: install quickstart test test-slow lint bench clean
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py
+$(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip "setuptools<81" wheel
 	$(BIN)/pip install $(TORCH)
@@ -50,8 +51,9 @@ lint: install
 	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
 
 bench: install
+	$(BIN)/python benchmarks/bench_ms_deform_attn.py
 	$(BIN)/python benchmarks/bench_inference.py
 	$(BIN)/python benchmarks/bench_evaluation.py
 
 clean:
-	rm -rf build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build *.egg-info mask2former/_C*.so .mypy_cache .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ the level, as in a network, or "uniform", anywhere. All of it runs in turn, in o
 are medians.
 
     grid_sample           the PyTorch form, which other devices use
-    torch-ms-deform-attn  the package of that name (pip install torch-ms-deform-attn==0.1.1), if there
+    torch-ms-deform-attn  the package of that name, if it is installed (0.1.1 is what we measured)
 
     python benchmarks/bench_ms_deform_attn.py [--threads 2] [--repeat 9]
 """
