@@ -165,7 +165,8 @@ def attribute_chains(file: Path) -> Iterator[str]:
 
     def remember(target: ast.expr, value: ast.expr) -> None:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-            for pair in zip(target.elts, value.elts, strict=True):
+            starred = any(isinstance(part, ast.Starred) for part in value.elts)
+            for pair in zip(target.elts, value.elts, strict=True) if not starred else ():
                 remember(*pair)
         elif isinstance(target, ast.Name) and isinstance(value, ast.Attribute):
             name = dotted(value)
