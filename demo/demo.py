@@ -34,7 +34,7 @@ from windows import VideoWindow, check_display, check_toolkit, show_picture
 import mask2former  # noqa: F401  registers the models and data sets
 from mask2former.config import load_config
 from mask2former.data.image import ImageReadError, read_image
-from mask2former.engine.setup import check_device
+from mask2former.engine.setup import add_trust_flags, check_device
 from mask2former.evaluation import instances_to_coco_results
 
 
@@ -71,16 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="leave out instances under this score, 0 to 1 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--allow-unsafe-config",
-        action="store_true",
-        help="let YAML tags in the config file run Python code; only for files that you trust",
-    )
-    parser.add_argument(
-        "--allow-unsafe-weights",
-        action="store_true",
-        help="let a pickle of weights run Python code; only for files that you trust",
-    )
+    add_trust_flags(parser)
     parser.add_argument(
         "--opts",
         nargs="*",

@@ -42,7 +42,7 @@ from mask2former.checkpoint.hf_config import TASKS, cfg_from_hf, hf_config, task
 from mask2former.checkpoint.hf_names import d2_to_hf
 from mask2former.checkpoint.hf_preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 from mask2former.checkpoint.matching import compare, report
-from mask2former.engine.setup import METADATA_FILE
+from mask2former.engine.setup import METADATA_FILE, add_trust_flags
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -72,16 +72,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "config.yaml)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    parser.add_argument(
-        "--allow-unsafe-config",
-        action="store_true",
-        help="let YAML tags in the config file run Python code; only for files that you trust",
-    )
-    parser.add_argument(
-        "--allow-unsafe-weights",
-        action="store_true",
-        help="let a pickle of weights run Python code; only for files that you trust",
-    )
+    add_trust_flags(parser)
     return parser
 
 

@@ -42,6 +42,12 @@ def argument_parser() -> argparse.ArgumentParser:
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="FILE", help=f"{split} annotations")
         data.add_argument(f"--{split}-images", metavar="DIR", help=f"{split} images")
+    add_trust_flags(parser)
+    return parser
+
+
+def add_trust_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that let files run code."""
     parser.add_argument(
         "--allow-unsafe-config",
         action="store_true",
@@ -52,7 +58,6 @@ def argument_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let a pickle of weights run Python code; only for files that you trust",
     )
-    return parser
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
