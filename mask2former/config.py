@@ -34,6 +34,12 @@ def _add_input_keys(cfg: CfgNode) -> None:
     cfg.INPUT.IMAGE_SIZE = 1024
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
+    # The mask_former_* mappers. Colour augmentation of SSD: brightness, contrast, saturation, hue.
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # A random crop is drawn again while one class covers more than this share of it.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    # Training images are padded to a multiple of this; -1 does not pad.
+    cfg.INPUT.SIZE_DIVISIBILITY = -1
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
@@ -74,6 +80,8 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Number of predictions: 10 means 9 layers and one prediction from the initial queries.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
+    # StandardTransformerDecoder: transformer encoder layers ahead of the decoder.
+    cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
     cfg.MODEL.MASK_FORMER.NHEADS = 8
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
@@ -176,16 +184,6 @@ def _add_keys_only_published_files_need(cfg: CfgNode) -> None:
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.SEM_SEG_HEAD.ASPP_DROPOUT = 0.1
     cfg.MODEL.SEM_SEG_HEAD.USE_DEPTHWISE_SEPARABLE_CONV = False
-
-    # --- Of the semantic and panoptic mappers, and of StandardTransformerDecoder ---
-    # Colour augmentation of SSD.
-    cfg.INPUT.COLOR_AUG_SSD = False
-    # A random crop is drawn again while one class covers more than this share of it.
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # Training images are padded to a multiple of this; -1 does not pad.
-    cfg.INPUT.SIZE_DIVISIBILITY = -1
-    # Transformer encoder layers ahead of the decoder.
-    cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
 
 
 def load_config(
