@@ -1,4 +1,5 @@
 # make quickstart   install everything, then train, evaluate and try a small model (about 10 minutes)
+# TASK=panoptic     what the quickstart's model does: instance (default), panoptic or semantic
 # make test         install everything, then run the tests
 # make lint         ruff, mypy, clang-format
 # make bench        what the README's speed claims run
@@ -10,7 +11,8 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 export DETECTRON2_DATASETS ?= datasets
 # this checkout, even if the environment was made for another one
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
-OUTPUT ?= output/quickstart
+TASK ?= instance
+OUTPUT ?= output/quickstart/$(TASK)
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.mask2former-installed
@@ -32,7 +34,7 @@ $(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
 
 quickstart: install
 	$(BIN)/python -m mask2former.data.synthetic --output $(SHAPES)
-	$(BIN)/python train_net.py --config-file configs/quickstart/instance.yaml OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python train_net.py --config-file configs/quickstart/$(TASK).yaml OUTPUT_DIR $(OUTPUT)
 	$(BIN)/python demo/demo.py --config-file $(OUTPUT)/config.yaml \
 		--input "$(SHAPES)/val/*[05].*" --output $(OUTPUT)/pictures
 	@echo "Model, logs and results: $(OUTPUT)"

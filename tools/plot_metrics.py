@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Plot the losses and the AP of a training run from its ``metrics.json``.
+"""Plot the losses and the accuracy of a training run from its ``metrics.json``.
 
-python tools/plot_metrics.py output/quickstart --output curves.png
+python tools/plot_metrics.py output/quickstart/instance --output curves.png
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # of the last prediction
-METRICS = ("segm/AP", "segm/AP50", "bbox/AP")
+METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
 
 
 def series(rows: list[dict], key: str) -> tuple[list[int], list[float]]:
@@ -43,11 +43,13 @@ def main() -> None:
         left.plot(*series(rows, key), label=key)
     left.set(xlabel="iteration", ylabel="weighted loss, last prediction", ylim=(0, None))
     for key in METRICS:
-        right.plot(*series(rows, key), marker="o", label=key)
-    right.set(xlabel="iteration", ylabel="AP on the validation set", ylim=(0, 100))
+        if any(key in row for row in rows):
+            right.plot(*series(rows, key), marker="o", label=key)
+    right.set(xlabel="iteration", ylabel="on the validation set, percent", ylim=(0, 100))
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     output = args.output or args.run / "curves.png"
     plt.savefig(output, dpi=110)
     print(f"Curves: {output}")
