@@ -7,7 +7,9 @@ from .coco_json import check_coco_json, register_coco_json, register_custom_data
 from .errors import DatasetError
 from .loader import ResumableSampler, SeededMapDataset, build_test_loader, build_train_loader
 from .mapper import MAPPER_PRESETS, SegmentationMapper, build_mapper
+from .panoptic_json import register_coco_panoptic
 from .report import Problem, Report
+from .semantic_folders import register_semantic_folders
 
 register_synthetic(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
@@ -24,6 +26,8 @@ __all__ = [
     "build_train_loader",
     "check_coco_json",
     "register_coco_json",
+    "register_coco_panoptic",
     "register_custom_datasets",
+    "register_semantic_folders",
     "register_synthetic",
 ]

@@ -29,10 +29,9 @@ import pycocotools.mask as mask_util
 from PIL import Image
 from tqdm import tqdm
 
-from .builtin import FOLDER, SPLITS, THING_IDS
+from .builtin import FOLDER, SPLITS, STUFF_IDS, THING_IDS
 from .synthetic_scenes import STUFF_CLASSES, THING_CLASSES, VOID, Scene, draw_scene
 
-STUFF_IDS = (20, 21)
 SEMANTIC_IGNORE = 255
 
 _META_FILE = "synthetic_shapes.json"
