@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import Instances
-from drawing import draw_instances, palette_color
 from inputs import expand_inputs, image_ids, output_paths
 from PIL import Image
 from predictor import Predictor, confident
@@ -36,6 +35,7 @@ from mask2former.config import load_config
 from mask2former.data.image import ImageReadError, read_image
 from mask2former.engine.setup import add_trust_flags, check_device
 from mask2former.evaluation import instances_to_coco_results
+from mask2former.visualization import draw_instances, palette_color
 
 
 def argument_parser() -> argparse.ArgumentParser:

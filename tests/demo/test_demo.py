@@ -13,7 +13,6 @@ import pytest
 import torch
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from drawing import draw_instances, palette_color
 from matplotlib import cbook
 from PIL import Image
 from predictor import Predictor
@@ -21,6 +20,7 @@ from predictor import Predictor
 from demo import main
 from mask2former.config import load_config
 from mask2former.data.image import read_image
+from mask2former.visualization import draw_instances, palette_color
 
 CONFIG = """
 VERSION: 2

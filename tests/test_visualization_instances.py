@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
-from drawing import _least_overlap, draw_instances, palette_color
+
+from mask2former.visualization import draw_instances, palette_color
+from mask2former.visualization.labels import least_overlap
 
 
 def disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -69,9 +71,9 @@ def test_small_and_thin_images(size):
 
 def test_a_label_moves_into_the_picture_and_off_others():
     at_corner = (-30.0, -5.0, 50.0, 15.0)
-    assert _least_overlap([at_corner], [], 200, 100) == (0, 0, 80, 20)
+    assert least_overlap([at_corner], [], 200, 100) == (0, 0, 80, 20)
     beside = (100.0, 50.0, 180.0, 70.0)
-    assert _least_overlap([at_corner, beside], [(0, 0, 80, 20)], 200, 100) == beside
+    assert least_overlap([at_corner, beside], [(0, 0, 80, 20)], 200, 100) == beside
 
 
 def test_colours_are_distinct():

@@ -1,0 +1,24 @@
+"""Colours that can be told apart."""
+
+import colorsys
+import math
+
+Color = tuple[int, int, int]
+
+
+def palette_color(index: int) -> Color:
+    """The index-th of an endless row of colours; neighbours in the row are far apart in hue."""
+    hue = (0.58 + index * 0.6180339887) % 1.0
+    # Three levels of lightness keep colours distinct once hues come close again.
+    saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.95, 0.8))[index // 8 % 3]
+    # Saturated blue is so dark that its edges vanish in shadows.
+    saturation *= 1 - 0.4 * math.exp(-(((hue - 0.67) / 0.06) ** 2))
+    r, g, b = colorsys.hsv_to_rgb(hue, saturation, value)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def calm(color: Color) -> Color:
+    """The colour with less saturation, for what is not to draw the eye."""
+    grey = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
+    r, g, b = (round(0.65 * c + 0.35 * grey) for c in color)
+    return r, g, b
