@@ -1,0 +1,280 @@
+"""Binary masks at a bit a pixel.
+
+Shapes:
+    N: masks, B: planes of eight masks each, P: points, H, W: size of the masks,
+    h, w: size of the part of them that is stored; the rest is padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+from torch.nn import functional as F
+
+Size = tuple[int, int]  # (height, width)
+
+
+class PackedMasks:
+    """N binary masks of one size as bit planes: 300 masks of 1024 x 1024 pixels take 38 MB.
+
+    It stands where Detectron2 has ``BitMasks``, in ``Instances`` too: indexing, ``cat``, ``to``,
+    iteration over (H, W) masks and bounding boxes are the same.
+
+    Args:
+        planes: (ceil(N / 8), h, w), uint8. Mask n is bit n % 8 of plane n // 8.
+        num_masks: N.
+        image_size: (H, W), by default (h, w). What is larger is padding on the right and at the
+            bottom, where no mask is.
+    """
+
+    def __init__(self, planes: Tensor, num_masks: int, image_size: Size | None = None):
+        if planes.dtype != torch.uint8 or planes.ndim != 3 or len(planes) != -(-num_masks // 8):
+            raise ValueError(
+                f"planes of {num_masks} masks must be uint8 ({-(-num_masks // 8)}, H, W), "
+                f"got {planes.dtype} {tuple(planes.shape)}"
+            )
+        height, width = image_size if image_size is not None else planes.shape[1:]
+        if height < planes.shape[1] or width < planes.shape[2]:
+            raise ValueError(
+                f"image_size {(height, width)} is smaller than that of the masks, "
+                f"{tuple(planes.shape[1:])}"
+            )
+        self.planes = planes
+        self.image_size: Size = (int(height), int(width))
+        self._num_masks = num_masks
+
+    @classmethod
+    def from_masks(cls, masks: Iterable[np.ndarray], size: Size) -> PackedMasks:
+        """Pack masks as they come; no two of them are held at a time.
+
+        Args:
+            masks: (H, W) arrays each; what is not 0 is in the mask.
+            size: (H, W), also where there is no mask.
+
+        Raises:
+            ValueError: a mask has another size.
+        """
+        planes: list[np.ndarray] = []
+        count = 0
+        for mask in masks:
+            if mask.shape != tuple(size):
+                raise ValueError(f"mask {count} has the shape {mask.shape}, not {tuple(size)}")
+            if count % 8 == 0:
+                planes.append(np.zeros(size, dtype=np.uint8))
+            planes[-1] |= mask.astype(bool, copy=False).view(np.uint8) << np.uint8(count % 8)
+            count += 1
+        stacked = np.stack(planes) if planes else np.zeros((0, *size), dtype=np.uint8)
+        return cls(torch.from_numpy(stacked), count)
+
+    @classmethod
+    def from_ids(cls, id_map: np.ndarray, ids: Sequence[int]) -> PackedMasks:
+        """Pack the masks that a map of ids (H, W), integers, shows: one for each of ``ids``."""
+        if id_map.ndim != 2:
+            raise ValueError(f"a map of ids is (H, W), got the shape {id_map.shape}")
+        height, width = id_map.shape
+        return cls.from_masks((id_map == i for i in ids), (height, width))
+
+    @classmethod
+    def from_tensor(cls, masks: Tensor) -> PackedMasks:
+        """Pack a tensor (N, H, W) of booleans, or of numbers 0 and 1, where it is.
+
+        Raises:
+            ValueError: there are other numbers, such as those of soft masks.
+        """
+        if masks.ndim != 3:
+            raise ValueError(f"masks are (N, H, W), got the shape {tuple(masks.shape)}")
+        if masks.dtype != torch.bool and bool(((masks != 0) & (masks != 1)).any()):
+            raise ValueError(
+                f"masks must be booleans, or 0 and 1 only; these are {masks.dtype} from "
+                f"{masks.min().item()} to {masks.max().item()}"
+            )
+        count, height, width = masks.shape
+        return cls(_pack(count, (height, width), masks.device, lambda part: masks[part]), count)
+
+    def __len__(self) -> int:
+        return self._num_masks
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"PackedMasks(num_masks={len(self)}, height={height}, width={width})"
+
+    def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> PackedMasks:
+        """The masks of an index, a slice, indices or a bool tensor (N,), as a copy."""
+        indices = self._indices(item)
+        bits = (indices % 8).to(torch.uint8)[:, None, None]
+        _, h, w = self.planes.shape
+        planes = _pack(
+            len(indices),
+            (h, w),
+            self.device,
+            lambda part: (self.planes.index_select(0, indices[part] // 8) >> bits[part]) & 1,
+        )
+        return PackedMasks(planes, len(indices), self.image_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """The masks one by one, bool (H, W)."""
+        for i in range(len(self)):
+            yield self[i].tensor[0]
+
+    @staticmethod
+    def cat(parts: Sequence[PackedMasks]) -> PackedMasks:
+        """All masks of some containers of one image size, in their order, as a copy."""
+        sizes = {part.image_size for part in parts}
+        if len(sizes) != 1:
+            raise ValueError(f"cannot join masks of different sizes, or none: {sorted(sizes)}")
+        # The padding of parts that store different sizes becomes explicit.
+        height = max(part.planes.shape[1] for part in parts)
+        width = max(part.planes.shape[2] for part in parts)
+        planes = torch.cat([_padded(part.planes, height, width) for part in parts])
+        # The last plane of a part may have bits to spare.
+        used = [i < len(part) for part in parts for i in range(8 * len(part.planes))]
+        return PackedMasks(planes, 8 * len(planes), sizes.pop())[
+            torch.tensor(used, dtype=torch.bool)
+        ]
+
+    def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
+        """On another device, by the arguments of ``Tensor.to``; the type stays."""
+        planes = self.planes.to(*args, **kwargs)
+        if planes.dtype != torch.uint8:
+            raise ValueError("packed masks cannot change their type; take .tensor.to(dtype)")
+        return PackedMasks(planes, len(self), self.image_size)
+
+    def pin_memory(self) -> PackedMasks:
+        """In memory that is copied to a GPU fast."""
+        return PackedMasks(self.planes.pin_memory(), len(self), self.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the masks are."""
+        return self.planes.device
+
+    @property
+    def tensor(self) -> Tensor:
+        """The masks as a new bool tensor (N, H, W)."""
+        return _padded(_unpacked(self.planes, len(self)).bool(), *self.image_size)
+
+    def pad(self, height: int, width: int) -> PackedMasks:
+        """The same masks in a larger image, padded on the right and at the bottom. Copies nothing.
+
+        Args:
+            height: H of the result.
+            width: W of the result.
+
+        Raises:
+            ValueError: the size is smaller than that of the masks.
+        """
+        if height < self.image_size[0] or width < self.image_size[1]:
+            raise ValueError(f"cannot pad masks of {self.image_size} to {(height, width)}")
+        return PackedMasks(self.planes, len(self), (height, width))
+
+    def any(self) -> Tensor:
+        """Whether each mask has a pixel: bool (N,)."""
+        return self._projected(1).any(1)
+
+    def get_bounding_boxes(self) -> Boxes:
+        """Tight boxes (N, 4), upper ends exclusive as in Detectron2; zeros for empty masks."""
+        ends = []
+        for hit in (self._projected(1), self._projected(2)):  # (N, w), (N, h)
+            positions = torch.arange(hit.shape[1], device=self.device)
+            first = positions.where(hit, hit.shape[1]).amin(1)
+            ends.append((first, positions.where(hit, -1).amax(1) + 1))
+        (x0, x1), (y0, y1) = ends
+        boxes = torch.stack((x0, y0, x1, y1), dim=1).float()
+        return Boxes(boxes.where((x1 > x0)[:, None], 0.0))
+
+    def sample(self, points: Tensor, of: Tensor | None = None) -> Tensor:
+        """Bilinear values at points, without unpacking the masks.
+
+        They are those of ``grid_sample`` with ``align_corners=False`` and zeros around the image.
+
+        Args:
+            points: (x, y) in [0, 1]; (P, 2) for all masks, or (N, P, 2) for each mask its own.
+            of: indices (N,) of masks to take in place of all.
+
+        Returns:
+            (N, P), float32, in [0, 1].
+        """
+        points = points.float()
+        if of is not None:
+            of = of.to(self.device)
+        elif points.ndim == 3:
+            of = torch.arange(len(self), device=self.device)
+        h, w = self.planes.shape[1:]
+        # The arithmetic is that of grid_sample, so that predictions and targets meet at the pixel.
+        x, y = (
+            ((2 * points[..., axis] - 1) + 1) * (0.5 * size) - 0.5
+            for axis, size in enumerate(reversed(self.image_size))
+        )
+        top, left = y.floor(), x.floor()
+        result: Tensor | None = None
+        for row in (top, top + 1):
+            for column in (left, left + 1):
+                weights = (1 - (y - row).abs()) * (1 - (x - column).abs())
+                weights *= (row >= 0) & (row < h) & (column >= 0) & (column < w)
+                pixels = row.clamp(0, h - 1).long() * w + column.clamp(0, w - 1).long()
+                corner = self._values(pixels, of).float()
+                result = corner * weights if result is None else result.addcmul_(corner, weights)
+        assert result is not None
+        return result
+
+    def _values(self, pixels: Tensor, of: Tensor | None) -> Tensor:
+        """Bits (N, P), as 0 and 1, of masks ``of``, or all, at flat indices (P,) or (N, P)."""
+        if pixels.ndim == 1:
+            values = self.planes.flatten(1).index_select(1, pixels)  # (B, P)
+            if of is None:
+                return _unpacked(values, len(self))
+            values = values[of // 8]
+        else:
+            assert of is not None
+            _, h, w = self.planes.shape
+            pixels = pixels + (of // 8 * (h * w))[:, None]
+            # several times as fast as indexing on the CPU
+            values = self.planes.flatten().index_select(0, pixels.flatten()).view(pixels.shape)
+        return (values >> (of % 8).to(torch.uint8)[:, None]) & 1
+
+    def _indices(self, item: int | slice | Sequence[int] | Tensor) -> Tensor:
+        """What ``item`` selects, as indices (M,)."""
+        everything = torch.arange(len(self), device=self.device)
+        if isinstance(item, Tensor):
+            item = item.to(self.device)
+        elif not isinstance(item, int | slice):
+            item = torch.as_tensor(item, device=self.device)
+            item = item if len(item) else item.long()  # an empty list becomes floats
+        return everything[item].reshape(-1)
+
+    def _projected(self, dim: int) -> Tensor:
+        """Columns (dim 1) or rows (dim 2) that masks have a pixel in: bool (N, w) or (N, h)."""
+        values = self.planes
+        while values.shape[dim] > 1:  # halves on halves, as there is no "or" along a dimension
+            size = values.shape[dim]
+            half = size // 2
+            folded = values.narrow(dim, 0, half) | values.narrow(dim, half, half)
+            if size % 2:
+                folded.narrow(dim, 0, 1).bitwise_or_(values.narrow(dim, size - 1, 1))
+            values = folded
+        return _unpacked(values.squeeze(dim), len(self)).bool()
+
+
+def _pack(count: int, size: Size, device: torch.device, rows: Callable[[slice], Tensor]) -> Tensor:
+    """Planes of ``count`` masks; ``rows`` gives those of a slice as 0 and 1, (n, h, w)."""
+    planes = torch.zeros((-(-count // 8), *size), dtype=torch.uint8, device=device)
+    for bit in range(min(count, 8)):
+        part = rows(slice(bit, count, 8)).to(torch.uint8)
+        planes[: len(part)] |= part << bit
+    return planes
+
+
+def _unpacked(values: Tensor, count: int) -> Tensor:
+    """The first ``count`` of the bits of (B, ...), as 0 and 1 (count, ...)."""
+    shifts = torch.arange(8, dtype=torch.uint8, device=values.device)
+    bits = (values[:, None] >> shifts.view(1, 8, *(1,) * (values.ndim - 1))) & 1
+    return bits.flatten(0, 1)[:count]
+
+
+def _padded(masks: Tensor, height: int, width: int) -> Tensor:
+    return F.pad(masks, (0, width - masks.shape[2], 0, height - masks.shape[1]))
