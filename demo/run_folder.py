@@ -1,17 +1,19 @@
 """What a training run left in its output folder: its weights and the names of its classes."""
 
-import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from mask2former.engine.setup import METADATA_FILE
+from mask2former.data.metadata import METADATA_FILE, class_names, read_metadata
 
 logger = logging.getLogger("mask2former.demo")
+
+_NAMES = ("stuff_classes", "thing_classes")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Classes:
     names: Sequence[str]
     category_ids: Sequence[int]
     """Ids in the data set that the model was trained on."""
+    things: frozenset[int] | None = None
+    """Which of the classes, from 0, are things; None if that is not known."""
+    colors: Sequence[tuple[int, int, int]] | None = None
+    """RGB, 0 to 255, if the data set has colours of its own."""
 
 
 def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
@@ -44,72 +50,73 @@ def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
 
 
 def register_classes(cfg: CfgNode, config_file: str) -> None:
-    """Register the classes in `metadata.json` for `DATASETS.TEST` if nothing else has.
+    """Register the classes in `metadata.json` for the config's data sets if nothing else has.
 
     Panoptic models need them: which of the classes are things is not in the weights.
     """
-    path = Path(config_file).parent / METADATA_FILE
-    for name in cfg.DATASETS.TEST[:1]:
-        metadata = MetadataCatalog.get(name)
-        if not metadata.get("thing_dataset_id_to_contiguous_id") and path.is_file():
-            content = json.loads(path.read_text())
-            ids = content.pop("thing_dataset_id_to_contiguous_id", None) or {}
-            metadata.set(
-                thing_dataset_id_to_contiguous_id={int(id_): i for id_, i in ids.items()},
-                **{key: value for key, value in content.items() if value is not None},
-            )
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for _, metadata in _metadata_files(cfg, config_file):
+        if class_names(metadata, count) is not None:
+            for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+                entry = MetadataCatalog.get(name)
+                if not any(entry.get(key) for key in metadata):
+                    entry.set(**metadata)
+            return
 
 
 def find_classes(cfg: CfgNode, config_file: str) -> Classes:
-    """Names and ids of the classes.
+    """Names, ids, kinds and colours of the classes.
 
     From `metadata.json` beside the weights or the config file, which `train_net.py` writes; else
-    from the registered data set of `DATASETS.TEST`; else they are "class 0" and so on.
+    from the registered data sets of `DATASETS`; else they are "class 0" and so on.
+
+    Raises:
+        ValueError: a `metadata.json` is damaged.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    for file in dict.fromkeys((cfg.MODEL.WEIGHTS, config_file)):
-        path = Path(file).parent / METADATA_FILE
-        if path.is_file():
-            classes = _read_metadata(path)
-            if classes is not None and _fits(classes, count, str(path)):
-                return classes
-    for name in cfg.DATASETS.TEST:
-        metadata = MetadataCatalog.get(name)
-        names = metadata.get("thing_classes")
+    sources = list(_metadata_files(cfg, config_file))
+    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
+        sources.append((f"data set {name!r}", MetadataCatalog.get(name).as_dict()))
+    for source, metadata in sources:
+        names = class_names(metadata, count)
         if names is not None:
-            to_index = metadata.get("thing_dataset_id_to_contiguous_id")
-            classes = _classes(names, to_index)
-            if _fits(classes, count, f"data set {name!r}"):
-                return classes
+            return _classes(names, metadata)
+        found = [len(metadata[key]) for key in _NAMES if metadata.get(key)]
+        if found:
+            logger.warning(
+                "%s has %s classes, the model %d: its names are not used",
+                source, " and ".join(map(str, found)), count,
+            )  # fmt: skip
     logger.warning("The names of the classes are not known: no fitting %s found", METADATA_FILE)
     return Classes([f"class {i}" for i in range(count)], range(count))
 
 
-def _fits(classes: Classes, count: int, source: str) -> bool:
-    if len(classes.names) == count:
-        return True
-    logger.warning(
-        "%s has %d classes, the model %d: its names are not used",
-        source, len(classes.names), count,
-    )  # fmt: skip
-    return False
+def _metadata_files(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Path and content of each `metadata.json` beside the weights and the config file."""
+    folders = [Path(file).parent for file in (cfg.MODEL.WEIGHTS, config_file)]
+    for folder in dict.fromkeys(folders):
+        path = folder / METADATA_FILE
+        if path.is_file():
+            yield str(path), read_metadata(path)
 
 
-def _read_metadata(path: Path) -> Classes | None:
-    try:
-        content = json.loads(path.read_text())
-        names = content["thing_classes"]
-        to_index = content.get("thing_dataset_id_to_contiguous_id")
-        # JSON has no integer keys
-        to_index = to_index and {int(id_): index for id_, index in to_index.items()}
-        return _classes(names, to_index) if names else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not as train_net.py writes it: {error!r}") from error
-
-
-def _classes(names: Sequence[str], to_index: dict[int, int] | None) -> Classes:
-    if not to_index:
-        return Classes(names, range(len(names)))
-    to_id = {index: category_id for category_id, index in to_index.items()}
-    # A panoptic model has classes besides the things, which are no instances and need no id.
-    return Classes(names, [to_id.get(i, i) for i in range(len(names))])
+def _classes(names: Sequence[str], metadata: Mapping[str, Any]) -> Classes:
+    count = len(names)
+    of_all_kinds = list(metadata.get("stuff_classes") or ()) == list(names)
+    things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    if max(things.values(), default=0) >= count:
+        things = {}  # numbered among other classes than these
+    stuff = (metadata.get("stuff_dataset_id_to_contiguous_id") or {}) if of_all_kinds else {}
+    to_id = {index: id_ for ids in (stuff, things) for id_, index in ids.items()}
+    if things:
+        thing_ids = frozenset(things.values())
+    else:
+        thing_ids = None if of_all_kinds else frozenset(range(count))
+    kind = "stuff" if of_all_kinds else "thing"
+    colors = metadata.get(f"{kind}_colors") or ()
+    return Classes(
+        names,
+        [to_id.get(i, i) for i in range(count)],
+        thing_ids,
+        [tuple(color) for color in colors] if len(colors) == count else None,
+    )

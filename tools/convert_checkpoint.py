@@ -42,7 +42,8 @@ from mask2former.checkpoint.hf_config import TASKS, cfg_from_hf, hf_config, task
 from mask2former.checkpoint.hf_names import d2_to_hf
 from mask2former.checkpoint.hf_preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 from mask2former.checkpoint.matching import compare, report
-from mask2former.engine.setup import METADATA_FILE, add_trust_flags
+from mask2former.data.metadata import METADATA_FILE, class_names, read_metadata, write_metadata
+from mask2former.engine.setup import add_trust_flags
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -93,14 +94,14 @@ def from_hf(
     state = to_model_names(read_checkpoint(folder, allow_unsafe)["model"])
     _complete(state, cfg)
     _check_fit(state, cfg, folder)
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0]).as_dict()
-    del metadata["name"]
+    data_set = cfg.DATASETS.TEST[0]
     cfg.MODEL.WEIGHTS = str(file.resolve())
     with _moved_at_the_end(file.parent) as new:
         write_checkpoint({"model": state}, new / file.name)
         (new / config_file.name).write_text(cfg.dump())
-        (new / METADATA_FILE).write_text(json.dumps(metadata, indent=1))
-    summary = _summary(state, cfg, _names(metadata, task_of_cfg(cfg)))
+        write_metadata(new / METADATA_FILE, data_set)
+    names = class_names(MetadataCatalog.get(data_set), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    summary = _summary(state, cfg, names or ())
     return f"{file}: {summary}\n{config_file}: its config\n{metadata_file}: its classes"
 
 
@@ -154,7 +155,7 @@ def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list
     """
     task, count = task_of_cfg(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     sources: list[tuple[str, dict[str, Any]]] = [
-        (str(path), json.loads(path.read_text()))
+        (str(path), read_metadata(path))
         for path in dict.fromkeys(folder / METADATA_FILE for folder in folders)
         if path.is_file()
     ] + [
@@ -163,11 +164,12 @@ def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list
     ]
     tried = []
     for source, metadata in sources:
-        names = _names(metadata, task)
-        if len(names) == count:
+        names = class_names(metadata, count)
+        if names is not None:
             ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
             return names, sorted(ids.values()) if task == "panoptic" else None
-        tried.append(f"{source} names {len(names)}")
+        found = metadata.get("stuff_classes") or metadata.get("thing_classes") or ()
+        tried.append(f"{source} names {len(found)}")
     raise WeightsError(
         f"the names of the model's {count} classes are not known: "
         f"{'; '.join(tried) or 'DATASETS is empty'}. Put a {METADATA_FILE} as train_net.py writes "
@@ -196,10 +198,6 @@ def _moved_at_the_end(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
         for file in list(Path(temporary).iterdir()):
             os.replace(file, folder / file.name)
-
-
-def _names(metadata: dict[str, Any], task: str) -> list[str]:
-    return list(metadata.get("thing_classes" if task == "instance" else "stuff_classes") or ())
 
 
 def _complete(state: dict[str, Tensor], cfg: CfgNode) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 from pathlib import Path
@@ -17,8 +16,8 @@ from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..data import register_custom_datasets
+from ..data.metadata import METADATA_FILE, class_names, read_metadata, write_metadata
 
-METADATA_FILE = "metadata.json"
 EPILOG = """
 examples:
   train on your own COCO-format data, on a machine without a GPU:
@@ -126,19 +125,22 @@ def saved_categories(run_folder: Path) -> dict[int, str] | None:
     path = run_folder / METADATA_FILE
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
-    names, ids = content["thing_classes"], content["thing_dataset_id_to_contiguous_id"]
-    return {int(i): names[contiguous] for i, contiguous in ids.items()}
+    metadata = read_metadata(path)
+    names, ids = metadata["thing_classes"], metadata["thing_dataset_id_to_contiguous_id"]
+    return {i: names[contiguous] for i, contiguous in ids.items()}
 
 
 def save_metadata(cfg: CfgNode) -> None:
     """Write the classes' names and ids beside the checkpoints, for the demo to find."""
-    metadata = MetadataCatalog.get((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)[0])
-    ids = metadata.get("thing_dataset_id_to_contiguous_id")
-    content = {
-        "thing_classes": metadata.get("thing_classes"),
-        "thing_dataset_id_to_contiguous_id": ids,
-    }
-    path = Path(cfg.OUTPUT_DIR, METADATA_FILE)
-    path.write_text(json.dumps(content, indent=1))
-    logging.getLogger(__name__).info("Class names saved to %s", os.fspath(path))
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    if not names:
+        return
+    path = os.path.join(cfg.OUTPUT_DIR, METADATA_FILE)
+    write_metadata(path, names[0])
+    logger = logging.getLogger(__name__)
+    if class_names(MetadataCatalog.get(names[0]), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) is None:
+        logger.warning(
+            "Data set %r does not name %d classes, as many as MODEL.SEM_SEG_HEAD.NUM_CLASSES is",
+            names[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        )  # fmt: skip
+    logger.info("Class names saved to %s", path)
