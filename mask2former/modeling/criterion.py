@@ -7,6 +7,8 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from detectron2.utils.comm import get_world_size
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn import functional as F
 
 from .losses import dice_loss, sample_points, sigmoid_ce_loss, uncertain_points
 from .matcher import HungarianMatcher
+from .targets import Target, packed_targets
 
 Matches = list[tuple[Tensor, Tensor]]
 
@@ -58,27 +61,28 @@ class SetCriterion(nn.Module):
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
 
-    def forward(self, outputs: dict, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def forward(self, outputs: dict, targets: Sequence[Mapping]) -> dict[str, Tensor]:
         """Weighted losses.
 
         Args:
             outputs: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W), and optionally
                 ``aux_outputs``, a list of such dicts.
-            targets: for each image ``labels`` (N,) in [0, K) and ``masks`` bool (N, H', W'),
-                of one size for the whole batch.
+            targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
+                tensor of booleans (N, H', W'), of the size of the network's input.
 
         Returns:
             Scalars ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and each with
             the suffix ``_{i}`` of auxiliary prediction i.
         """
-        num_masks = self._num_masks(targets, outputs["pred_logits"].device)
-        losses = self._losses(outputs, targets, num_masks, suffix="")
+        packed = packed_targets(targets)
+        num_masks = self._num_masks(packed, outputs["pred_logits"].device)
+        losses = self._losses(outputs, packed, num_masks, suffix="")
         auxiliaries = outputs.get("aux_outputs", ()) if self.deep_supervision else ()
         for i, auxiliary in enumerate(auxiliaries):
-            losses.update(self._losses(auxiliary, targets, num_masks, suffix=f"_{i}"))
+            losses.update(self._losses(auxiliary, packed, num_masks, suffix=f"_{i}"))
         return losses
 
-    def _num_masks(self, targets: list[dict[str, Tensor]], device: torch.device) -> float:
+    def _num_masks(self, targets: list[Target], device: torch.device) -> float:
         """Number of targets, averaged over processes, at least 1."""
         total = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
         if get_world_size() > 1:
@@ -88,7 +92,7 @@ class SetCriterion(nn.Module):
     def _losses(
         self,
         outputs: dict[str, Tensor],
-        targets: list[dict[str, Tensor]],
+        targets: list[Target],
         num_masks: float,
         suffix: str,
     ) -> dict[str, Tensor]:
@@ -105,9 +109,7 @@ class SetCriterion(nn.Module):
             }
         return {key + suffix: self.weight_dict[key] * loss for key, loss in losses.items()}
 
-    def _class_loss(
-        self, logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches
-    ) -> Tensor:
+    def _class_loss(self, logits: Tensor, targets: list[Target], matches: Matches) -> Tensor:
         """Cross-entropy with "no object" for the queries that are not matched."""
         wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
         for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
@@ -115,7 +117,7 @@ class SetCriterion(nn.Module):
         return F.cross_entropy(logits.float().transpose(1, 2), wanted, self.empty_weight)
 
     def _mask_losses(
-        self, masks: Tensor, targets: list[dict[str, Tensor]], matches: Matches, num_masks: float
+        self, masks: Tensor, targets: list[Target], matches: Matches, num_masks: float
     ) -> tuple[Tensor, Tensor]:
         """Binary cross-entropy and dice loss of the matched pairs at sampled points."""
         predicted = torch.cat(
@@ -132,7 +134,7 @@ class SetCriterion(nn.Module):
             parts = points.split([len(queries) for queries, _ in matches])
             wanted = torch.cat(
                 [
-                    sample_points(target["masks"][indices.to(masks.device)], part)
+                    target["masks"].sample(part, indices)
                     for target, (_, indices), part in zip(targets, matches, parts, strict=True)
                     if len(indices)
                 ]

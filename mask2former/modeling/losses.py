@@ -51,7 +51,7 @@ def sample_shared_points(masks: Tensor, points: Tensor) -> Tensor:
     """Sample all masks of an image at the same points.
 
     Args:
-        masks: (N, H, W), logits or booleans.
+        masks: (N, H, W).
         points: (P, 2), (x, y) in [0, 1].
 
     Returns:

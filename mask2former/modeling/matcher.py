@@ -6,12 +6,15 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from detectron2.utils.events import get_event_storage, has_event_storage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .losses import pairwise_dice, pairwise_sigmoid_ce, sample_shared_points
+from .targets import Target, packed_targets
 
 
 class HungarianMatcher(nn.Module):
@@ -36,13 +39,14 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, outputs: dict[str, Tensor], targets: list[dict[str, Tensor]], name: str = "outputs"
+        self, outputs: dict[str, Tensor], targets: Sequence[Mapping], name: str = "outputs"
     ) -> list[tuple[Tensor, Tensor]]:
         """Match one prediction of all images.
 
         Args:
             outputs: ``pred_logits`` (B, Q, K + 1) and ``pred_masks`` (B, Q, H, W).
-            targets: for each image ``labels`` (N,) in [0, K) and ``masks`` bool (N, H', W').
+            targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
+                tensor of booleans (N, H', W').
             name: what to call the prediction in errors.
 
         Returns:
@@ -52,10 +56,11 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: if a cost is NaN or infinite.
         """
+        packed = packed_targets(targets)
         terms = [
             self._costs(logits, masks, target)
             for logits, masks, target in zip(
-                outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
+                outputs["pred_logits"], outputs["pred_masks"], packed, strict=True
             )
         ]
         costs = [
@@ -65,20 +70,20 @@ class HungarianMatcher(nn.Module):
         # one transfer for the whole batch
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         if not flat.isfinite().all():
-            raise FloatingPointError(_explain_non_finite(terms, targets, name))
+            raise FloatingPointError(_explain_non_finite(terms, packed, name))
         matches = []
         for cost, part in zip(costs, flat.split([c.numel() for c in costs]), strict=True):
             rows, columns = linear_sum_assignment(part.view(cost.shape).numpy())
             matches.append((torch.from_numpy(rows).long(), torch.from_numpy(columns).long()))
         return matches
 
-    def _costs(self, logits: Tensor, masks: Tensor, target: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _costs(self, logits: Tensor, masks: Tensor, target: Target) -> dict[str, Tensor]:
         """Unweighted costs of an image, (Q, N) each."""
         with torch.autocast(logits.device.type, enabled=False):
             probs = logits.float().softmax(-1)
             points = torch.rand(self.num_points, 2, device=masks.device)
             predicted = sample_shared_points(masks, points)
-            wanted = sample_shared_points(target["masks"], points)
+            wanted = target["masks"].sample(points)
             return {
                 "class": -probs[:, target["labels"]],
                 "mask": pairwise_sigmoid_ce(predicted, wanted),
@@ -86,9 +91,7 @@ class HungarianMatcher(nn.Module):
             }
 
 
-def _explain_non_finite(
-    terms: list[dict[str, Tensor]], targets: list[dict[str, Tensor]], name: str
-) -> str:
+def _explain_non_finite(terms: list[dict[str, Tensor]], targets: list[Target], name: str) -> str:
     found = [
         f"the {key} cost of image {image} of the batch "
         f"({int((~cost.isfinite()).sum())} of {cost.numel()} values, "

@@ -81,20 +81,17 @@ class PackedMasks:
 
     @classmethod
     def from_tensor(cls, masks: Tensor) -> PackedMasks:
-        """Pack a tensor (N, H, W) of booleans, or of numbers 0 and 1, where it is.
+        """Pack a tensor (N, H, W) on its device; what is not 0 is in the mask.
 
         Raises:
-            ValueError: there are other numbers, such as those of soft masks.
+            ValueError: there are fractions, as soft masks have.
         """
         if masks.ndim != 3:
             raise ValueError(f"masks are (N, H, W), got the shape {tuple(masks.shape)}")
-        if masks.dtype != torch.bool and bool(((masks != 0) & (masks != 1)).any()):
-            raise ValueError(
-                f"masks must be booleans, or 0 and 1 only; these are {masks.dtype} from "
-                f"{masks.min().item()} to {masks.max().item()}"
-            )
+        if masks.is_floating_point() and bool((masks != masks.round()).any()):
+            raise ValueError("masks must be booleans or whole numbers; these have fractions")
         count, height, width = masks.shape
-        return cls(_pack(count, (height, width), masks.device, lambda part: masks[part]), count)
+        return cls(_pack(count, (height, width), masks.device, lambda part: masks[part] != 0), count)
 
     def __len__(self) -> int:
         return self._num_masks

@@ -16,6 +16,7 @@ from mask2former.modeling.losses import (
     sigmoid_ce_loss,
     uncertain_points,
 )
+from mask2former.structures import PackedMasks
 
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
 
@@ -93,6 +94,18 @@ def brute_force(cost):
         sum(float(cost[r, c]) for c, r in enumerate(chosen))
         for chosen in itertools.permutations(range(rows), columns)
     )
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (4, 0), (20, 2)])
+def test_packed_masks_have_the_losses_of_plain_ones(counts):
+    torch.manual_seed(0)
+    outputs, targets = random_case(counts)
+    packed = [{**t, "masks": PackedMasks.from_tensor(t["masks"])} for t in targets]
+    losses = []
+    for kind in (targets, packed):
+        torch.manual_seed(1)
+        losses.append(make_criterion()(outputs, kind))
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize(("key", "loss"), [("pred_logits", "loss_ce"), ("pred_masks", "loss_mask")])

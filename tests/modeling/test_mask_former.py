@@ -6,8 +6,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
-from mask2former.modeling.meta_arch.mask_former import masks_as_tensor
 from mask2former.modeling.postprocessing import semantic_inference
+from mask2former.structures import PackedMasks
 
 
 def image(height, width, seed):
@@ -56,7 +56,13 @@ def training_inputs():
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)
     masks[0, 8:24, 8:24] = masks[1, 32:60, 20:50] = True
     polygons = [[[8.0, 8, 24, 8, 24, 24, 8, 24]], [[20.0, 32, 50, 32, 50, 60, 20, 60]]]
-    kinds = {"tensor": masks, "bitmasks": BitMasks(masks), "polygons": PolygonMasks(polygons)}
+    kinds = {
+        "tensor": masks,
+        "numbers": masks.to(torch.uint8) * 255,
+        "bitmasks": BitMasks(masks),
+        "packed": PackedMasks.from_tensor(masks),
+        "polygons": PolygonMasks(polygons),
+    }
     for kind, gt_masks in kinds.items():
         instances = Instances((64, 64), gt_classes=torch.tensor([1, 3]))
         instances.gt_masks = gt_masks
@@ -70,7 +76,8 @@ def test_every_kind_of_mask_gives_the_same_losses(model):
     for kind, x in training_inputs():
         torch.manual_seed(0)
         losses[kind] = {k: v.item() for k, v in model([x]).items()}
-    assert losses["bitmasks"] == losses["tensor"]
+    for kind in ("numbers", "bitmasks", "packed"):
+        assert losses[kind] == losses["tensor"]
     assert losses["polygons"] == pytest.approx(losses["tensor"], rel=1e-4)
 
 
@@ -88,7 +95,6 @@ def test_masks_of_different_sizes_are_padded_to_the_batch(model):
 def test_images_without_instances_train(model):
     model.train()
     empty = Instances((64, 64), gt_classes=torch.zeros(0, dtype=torch.long))
-    assert masks_as_tensor(empty, torch.device("cpu")).shape == (0, 64, 64)
     sum(model([{"image": image(64, 64, 0), "instances": empty}]).values()).backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
@@ -100,9 +106,22 @@ def test_missing_annotations_are_named(model):
     boxes_only = Instances((64, 64), gt_classes=torch.tensor([0]))
     with pytest.raises(ValueError, match="MASK_ON"):
         model([{"image": image(64, 64, 0), "instances": boxes_only}])
+
+
+@pytest.mark.parametrize("label", [7, -1])
+def test_classes_that_the_model_does_not_have_are_named(model, label):
     (_, x), *_ = training_inputs()
-    x["instances"].gt_classes[0] = 7
-    with pytest.raises(ValueError, match=r"class 7.*NUM_CLASSES is 5"):
+    x["instances"].gt_classes[0] = label
+    with pytest.raises(ValueError, match=rf"b\.jpg: class {label} .*NUM_CLASSES is 5"):
+        model.train()([{**x, "file_name": "b.jpg"}])
+
+
+def test_masks_that_do_not_fit_are_named(model):
+    (_, x), *_ = training_inputs()
+    with pytest.raises(ValueError, match=r"b\.jpg: the masks have the size \(64, 64\)"):
+        model.train()([{**x, "image": image(64, 60, 0), "file_name": "b.jpg"}])
+    x["instances"].gt_masks = [[[1, 2, 3, 4, 5, 6]]] * 2
+    with pytest.raises(ValueError, match="gt_masks are list; known are PackedMasks"):
         model([x])
 
 

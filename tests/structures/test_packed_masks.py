@@ -47,6 +47,7 @@ def test_every_way_of_packing_gives_the_masks(masks):
     assert torch.equal(PackedMasks.from_masks(numbers, SIZE).tensor, masks)
     for dtype in (torch.bool, torch.uint8, torch.float32):
         assert torch.equal(PackedMasks.from_tensor(masks.to(dtype)).tensor, masks)
+    assert torch.equal(PackedMasks.from_tensor(masks.to(torch.uint8) * 255).tensor, masks)
     assert torch.equal(torch.stack([masks[:1].any(0), *PackedMasks.from_tensor(masks)])[1:], masks)
 
 
@@ -232,7 +233,7 @@ def test_mistakes_are_named():
         PackedMasks(planes, 16, (4, 3))
     with pytest.raises(ValueError, match=r"mask 1 has the shape \(4, 5\), not \(4, 4\)"):
         PackedMasks.from_masks([np.zeros((4, 4)), np.zeros((4, 5))], (4, 4))
-    with pytest.raises(ValueError, match=r"0 and 1 only.*0\.5"):
+    with pytest.raises(ValueError, match="fractions"):
         PackedMasks.from_tensor(torch.full((1, 4, 4), 0.5))
     with pytest.raises(ValueError, match=r"\(N, H, W\)"):
         PackedMasks.from_tensor(torch.zeros(4, 4, dtype=torch.bool))

@@ -10,13 +10,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
 from detectron2.modeling.backbone import Backbone
-from detectron2.structures import BitMasks, ImageList, Instances, PolygonMasks
+from detectron2.structures import ImageList
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher
 from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
+from ..targets import image_target
 
 
 @META_ARCH_REGISTRY.register()
@@ -152,8 +152,9 @@ class MaskFormer(nn.Module):
 
         Args:
             batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
-                ``instances`` with ``gt_classes`` and ``gt_masks`` (a bool tensor, BitMasks or
-                PolygonMasks) in training; optionally ``height`` and ``width`` of the output.
+                ``instances`` with ``gt_classes`` and ``gt_masks`` (PackedMasks, BitMasks,
+                PolygonMasks or a tensor) in training; optionally ``height`` and ``width`` of the
+                output.
 
         Returns:
             In training a dict of weighted losses; otherwise for each image a dict of what is
@@ -167,7 +168,15 @@ class MaskFormer(nn.Module):
         outputs = self.sem_seg_head(self.backbone(batch.tensor))
         padded_size = (batch.tensor.shape[-2], batch.tensor.shape[-1])
         if self.training:
-            targets = [self._target(x, padded_size) for x in batched_inputs]
+            targets = [
+                image_target(
+                    x,
+                    num_classes=self.criterion.num_classes,
+                    padded_size=padded_size,
+                    device=self.device,
+                )
+                for x in batched_inputs
+            ]
             return self.criterion(outputs, targets)
         return [
             self._results(
@@ -215,26 +224,6 @@ class MaskFormer(nn.Module):
             )
         return results
 
-    def _target(self, x: dict[str, Any], padded_size: tuple[int, int]) -> dict[str, Tensor]:
-        """Labels (N,) and bool masks (N, H, W) of an image, padded to the batch's size."""
-        if "instances" not in x:
-            raise ValueError(
-                f"training needs 'instances', which the input of "
-                f"{x.get('file_name', 'an image')} lacks"
-            )
-        instances = x["instances"]
-        masks = masks_as_tensor(instances, self.device)
-        height, width = masks.shape[-2:]
-        masks = F.pad(masks, (0, padded_size[1] - width, 0, padded_size[0] - height))
-        labels = instances.gt_classes.to(self.device)
-        limit = self.criterion.num_classes
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < limit:
-            raise ValueError(
-                f"{x.get('file_name', 'an image')}: class {int(labels.max())} in the annotations, "
-                f"but MODEL.SEM_SEG_HEAD.NUM_CLASSES is {limit}"
-            )
-        return {"labels": labels, "masks": masks}
-
 
 def _thing_classes(cfg: CfgNode) -> list[int]:
     """Contiguous ids of the thing classes of the data set that the model is trained on."""
@@ -251,21 +240,3 @@ def _thing_classes(cfg: CfgNode) -> list[int]:
             "annotations to classes, of things only), or set PANOPTIC_ON False"
         )
     return sorted(things.values())
-
-
-def masks_as_tensor(instances: Instances, device: torch.device) -> Tensor:
-    """``gt_masks`` of any of Detectron2's kinds as bool (N, H, W) on ``device``."""
-    height, width = instances.image_size
-    if not instances.has("gt_masks"):
-        if len(instances):
-            raise ValueError(
-                "instances without masks: Mask2Former learns from masks; with Detectron2's own "
-                "DatasetMapper set MODEL.MASK_ON True"
-            )
-        return torch.zeros((0, height, width), dtype=torch.bool, device=device)
-    masks = instances.gt_masks
-    if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, height, width)
-    if isinstance(masks, BitMasks):
-        masks = masks.tensor
-    return masks.to(device=device, dtype=torch.bool)
