@@ -48,10 +48,7 @@ RECORDED = {
 
 
 def build(name: str) -> tuple[CfgNode, nn.Module]:
-    # What inference returns decides on no parameter, and panoptic results need a registered data
-    # set to tell things from stuff.
-    overrides = ["MODEL.DEVICE", "meta", "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False"]
-    cfg = load_config(get_config_file(name), overrides)
+    cfg = load_config(get_config_file(name), ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         return cfg, build_model(cfg)
 
