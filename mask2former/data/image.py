@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 # What Pillow's decoders raise on files that are not images, are cut off or are damaged.
-_DECODER_ERRORS = (
+DECODER_ERRORS = (
     OSError,
     SyntaxError,
     ValueError,
@@ -65,12 +65,13 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
         with Path(path).open("rb") as file, Image.open(file) as image:
             image.load()
             rgb = np.asarray(_upright(_to_rgb(image), image))
-    except _DECODER_ERRORS as error:
-        raise ImageReadError(f"{os.fspath(path)}: {_reason(error)}") from error
+    except DECODER_ERRORS as error:
+        raise ImageReadError(f"{os.fspath(path)}: {decoding_problem(error)}") from error
     return np.ascontiguousarray(rgb[:, :, ::-1]) if format == "BGR" else rgb.copy()
 
 
-def _reason(error: Exception) -> str:
+def decoding_problem(error: Exception) -> str:
+    """Return in words what one of `DECODER_ERRORS` says about a file."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, Image.UnidentifiedImageError):

@@ -1,110 +1,125 @@
 """Turn a Detectron2 dataset dict into what the model takes.
 
-One mapper serves every task; `MAPPER_PRESETS` says which augmentations go with which
-``INPUT.DATASET_MAPPER_NAME``.
+One mapper serves every task; `MAPPER_PRESETS` says what ground truth and which augmentations go
+with which ``INPUT.DATASET_MAPPER_NAME``.
 
-Shape letters: H, W height and width of the augmented image; N instances; V polygon vertices.
+Shape letters: H, W height and width of the augmented image; N targets.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import detection_utils
+from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances
 from PIL import Image
 
+from .augmentations import large_scale_jitter, resize_crop_color
 from .errors import DatasetError
-from .segmentation import decode_rle, parse_polygon, rasterize_polygons
+from .label_maps import PADDING_BYTE, LabelledInput, check_size, read_label_map
+from .targets import (
+    instance_targets,
+    labels_of_segments,
+    panoptic_targets,
+    present_classes,
+    read_segments,
+    semantic_targets,
+    where,
+)
 
-# What padding is marked with while a label map goes through the transforms; masks are 0 and 1.
-_SEGMENTATION_PADDING = 255
-
-
-def _flip(cfg: CfgNode) -> list[T.Augmentation]:
-    direction = cfg.INPUT.RANDOM_FLIP
-    if direction not in ("horizontal", "vertical", "none"):
-        raise ValueError(
-            f"INPUT.RANDOM_FLIP is {direction!r}; known are 'horizontal', 'vertical' and 'none'."
-        )
-    if direction == "none":
-        return []
-    return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
+Targets = Literal["instance", "panoptic", "semantic"]
 
 
-def large_scale_jitter(cfg: CfgNode) -> list[T.Augmentation]:
-    """Return flip, random scale and fixed crop: the LSJ of the paper's COCO recipe.
+@dataclass(frozen=True)
+class MapperPreset:
+    """What a value of ``INPUT.DATASET_MAPPER_NAME`` means."""
 
-    The image is fitted into a square of a random ``MIN_SCALE`` to ``MAX_SCALE`` times
-    ``IMAGE_SIZE`` pixels; a random ``IMAGE_SIZE`` square is cropped from it, or it is padded to
-    that with the value 128.
-    """
-    size = cfg.INPUT.IMAGE_SIZE
-    return [
-        *_flip(cfg),
-        T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, size, size),
-        T.FixedSizeCrop((size, size), seg_pad_value=_SEGMENTATION_PADDING),
-    ]
+    targets: Targets
+    """What is read: ``annotations``, panoptic segments, or semantic labels."""
+    augmentations: Callable[[CfgNode, int | None], list[T.Augmentation]]
+    """Those of a config, given the label of pixels without class, None for instances."""
 
 
-# INPUT.DATASET_MAPPER_NAME -> training augmentations.
-MAPPER_PRESETS: dict[str, Callable[[CfgNode], list[T.Augmentation]]] = {
-    "coco_instance_lsj": large_scale_jitter,
+MAPPER_PRESETS: dict[str, MapperPreset] = {
+    "coco_instance_lsj": MapperPreset("instance", large_scale_jitter),
+    "coco_panoptic_lsj": MapperPreset("panoptic", large_scale_jitter),
+    "mask_former_instance": MapperPreset("instance", resize_crop_color),
+    "mask_former_panoptic": MapperPreset("panoptic", resize_crop_color),
+    "mask_former_semantic": MapperPreset("semantic", resize_crop_color),
 }
 
 
 class SegmentationMapper:
-    """A callable from a dataset dict to a model input, for instance segmentation."""
+    """A callable from a dataset dict to a model input."""
 
     @configurable
     def __init__(
-        self, is_train: bool = True, *, augmentations: Sequence[T.Augmentation], image_format: str
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        targets: Targets = "instance",
+        num_classes: int | None = None,
+        ignore_label: int = 255,
     ):
         """Build a mapper.
 
         Args:
-            is_train: whether to make targets. Otherwise annotations are neither needed nor read.
+            is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
             augmentations: applied in this order; a plain `T.AugmentationList` of them draws the
                 same random numbers.
             image_format: format of `detectron2.data.detection_utils.read_image`, such as "RGB".
+            targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
+                panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label
+                map ("semantic").
+            num_classes: ground truth of other classes than 0 to this - 1 is an error; None does
+                not check.
+            ignore_label: pixels of the label map that have no class.
         """
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
+        self.targets = targets
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the constructor's arguments from `cfg`."""
         if not is_train:
             augmentations = detection_utils.build_augmentation(cfg, is_train=False)
-        elif cfg.INPUT.DATASET_MAPPER_NAME in MAPPER_PRESETS:
-            augmentations = MAPPER_PRESETS[cfg.INPUT.DATASET_MAPPER_NAME](cfg)
-        else:
-            raise ValueError(
-                f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}; known names "
-                f"are {', '.join(sorted(MAPPER_PRESETS))}."
-            )
-        return {
-            "is_train": is_train,
-            "augmentations": augmentations,
+            return {
+                "is_train": False,
+                "augmentations": augmentations,
+                "image_format": cfg.INPUT.FORMAT,
+            }
+        preset = get_preset(cfg)
+        ignore_label = None if preset.targets == "instance" else _ignore_label(cfg)
+        arguments = {
+            "is_train": True,
+            "augmentations": preset.augmentations(cfg, ignore_label),
             "image_format": cfg.INPUT.FORMAT,
+            "targets": preset.targets,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
         }
+        return arguments if ignore_label is None else {**arguments, "ignore_label": ignore_label}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """Read, augment and rasterise one image.
+        """Read and augment one image and its ground truth.
 
         Args:
             dataset_dict: an image in Detectron2's dataset format; not modified. Segmentations may
                 be polygons, COCO RLE dicts or bitmaps of the image's size.
 
         Returns:
-            The fields of `dataset_dict` but for its annotations, where ``height`` and ``width``
+            The fields of `dataset_dict` but for its ground truth, where ``height`` and ``width``
             are those of the file, and
 
             * ``image``: (C, H, W) tensor in the format of the file's pixels, uint8 in 0..255;
@@ -112,30 +127,47 @@ class SegmentationMapper:
             and in training
 
             * ``padding_mask``: (H, W) bool, True on pixels that are padding;
-            * ``instances``: Detectron2 `Instances` of size (H, W) with ``gt_classes`` (N,) int64,
-              ``gt_masks`` (N, H, W) bool and ``gt_boxes`` tight around the masks. Crowd regions
-              and objects that the crop leaves no pixel of are not in it; N may be 0.
+            * ``instances``: Detectron2 `Instances` of size (H, W) with ``gt_classes`` (N,) int64
+              and ``gt_masks``, N masks (H, W); for annotations also ``gt_boxes`` tight around
+              them. Crowd and what the crop leaves no pixel of are not in it; N may be 0;
+            * ``sem_seg``: (H, W) int64, classes and `ignore_label`, which padding has too. It is
+              there for semantic targets, and for panoptic ones if the data set has label maps.
 
         Raises:
-            DatasetError: the image cannot be read or has another size than `dataset_dict` says,
-                or an annotation is unusable; the message names file, image id and annotation id.
+            DatasetError: a file cannot be read or has another size than it should, or the ground
+                truth is unusable; the message names file, image id and annotation or segment id.
         """
-        sample = {k: v for k, v in dataset_dict.items() if k != "annotations"}
-        sample = copy.deepcopy(sample)
+        dropped = ["annotations", "sem_seg_file_name"]
+        if self.is_train:
+            dropped += ["pan_seg_file_name", "segments_info"]
+        sample = copy.deepcopy({k: v for k, v in dataset_dict.items() if k not in dropped})
         image = self._read_image(sample)
-        original_size = image.shape[:2]
-        aug_input = T.AugInput(image)
-        transforms = self.augmentations(aug_input)
-        image = aug_input.image
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if not self.is_train:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            sample["image"] = _as_tensor(augmented.image)
             return sample
 
-        covered = transforms.apply_segmentation(np.zeros(original_size, dtype=np.uint8))
-        sample["padding_mask"] = torch.from_numpy(covered == _SEGMENTATION_PADDING)
-        sample["instances"] = self._make_instances(
-            dataset_dict, original_size, transforms, image.shape[:2]
-        )
+        labelled = self._with_ground_truth(image, dataset_dict)
+        transforms = self.augmentations(labelled)
+        sample["image"] = _as_tensor(labelled.image)
+        blank = np.zeros(image.shape[:2], dtype=np.uint8)
+        padding = transforms.apply_segmentation(blank) == PADDING_BYTE
+        sample["padding_mask"] = torch.from_numpy(padding)
+        classes: list[int] = []
+        if labelled.labels is not None:
+            ignored = labelled.labels.dtype.type(self.ignore_label)
+            labels = np.where(padding, ignored, labelled.labels)
+            classes = self._check_labels(labels, dataset_dict)
+            sample["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
+        if self.targets == "semantic":
+            sample["instances"] = semantic_targets(labels, classes)
+        elif labelled.segments is not None:
+            sample["instances"] = panoptic_targets(labelled.segments, dataset_dict["segments_info"])
+        else:
+            sample["instances"] = instance_targets(
+                dataset_dict, image.shape[:2], transforms, padding.shape, self.num_classes
+            )
         return sample
 
     def _read_image(self, sample: dict[str, Any]) -> np.ndarray:
@@ -144,103 +176,84 @@ class SegmentationMapper:
             image = detection_utils.read_image(sample["file_name"], format=self.image_format)
             detection_utils.check_image_size(sample, image)
         except detection_utils.SizeMismatchError as error:
-            raise DatasetError(f"{_where(sample)}: {error}") from error
+            raise DatasetError(f"{where(sample)}: {error}") from error
         # Pillow raises each of these for files that are damaged in one way or another.
         except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{_where(sample)}: cannot read the image: {error}") from error
+            raise DatasetError(f"{where(sample)}: cannot read the image: {error}") from error
         return image
 
-    def _make_instances(
-        self,
-        dataset_dict: dict[str, Any],
-        original_size: tuple[int, int],
-        transforms: T.TransformList,
-        size: tuple[int, int],
-    ) -> Instances:
-        if "annotations" not in dataset_dict:
+    def _with_ground_truth(self, image: np.ndarray, dataset_dict: dict[str, Any]) -> LabelledInput:
+        """Read the maps that go through the augmentations together with the image."""
+        labels = segments = segment_labels = None
+        if self.targets == "semantic" and "sem_seg_file_name" not in dataset_dict:
             raise DatasetError(
-                f"{_where(dataset_dict)}: there are no annotations to train on. Is this a test set?"
+                f"{where(dataset_dict)}: there is no 'sem_seg_file_name', so there are no labels "
+                "to train on. Is this a test set, or one for another INPUT.DATASET_MAPPER_NAME?"
             )
-        annotations = [
-            (number, annotation)
-            for number, annotation in enumerate(dataset_dict["annotations"])
-            if annotation.get("iscrowd", 0) == 0
-        ]
-        masks = np.zeros((len(annotations), *size), dtype=bool)
-        for row, (number, annotation) in enumerate(annotations):
-            try:
-                masks[row] = transform_segmentation(
-                    annotation.get("segmentation"), original_size, transforms, size
-                )
-            except ValueError as error:
-                name = f"annotation id {annotation['id']}" if "id" in annotation else None
-                name = name or f"annotation number {number} of the image, counted from 0"
-                raise DatasetError(f"{_where(dataset_dict)}, {name}: {error}.") from error
+        if self.targets != "instance" and "sem_seg_file_name" in dataset_dict:
+            path = dataset_dict["sem_seg_file_name"]
+            labels = read_label_map(path)
+            check_size(path, labels.shape, dataset_dict["file_name"], image.shape[:2])
+            # The ignore_label must fit, because padding gets it.
+            kind = np.result_type(labels.dtype, np.min_scalar_type(self.ignore_label))
+            labels = labels.astype(kind, copy=False)
+        if self.targets == "panoptic":
+            segments = read_segments(dataset_dict, self.num_classes)
+            path = dataset_dict["pan_seg_file_name"]
+            check_size(path, segments.shape, dataset_dict["file_name"], image.shape[:2])
+            segment_labels = labels_of_segments(dataset_dict["segments_info"], self.ignore_label)
+        return LabelledInput(image, labels=labels, segments=segments, segment_labels=segment_labels)
 
-        keep = masks.any(axis=(1, 2))
-        classes = np.array([a["category_id"] for _, a in annotations], dtype=np.int64)
-        instances = Instances(size)
-        # Indexing copies; most images lose nothing to the crop.
-        instances.gt_masks = torch.from_numpy(masks if keep.all() else masks[keep])
-        instances.gt_classes = torch.from_numpy(classes[keep])
-        instances.gt_boxes = BitMasks(instances.gt_masks).get_bounding_boxes()
-        return instances
+    def _check_labels(self, labels: np.ndarray, dataset_dict: dict[str, Any]) -> list[int]:
+        """Return the classes that are present in a label map."""
+        try:
+            return present_classes(labels, self.ignore_label, self.num_classes)
+        except ValueError as error:
+            path = dataset_dict["sem_seg_file_name"]
+            raise DatasetError(f"{where(dataset_dict)}: {path}: {error}.") from error
 
 
-def transform_segmentation(
-    segmentation: Any,
-    original_size: tuple[int, int],
-    transforms: T.TransformList,
-    size: tuple[int, int],
-) -> np.ndarray:
-    """Rasterise one segmentation as the transformed image shows it.
+def _as_tensor(image: np.ndarray) -> torch.Tensor:
+    """Return the (C, H, W) tensor of an (H, W, C) image."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
-    Polygons are transformed as points and rasterised once, at the final size. Masks are resized to
-    the nearest pixel, and padding is never part of them.
 
-    Args:
-        segmentation: list of polygons, COCO RLE dict, or (H, W) bitmap of the original size.
-        original_size: height and width before `transforms`.
-        transforms: geometric transforms.
-        size: height and width after them.
-
-    Returns:
-        (H, W) bool mask of `size`.
+def get_preset(cfg: CfgNode) -> MapperPreset:
+    """Return the preset that ``INPUT.DATASET_MAPPER_NAME`` names.
 
     Raises:
-        ValueError: the segmentation is unusable; the message is the reason alone.
+        ValueError: there is none of that name.
     """
-    if isinstance(segmentation, (list, tuple)) and len(segmentation):
-        polygons = [parse_polygon(polygon) for polygon in segmentation]
-        points = transforms.apply_coords(np.concatenate(polygons))
-        splits = np.cumsum([len(polygon) for polygon in polygons])[:-1]
-        return rasterize_polygons(np.split(points, splits), *size)
-    if isinstance(segmentation, dict):
-        mask = decode_rle(segmentation, *original_size)
-    elif isinstance(segmentation, np.ndarray):
-        if segmentation.shape != tuple(original_size):
-            raise ValueError(
-                f"the bitmap's shape is {segmentation.shape}, the image's {tuple(original_size)}"
-            )
-        mask = (segmentation != 0).astype(np.uint8)
-    elif segmentation is None or isinstance(segmentation, (list, tuple)):
-        raise ValueError("there is no segmentation")
-    else:
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPER_PRESETS:
         raise ValueError(
-            f"the segmentation is a {type(segmentation).__name__}; it must be a list of polygons, "
-            "a COCO RLE dict or a bitmap"
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}; known names are "
+            f"{', '.join(sorted(MAPPER_PRESETS))}."
         )
-    return transforms.apply_segmentation(np.ascontiguousarray(mask)) == 1
+    return MAPPER_PRESETS[name]
 
 
-def _where(dataset_dict: dict[str, Any]) -> str:
-    return f"{dataset_dict.get('file_name')} (image id {dataset_dict.get('image_id')})"
+def _ignore_label(cfg: CfgNode) -> int:
+    """Return the ``ignore_label`` that the metadata of all training sets agree on.
+
+    Where none has one it is Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
+    """
+    found = {name: MetadataCatalog.get(name).get("ignore_label") for name in cfg.DATASETS.TRAIN}
+    values = set(found.values())
+    if len(values) > 1:
+        listed = ", ".join(f"{value} in {name}" for name, value in found.items())
+        raise DatasetError(
+            "the data sets of DATASETS.TRAIN must mark pixels without class alike, but their "
+            f"ignore_label is {listed}. Convert the label maps of one of them."
+        )
+    value = values.pop() if values else None
+    return cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE if value is None else int(value)
 
 
 def build_mapper(cfg: CfgNode, is_train: bool = True) -> SegmentationMapper:
     """Build the mapper that ``INPUT.DATASET_MAPPER_NAME`` names, or the one for inference.
 
     Raises:
-        ValueError: no mapper has that name.
+        ValueError: no mapper has that name, or an augmentation's key has an unknown value.
     """
     return SegmentationMapper(cfg, is_train)

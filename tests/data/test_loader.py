@@ -142,7 +142,7 @@ def same(batch, other):
     return len(batch) == len(other) and all(
         a["image_id"] == b["image_id"]
         and torch.equal(a["image"], b["image"])
-        and torch.equal(a["instances"].gt_masks, b["instances"].gt_masks)
+        and torch.equal(a["instances"].gt_masks.tensor, b["instances"].gt_masks.tensor)
         and torch.equal(a["padding_mask"], b["padding_mask"])
         for a, b in zip(batch, other, strict=True)
     )

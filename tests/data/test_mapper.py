@@ -30,6 +30,7 @@ def make_cfg(size=SIZE, flip="horizontal", low=0.1, high=2.0):
     cfg.INPUT.RANDOM_FLIP = flip
     cfg.INPUT.IMAGE_SIZE = size
     cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = low, high
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80
     return cfg
 
 
@@ -109,7 +110,7 @@ def test_polygons_and_all_forms_of_masks_agree(sample, seed, name):
     transforms = plain_augmentations()(T.AugInput(read_image(sample["file_name"], "RGB")))
     padded = transforms.apply_segmentation(np.zeros((HEIGHT, WIDTH), dtype=np.uint8)) != 0
     expected = transforms.apply_segmentation(mask.astype(np.uint8)).astype(bool) & ~padded
-    masks = result["instances"].gt_masks.numpy()
+    masks = result["instances"].gt_masks.tensor.numpy()
     assert (result["padding_mask"].numpy() == padded).all()
     assert masks.dtype == bool
     if not expected.any():  # the crop lies beside the object
@@ -133,7 +134,7 @@ def test_padding_is_never_part_of_a_mask(sample):
         padding = result["padding_mask"]
         padded += padding.any().item()
         assert (result["image"][:, padding] == 128).all()
-        masks = result["instances"].gt_masks
+        masks = result["instances"].gt_masks.tensor
         assert not masks[:2, padding].any()
         assert masks[:2, ~padding].all()
     assert padded >= 5
@@ -176,13 +177,13 @@ def test_crowd_and_cropped_objects_go_and_empty_images_stay(sample):
     for seed in SEEDS:
         instances = run(mapper, sample, seed)["instances"]
         counts.append(len(instances))
-        assert instances.gt_masks.shape == (len(instances), SIZE, SIZE)
+        assert instances.gt_masks.tensor.shape == (len(instances), SIZE, SIZE)
         assert len(instances.gt_boxes) == len(instances.gt_classes) == len(instances)
     assert 0 in counts and max(counts) <= 1
 
     sample["annotations"] = []
     instances = run(mapper, sample, 0)["instances"]
-    assert instances.gt_masks.shape == (0, SIZE, SIZE)
+    assert instances.gt_masks.tensor.shape == (0, SIZE, SIZE)
     assert instances.gt_boxes.tensor.shape == (0, 4)
     assert instances.gt_classes.dtype == torch.int64
 
@@ -280,7 +281,7 @@ def test_no_config_is_needed(sample):
     result = mapper(sample)
     pixels = read_image(sample["file_name"], "BGR")
     assert (result["image"].permute(1, 2, 0).numpy() == pixels).all()
-    assert (result["instances"].gt_masks[0].numpy() == rasterised(BIG)).all()
+    assert (result["instances"].gt_masks.tensor[0].numpy() == rasterised(BIG)).all()
     assert not result["padding_mask"].any()
 
 

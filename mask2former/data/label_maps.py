@@ -1,0 +1,173 @@
+"""Read label maps and panoptic PNG files, and move them as an image is augmented.
+
+A label map is one number a pixel: a class for semantic, a segment for panoptic segmentation. Its
+grid is that of the upright image, as dataset dicts give ``height`` and ``width``: an image that is
+stored turned or mirrored and says so by EXIF needs label maps that are turned. They are read as
+stored, without regard for EXIF data of their own.
+
+Shape letters: H, W height and width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from detectron2.data import transforms as T
+from PIL import Image
+
+from .errors import DatasetError
+from .image import DECODER_ERRORS, decoding_problem
+
+# The byte that padding consists of once a label map went through transforms: -1 of signed maps.
+PADDING_BYTE = 255
+
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "L", "1")
+# Pillow stretches grey of fewer bits to 0..255: by how much.
+_STRETCH = {"L;2": 85, "L;4": 17}
+
+
+def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a PNG or TIFF file of one channel of whole numbers; of a palette the indices.
+
+    Args:
+        path: file of 1 to 16 bits a pixel, or 32.
+
+    Returns:
+        (H, W), uint8, uint16 or int32.
+
+    Raises:
+        DatasetError: the file cannot be read, or is no label map; the message names it.
+    """
+    with _opened(path) as image:
+        if image.mode not in _LABEL_MODES:
+            raise DatasetError(
+                f"{os.fspath(path)}: its pixels are {image.mode}, but a label map has one channel "
+                "of whole numbers, or a palette. Save it as grey of 8 or 16 bit."
+            )
+        encodings = [tile[3] for tile in getattr(image, "tile", ())]
+        labels = np.asarray(image)
+    if encodings:
+        encoding = encodings[0] if isinstance(encodings[0], str) else encodings[0][0]
+        labels = labels // np.uint8(_STRETCH[encoding]) if encoding in _STRETCH else labels
+    if labels.dtype == bool:
+        return labels.astype(np.uint8)
+    return labels.astype(labels.dtype.newbyteorder("="), copy=False)
+
+
+def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read the segment ids R + 256 G + 65536 B of a PNG file in COCO's panoptic format.
+
+    Returns:
+        (H, W) int32.
+
+    Raises:
+        DatasetError: the file cannot be read, or is no such PNG; the message names it.
+    """
+    with _opened(path) as image:
+        if image.mode not in _COLOR_MODES:
+            raise DatasetError(
+                f"{os.fspath(path)}: its pixels are {image.mode}, but a panoptic PNG is RGB of 8 "
+                "bit: segment id = R + 256 G + 65536 B."
+            )
+        channels = np.asarray(image.convert("RGB")).astype(np.int32)  # (H, W, 3)
+    return channels[..., 0] + (channels[..., 1] << 8) + (channels[..., 2] << 16)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """Open an image whose decoder's errors are raised as `DatasetError`."""
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            yield image
+    except DatasetError:
+        raise
+    except DECODER_ERRORS as error:
+        raise DatasetError(f"{os.fspath(path)}: {decoding_problem(error)}") from error
+
+
+def check_size(path: str, size: Sequence[int], image_path: str, image_size: Sequence[int]) -> None:
+    """Raise `DatasetError` unless the (height, width) of a label map are those of its image."""
+    (height, width), (image_height, image_width) = size, image_size
+    if (height, width) == (image_height, image_width):
+        return
+    swapped = (height, width) == (image_width, image_height)
+    hint = (
+        " Width and height are swapped: if the image is turned by its EXIF orientation, turn the "
+        "label map in the same way."
+    )
+    raise DatasetError(
+        f"{path} is {width} x {height} pixels (width x height), but its image {image_path} is "
+        f"{image_width} x {image_height}.{hint if swapped else ''}"
+    )
+
+
+def transform_labels(labels: np.ndarray, transforms: T.Transform | T.TransformList) -> np.ndarray:
+    """Move a label map as an image: each pixel takes the number of the nearest one.
+
+    Detectron2's transforms do that for bytes; for larger numbers they change to a resampling that
+    is half a pixel off, or fail. So those go through them as several bytes.
+
+    Args:
+        labels: (H, W), uint8, uint16 or int32.
+        transforms: geometric ones; those of colours do nothing.
+
+    Returns:
+        (H', W') of the same type. Padding consists of bytes `PADDING_BYTE`.
+    """
+    if labels.dtype.itemsize == 1:
+        return transforms.apply_segmentation(labels)
+    planes = np.ascontiguousarray(labels).view(np.uint8).reshape(*labels.shape, -1)
+    planes = np.ascontiguousarray(transforms.apply_segmentation(planes))
+    return planes.view(labels.dtype)[..., 0]
+
+
+class LabelledInput(T.AugInput):
+    """Detectron2's ``AugInput`` for label maps of any whole numbers.
+
+    Augmentations find the semantic labels in ``sem_seg``. Given `segments` in their place, that is
+    computed when one asks for it.
+    """
+
+    def __init__(
+        self,
+        image: np.ndarray,
+        *,
+        labels: np.ndarray | None = None,
+        segments: np.ndarray | None = None,
+        segment_labels: np.ndarray | None = None,
+    ):
+        """Take an image and what is known of its pixels.
+
+        Args:
+            image: (H, W, C).
+            labels: (H, W) classes.
+            segments: (H, W) numbers of segments.
+            segment_labels: (S,) class of each segment, for ``sem_seg`` where there are no `labels`.
+        """
+        super().__init__(image)
+        self.labels = labels
+        self.segments = segments
+        self._segment_labels = segment_labels
+
+    @property
+    def sem_seg(self) -> np.ndarray | None:
+        """(H, W) classes, if known."""
+        if self.labels is None and self.segments is not None and self._segment_labels is not None:
+            return self._segment_labels[self.segments]
+        return self.labels
+
+    @sem_seg.setter
+    def sem_seg(self, labels: np.ndarray | None) -> None:
+        self.labels = labels
+
+    def transform(self, tfm: T.Transform) -> None:
+        """Apply a transform to everything."""
+        self.image: np.ndarray = tfm.apply_image(self.image)
+        if self.labels is not None:
+            self.labels = transform_labels(self.labels, tfm)
+        if self.segments is not None:
+            self.segments = transform_labels(self.segments, tfm)
