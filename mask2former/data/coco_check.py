@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-import os
 from typing import Any
 
-from tqdm import tqdm
-
-from .image_headers import check_image_files
+from .check_files import check_image_files, progress
+from .coco_file import check_categories, check_images, is_id, is_number, load_coco
 from .report import Report
 from .segmentation import checked_run_lengths, parse_polygon
-
-# Smaller files are checked before a progress bar could be read.
-_PROGRESS_FROM = 50_000
 
 
 def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) -> Report:
@@ -32,112 +25,22 @@ def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) 
         The report; it never raises for what is wrong with the data.
     """
     report = Report(str(json_file))
-    content = _load(str(json_file), report)
+    content = load_coco(str(json_file), report)
     if content is None:
         return report
-    images = _check_images(content["images"], report)
-    _check_categories(content["categories"], report)
-    checker = _AnnotationChecker(report, images, evaluated)
-    checker.check_all(content["annotations"])
-    if not os.path.isdir(image_root):
-        report.add("image folder not found", True, str(image_root))
-    else:
-        check_image_files(images, str(image_root), report)
-    return report
-
-
-def _load(json_file: str, report: Report) -> dict[str, Any] | None:
-    try:
-        with open(json_file, encoding="utf-8") as f:
-            content = json.load(f)
-    except OSError as error:
-        report.add("annotation file cannot be read", True, str(error))
-        return None
-    except ValueError as error:  # both JSONDecodeError and UnicodeDecodeError
-        report.add("annotation file is not JSON", True, str(error))
-        return None
-    if not isinstance(content, dict):
-        report.add(
-            "not a COCO file", True, f"the file holds a {type(content).__name__}, not an object"
-        )
-        return None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            what = "is missing" if key not in content else "is not a list"
-            report.add("not a COCO file", True, f"{key!r} {what}")
-        elif not all(isinstance(record, dict) for record in content[key]):
-            report.add("not a COCO file", True, f"{key!r} holds something that is not an object")
-    if not report.problems and any("segments_info" in a for a in content["annotations"][:1]):
+    if any("segments_info" in a for a in content["annotations"][:1]):
         report.add(
             "not a COCO instance file",
             True,
             "this is a COCO panoptic file ('segments_info'); instance annotations are needed",
         )
-    return None if report.problems else content
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
-
-
-def _check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dict[str, Any]]:
-    """Return image id -> record for the images whose records are sound enough to go on with."""
-    report.num_images = len(records)
-    if not records:
-        report.add("no images", True, "'images' is empty")
-    images: dict[Any, dict[str, Any]] = {}
-    names: dict[str, Any] = {}
-    for number, record in enumerate(records):
-        image_id, name = record.get("id"), record.get("file_name")
-        if not _is_id(image_id):
-            detail = f"number {number} of 'images' has the id {image_id!r}"
-            report.add("image without a usable id", True, detail, file_name=name)
-            continue
-        if not isinstance(name, str) or not name:
-            report.add("image without file_name", True, f"{name!r}", image_id=image_id)
-            continue
-        where = {"file_name": name, "image_id": image_id}
-        size = [record.get("width"), record.get("height")]
-        if not all(isinstance(side, int) and side > 0 for side in size):
-            detail = f"width and height are {size}; whole numbers above 0 are needed"
-            report.add("image without a usable size", True, detail, **where)
-        if image_id in images:
-            detail = f"the id is also that of {images[image_id]['file_name']}"
-            report.add("image id used twice", True, detail, **where)
-        elif name in names:
-            detail = f"the file is also that of image id {names[name]!r}"
-            report.add("image file listed twice", False, detail, **where)
-        images.setdefault(image_id, record)
-        names.setdefault(name, image_id)
-    return images
-
-
-def _check_categories(records: list[dict[str, Any]], report: Report) -> None:
-    if not records:
-        report.add("no categories", True, "'categories' is empty")
-    ids_of_names: dict[str, int] = {}
-    for number, record in enumerate(records):
-        category_id, name = record.get("id"), record.get("name")
-        if not isinstance(category_id, int) or isinstance(category_id, bool):
-            detail = f"number {number} of 'categories', {name!r}, has the id {category_id!r}"
-            report.add("category without a whole number as id", True, detail)
-            continue
-        if not isinstance(name, str) or not name:
-            report.add("category without a name", True, f"category id {category_id}: {name!r}")
-            continue
-        if category_id in report.categories:
-            detail = f"{category_id} is {report.categories[category_id]!r} and {name!r}"
-            report.add("category id used twice", True, detail)
-            continue
-        if name in ids_of_names:
-            detail = f"{name!r} has the ids {ids_of_names[name]} and {category_id}"
-            report.add("category name used twice", True, detail)
-        report.categories[category_id] = name
-        ids_of_names.setdefault(name, category_id)
+        return report
+    images = check_images(content["images"], report)
+    check_categories(content["categories"], report)
+    checker = _AnnotationChecker(report, images, evaluated)
+    checker.check_all(content["annotations"])
+    check_image_files(images, str(image_root), report)
+    return report
 
 
 class _AnnotationChecker:
@@ -154,22 +57,16 @@ class _AnnotationChecker:
         report.num_annotations = len(annotations)
         used_ids: set[Any] = set()
         used_images: set[Any] = set()
-        steps = tqdm(
-            annotations,
-            desc="Checking annotations",
-            unit=" objects",
-            unit_scale=True,
-            disable=len(annotations) < _PROGRESS_FROM,
-        )
+        steps = progress(annotations, "Checking annotations", " objects")
         for number, annotation in enumerate(steps):
             image_id, annotation_id = annotation.get("image_id"), annotation.get("id")
-            image = self.images.get(image_id) if _is_id(image_id) else None
+            image = self.images.get(image_id) if is_id(image_id) else None
             self.where = {
                 "file_name": image["file_name"] if image else None,
                 "image_id": image_id,
                 "annotation_id": annotation_id,
             }
-            if not _is_id(annotation_id):
+            if not is_id(annotation_id):
                 detail = f"number {number} of 'annotations' has the id {annotation_id!r}"
                 self._error("annotation without a usable id", detail)
             elif annotation_id in used_ids:
@@ -203,7 +100,7 @@ class _AnnotationChecker:
             detail = f"category_id is {category_id!r}; 'categories' has no such id"
             self._error("annotation of an unknown category", detail)
         elif not annotation.get("iscrowd"):
-            self.report.instances_per_category[category_id] += 1
+            self.report.num_per_category[category_id] += 1
 
     def _check_flags(self, annotation: dict[str, Any]) -> None:
         if annotation.get("ignore", 0) != 0:
@@ -223,7 +120,7 @@ class _AnnotationChecker:
                 self._error("annotation without bbox", detail)
             return
         box = annotation["bbox"]
-        is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(_is_number, box))
+        is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
         if not is_box:
             self._error("bbox is not four numbers", f"{box!r}")
             return

@@ -22,6 +22,7 @@ class Problem:
         file_name: the image, where there is one.
         image_id: its id.
         annotation_id: the annotation, where there is one.
+        segment_id: the segment of a panoptic annotation, where there is one.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class Problem:
     file_name: str | None = None
     image_id: Any = None
     annotation_id: Any = None
+    segment_id: Any = None
 
     def __str__(self) -> str:
         where = []
@@ -39,32 +41,42 @@ class Problem:
             where.append(f"image id {self.image_id!r}")
         if self.annotation_id is not None:
             where.append(f"annotation id {self.annotation_id!r}")
+        if self.segment_id is not None:
+            where.append(f"segment id {self.segment_id!r}")
         return f"{', '.join(where)}: {self.detail}" if where else self.detail
 
 
 @dataclass
 class Report:
-    """What the check of one annotation file found.
+    """What the check of one data set found.
 
     Attributes:
-        source: the annotation file.
+        source: the annotation file, or the folder of label maps.
+        unit: what is counted for each class: "objects", "segments" or "pixels".
         problems: up to 100 of each kind.
         counts: kind -> number of all problems of that kind.
         categories: category id -> name.
-        num_images: images in the file.
-        num_annotations: annotations in the file.
-        num_empty_images: images without an annotation.
-        instances_per_category: category id -> objects, crowd regions not counted.
+        things: ids of the categories that are things, where the data say so.
+        colors: category id -> RGB, where the data say so.
+        ignore_label: value of pixels without class in label maps.
+        num_images: images in the data set.
+        num_annotations: annotations, or segments; 0 for label maps.
+        num_empty_images: images without objects, segments or labelled pixels.
+        num_per_category: category id -> units; crowd regions are not counted.
     """
 
     source: str
+    unit: str = "objects"
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     categories: dict[int, str] = field(default_factory=dict)
+    things: set[int] = field(default_factory=set)
+    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    ignore_label: int | None = None
     num_images: int = 0
     num_annotations: int = 0
     num_empty_images: int = 0
-    instances_per_category: Counter[int] = field(default_factory=Counter)
+    num_per_category: Counter[int] = field(default_factory=Counter)
 
     def add(
         self,
@@ -75,12 +87,13 @@ class Report:
         file_name: str | None = None,
         image_id: Any = None,
         annotation_id: Any = None,
+        segment_id: Any = None,
     ) -> None:
         """Count a problem and keep it unless there are many of its kind already."""
         self.counts[kind] += 1
         if self.counts[kind] <= _STORED_PER_KIND:
             self.problems.append(
-                Problem(kind, is_error, detail, file_name, image_id, annotation_id)
+                Problem(kind, is_error, detail, file_name, image_id, annotation_id, segment_id)
             )
 
     @property
@@ -99,20 +112,28 @@ class Report:
         return [p for p in self.problems if not p.is_error]
 
     def summary(self) -> str:
-        """Return images, objects and objects per class in a few lines."""
-        counts = [(self.instances_per_category[i], name) for i, name in self.categories.items()]
+        """Return images and what they show of each class in a few lines."""
+        counts = [(self.num_per_category[i], name) for i, name in self.categories.items()]
         counts.sort(reverse=True)
-        listed = [f"{name} {count}" for count, name in counts[:_LISTED_CLASSES] if count]
+        total = self.num_per_category.total()
+        listed = [
+            f"{name} {count / total:.1%}" if self.unit == "pixels" else f"{name} {count}"
+            for count, name in counts[:_LISTED_CLASSES]
+            if count
+        ]
         if len(counts) > _LISTED_CLASSES:
             listed.append(f"... and {len(counts) - _LISTED_CLASSES} more")
-        lines = [
-            f"{self.source}: {self.num_images} images ({self.num_empty_images} without objects), "
-            f"{self.num_annotations} annotations, {len(self.categories)} classes",
-            f"  objects per class: {', '.join(listed)}",
-        ]
+        parts = [f"{self.num_images} images ({self.num_empty_images} without {self.unit})"]
+        if self.unit != "pixels":
+            records = "annotations" if self.unit == "objects" else self.unit
+            parts.append(f"{self.num_annotations} {records}")
+        parts.append(f"{len(self.categories)} classes")
+        lines = [f"{self.source}: {', '.join(parts)}"]
+        if total:
+            lines.append(f"  {self.unit} per class: {', '.join(listed)}")
         without = sum(count == 0 for count, _ in counts)
-        if without:
-            lines.append(f"  classes without objects: {without}")
+        if without and total:
+            lines.append(f"  classes without {self.unit}: {without}")
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -87,7 +87,7 @@ def test_a_sound_file_has_no_problems(tmp_path, images):
     assert not report.problems, str(report)
     assert "no problems" in str(report)
     assert report.categories == {2: "cat", 4: "tree"}
-    assert report.instances_per_category == {2: 1, 4: 1}, "crowd is not counted"
+    assert report.num_per_category == {2: 1, 4: 1}, "crowd is not counted"
     assert "2 images (0 without objects)" in report.summary()
 
 

@@ -1,0 +1,126 @@
+"""What the checks of COCO instance and panoptic files have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from .report import Report
+
+_CHUNK = 1 << 22
+
+
+def kind_of_json(json_file: str) -> str | None:
+    """Return "panoptic" or "instance" by the first key that gives a COCO file away.
+
+    The file is not parsed; those of COCO have hundreds of megabytes.
+
+    Returns:
+        None if it has neither key or cannot be read.
+    """
+    keys = {b'"segments_info"': "panoptic", b'"segmentation"': "instance"}
+    overlap = max(map(len, keys)) - 1
+    try:
+        with open(json_file, "rb") as f:
+            window = b""
+            while chunk := f.read(_CHUNK):
+                window = window[-overlap:] + chunk
+                found = {window.find(key): kind for key, kind in keys.items() if key in window}
+                if found:
+                    return found[min(found)]
+    except OSError:
+        pass  # the check says what is wrong
+    return None
+
+
+def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
+    """Return the content if it has the lists of a COCO file; else None, and `report` says why."""
+    try:
+        with open(json_file, encoding="utf-8") as f:
+            content = json.load(f)
+    except OSError as error:
+        report.add("annotation file cannot be read", True, str(error))
+        return None
+    except ValueError as error:  # both JSONDecodeError and UnicodeDecodeError
+        report.add("annotation file is not JSON", True, str(error))
+        return None
+    if not isinstance(content, dict):
+        report.add(
+            "not a COCO file", True, f"the file holds a {type(content).__name__}, not an object"
+        )
+        return None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            what = "is missing" if key not in content else "is not a list"
+            report.add("not a COCO file", True, f"{key!r} {what}")
+        elif not all(isinstance(record, dict) for record in content[key]):
+            report.add("not a COCO file", True, f"{key!r} holds something that is not an object")
+    return None if report.problems else content
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_id(value: Any) -> bool:
+    """Whether it can be an id of an image or an annotation."""
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dict[str, Any]]:
+    """Return image id -> record for the images whose records are sound enough to go on with."""
+    report.num_images = len(records)
+    if not records:
+        report.add("no images", True, "'images' is empty")
+    images: dict[Any, dict[str, Any]] = {}
+    names: dict[str, Any] = {}
+    for number, record in enumerate(records):
+        image_id, name = record.get("id"), record.get("file_name")
+        if not is_id(image_id):
+            detail = f"number {number} of 'images' has the id {image_id!r}"
+            report.add("image without a usable id", True, detail, file_name=name)
+            continue
+        if not isinstance(name, str) or not name:
+            report.add("image without file_name", True, f"{name!r}", image_id=image_id)
+            continue
+        where = {"file_name": name, "image_id": image_id}
+        size = [record.get("width"), record.get("height")]
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            detail = f"width and height are {size}; whole numbers above 0 are needed"
+            report.add("image without a usable size", True, detail, **where)
+        if image_id in images:
+            detail = f"the id is also that of {images[image_id]['file_name']}"
+            report.add("image id used twice", True, detail, **where)
+        elif name in names:
+            detail = f"the file is also that of image id {names[name]!r}"
+            report.add("image file listed twice", False, detail, **where)
+        images.setdefault(image_id, record)
+        names.setdefault(name, image_id)
+    return images
+
+
+def check_categories(records: list[dict[str, Any]], report: Report) -> None:
+    """Put the categories into `report`, with what is wrong with them."""
+    if not records:
+        report.add("no categories", True, "'categories' is empty")
+    ids_of_names: dict[str, int] = {}
+    for number, record in enumerate(records):
+        category_id, name = record.get("id"), record.get("name")
+        if not isinstance(category_id, int) or isinstance(category_id, bool):
+            detail = f"number {number} of 'categories', {name!r}, has the id {category_id!r}"
+            report.add("category without a whole number as id", True, detail)
+            continue
+        if not isinstance(name, str) or not name:
+            report.add("category without a name", True, f"category id {category_id}: {name!r}")
+            continue
+        if category_id in report.categories:
+            detail = f"{category_id} is {report.categories[category_id]!r} and {name!r}"
+            report.add("category id used twice", True, detail)
+            continue
+        if name in ids_of_names:
+            detail = f"{name!r} has the ids {ids_of_names[name]} and {category_id}"
+            report.add("category name used twice", True, detail)
+        report.categories[category_id] = name
+        ids_of_names.setdefault(name, category_id)
