@@ -30,7 +30,7 @@ def make_cfg(size=SIZE, flip="horizontal", low=0.1, high=2.0):
     cfg.INPUT.RANDOM_FLIP = flip
     cfg.INPUT.IMAGE_SIZE = size
     cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE = low, high
-    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 91  # ids of COCO have gaps
     return cfg
 
 
