@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -37,8 +38,15 @@ _PREPARE = "Make it with: python -m mask2former.data.preparation"
 _COCO_FILES = "COCO's 2017 images and panoptic annotations have it."
 _VISTAS_FILES = "Mapillary Vistas 1.2 has it; put its folders into that of the data sets."
 
-# Name -> what this module put into the DatasetCatalog under it.
-_registered: dict[str, Callable[[], list[dict[str, Any]]]] = {}
+
+@dataclass(frozen=True)
+class _Builtin:
+    """What this module puts into the DatasetCatalog, to be told from what others put there."""
+
+    load: Callable[[], list[dict[str, Any]]]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return self.load()
 
 
 def register_builtin(root: str | os.PathLike[str]) -> None:
@@ -58,23 +66,20 @@ def register_builtin(root: str | os.PathLike[str]) -> None:
 
 def unregister_builtin() -> None:
     """Remove from Detectron2's catalogs what `register_builtin` put there."""
-    for name, function in list(_registered.items()):
-        if DatasetCatalog.data.get(name) is function:
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        del _registered[name]
+    for name in [n for n, load in DatasetCatalog.data.items() if isinstance(load, _Builtin)]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def _register(register: Callable[..., None], name: str, *args: Any, **kwargs: Any) -> None:
     """Call ``register(name, ...)`` unless somebody else has registered that name."""
-    function = DatasetCatalog.data.get(name)
-    if function is not None and function is not _registered.get(name):
-        return
-    if function is not None:
+    if name in DatasetCatalog:
+        if not isinstance(DatasetCatalog[name], _Builtin):
+            return
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     register(name, *args, **kwargs)
-    _registered[name] = DatasetCatalog[name]
+    DatasetCatalog[name] = _Builtin(DatasetCatalog[name])
 
 
 def _register_instances(name: str, json_file: str, image_root: str, **kwargs: Any) -> None:

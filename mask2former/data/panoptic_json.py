@@ -69,18 +69,19 @@ def register_coco_panoptic(
             preparation=preparation,
         ),
     )
+    known = {
+        "panoptic_json": panoptic_json,
+        "panoptic_root": panoptic_root,
+        "image_root": image_root,
+        "json_file": json_file,
+        "evaluator_type": evaluator_type,
+        "ignore_label": ignore_label,
+        "label_divisor": 1000,
+        **panoptic_metadata(categories),
+    }
     if sem_seg_root is not None:
-        metadata = {"sem_seg_root": sem_seg_root, **metadata}
-    MetadataCatalog.get(name).set(
-        panoptic_json=panoptic_json,
-        panoptic_root=panoptic_root,
-        image_root=image_root,
-        json_file=json_file,
-        evaluator_type=evaluator_type,
-        ignore_label=ignore_label,
-        label_divisor=1000,
-        **{**panoptic_metadata(categories), **metadata},
-    )
+        known["sem_seg_root"] = sem_seg_root
+    MetadataCatalog.get(name).set(**{**known, **metadata})
 
 
 def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
