@@ -91,7 +91,9 @@ class PackedMasks:
         if masks.is_floating_point() and bool((masks != masks.round()).any()):
             raise ValueError("masks must be booleans or whole numbers; these have fractions")
         count, height, width = masks.shape
-        return cls(_pack(count, (height, width), masks.device, lambda part: masks[part] != 0), count)
+        return cls(
+            _pack(count, (height, width), masks.device, lambda part: masks[part] != 0), count
+        )
 
     def __len__(self) -> int:
         return self._num_masks
