@@ -1,8 +1,8 @@
 """Readable labels, each at its object and off the others."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .colors import Color
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Point = tuple[float, float]  # x, y
 
 _BACKGROUND = (18, 18, 22, 205)
 # How much of a label others may cover before it is left out rather than drawn.
@@ -25,8 +26,8 @@ class LabelAnchor:
     box: Box
     """Around the object."""
     area: float
-    inside: tuple[float, float]
-    """x, y of a point within the object that has room around it."""
+    inside: Sequence[Point]
+    """Points within the object that have room around them, the best first."""
     may_leave: bool = True
     """Whether the label may stand beside the object."""
 
@@ -46,26 +47,24 @@ class LabelAnchor:
         return cls(
             box=(x0 * factor, y0 * factor, x1 * factor, y1 * factor),
             area=float(crop.sum()) * factor**2,
-            inside=((x0 + float(middle)) * factor, (y0 + row + 0.5) * factor),
+            inside=[((x0 + float(middle)) * factor, (y0 + row + 0.5) * factor)],
         )
 
     def candidates(self, width: float, height: float) -> list[Box]:
         """Places for a label of the given size, the best first."""
-        x0, y0, x1, y1 = self.box
-        x, y = self.inside
-        inside = (x - width / 2, y - height / 2)
-        outside = [
-            ((x0 + x1 - width) / 2, y0 - height - 2),
-            ((x0 + x1 - width) / 2, y1 + 2),
-            (x1 + 2, (y0 + y1 - height) / 2),
-            (x0 - width - 2, (y0 + y1 - height) / 2),
-        ]
-        steps = (0, -1.1, 1.1, -2.2, 2.2, -3.3, 3.3)
-        within = [(inside[0], inside[1] + step * height) for step in steps]
+        within = [(x - width / 2, y - height / 2) for x, y in self.inside]
+        outside: list[Point] = []
         if self.may_leave:
+            x0, y0, x1, y1 = self.box
+            x, y = within[0]
+            within += [(x, y + step * height) for step in (-1.1, 1.1, -2.2, 2.2, -3.3, 3.3)]
             within += [(x0, y0), (x1 - width, y0), (x0, y1 - height), (x1 - width, y1 - height)]
-        else:
-            outside = []
+            outside = [
+                ((x0 + x1 - width) / 2, y0 - height - 2),
+                ((x0 + x1 - width) / 2, y1 + 2),
+                (x1 + 2, (y0 + y1 - height) / 2),
+                (x0 - width - 2, (y0 + y1 - height) / 2),
+            ]
         # A label must not hide the object that it names.
         order = within + outside if self.area > 6 * width * height else outside + within
         return [(left, top, left + width, top + height) for left, top in order]
@@ -106,25 +105,32 @@ def draw_labels(
     labels: Sequence[str],
     colors: Sequence[Color],
     *,
+    hides: Callable[[int, Box], float] | None = None,
     leave_out: bool = False,
 ) -> None:
-    """Draw each label where it overlaps those before it least.
+    """Draw each label where it overlaps those before it, and hides others' objects, least.
 
     Args:
         canvas: is drawn on.
         anchors: of N objects, those that matter most first.
         labels: N texts.
         colors: N colours.
-        leave_out: leave labels out that others would cover.
+        hides: from the number of an object and a box to how many pixels a label there would cover
+            that it had better not.
+        leave_out: leave labels out that others would cover, or that hide half of what they name.
     """
     style = LabelStyle.for_picture(canvas)
     placed: list[tuple[Box, str, Color]] = []
     boxes: list[Box] = []
-    for anchor, text, color in zip(anchors, labels, colors, strict=True):
+    for i, (anchor, text, color) in enumerate(zip(anchors, labels, colors, strict=True)):
         places = anchor.candidates(style.width(text), style.height)
-        box = least_overlap(places, boxes, canvas.width, canvas.height)
-        if leave_out and _covered(box, boxes) > _MAX_COVERED * style.width(text) * style.height:
-            continue
+        cost = None if hides is None else partial(hides, i)
+        box = least_overlap(places, boxes, canvas.width, canvas.height, cost)
+        if leave_out:
+            lost, size = float(covered([box], boxes)[0]), style.width(text) * style.height
+            hidden = lost + (0 if cost is None else cost(box))
+            if lost > _MAX_COVERED * size or hidden > 0.5 * anchor.area:
+                continue
         boxes.append(box)
         placed.append((box, text, color))
     draw = ImageDraw.Draw(canvas, "RGBA")
@@ -140,8 +146,17 @@ def draw_labels(
         draw.text(at, text, font=style.font, fill=(255, 255, 255), anchor="lm")
 
 
-def least_overlap(candidates: Sequence[Box], placed: Sequence[Box], width: int, height: int) -> Box:
-    """The first of the least covered candidates, moved into the picture."""
+def least_overlap(
+    candidates: Sequence[Box],
+    placed: Sequence[Box],
+    width: int,
+    height: int,
+    cost: Callable[[Box], float] | None = None,
+) -> Box:
+    """The first of the candidates that are covered and, apart from that, cost least.
+
+    All are moved into the picture before.
+    """
 
     def moved_inside(box: Box) -> Box:
         dx = min(0.0, width - 1 - box[2])
@@ -150,15 +165,19 @@ def least_overlap(candidates: Sequence[Box], placed: Sequence[Box], width: int, 
         dy = max(dy, -box[1])
         return box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy
 
-    return min((moved_inside(box) for box in candidates), key=lambda box: _covered(box, placed))
+    boxes = [moved_inside(box) for box in candidates]
+    costs = covered(boxes, placed)
+    if cost is not None:
+        costs += [cost(box) for box in boxes]
+    return boxes[int(np.argmin(costs))]
 
 
-def _covered(box: Box, placed: Sequence[Box]) -> float:
-    return sum(
-        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
-        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
-        for other in placed
-    )
+def covered(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
+    """How many pixels of each of the boxes all the others cover; twice what two cover."""
+    a = np.array(boxes).reshape(-1, 1, 4)
+    b = np.array(others).reshape(1, -1, 4)
+    shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return shared.clip(min=0).prod(-1).sum(-1)
 
 
 def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int]:

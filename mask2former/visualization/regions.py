@@ -7,7 +7,7 @@ Shapes:
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +17,14 @@ from scipy import ndimage
 
 from .canvas import line_width, make_canvas
 from .colors import Color, calm, palette_color
-from .labels import LabelAnchor, LabelStyle, draw_labels
+from .labels import Box, LabelAnchor, LabelStyle, Point, draw_labels
 
 # Places for labels are looked for on a map of at most this many pixels a side.
 _SEARCH_SIDE = 640
 # A label is several times as wide as high, so room to the left and right counts more.
 _LABEL_ASPECT = 4.0
+# How many places within a region are tried.
+_NUM_POINTS = 6
 
 
 @dataclass(frozen=True)
@@ -135,31 +137,35 @@ def draw_panoptic(
 def _check_size(image: np.ndarray, labels: np.ndarray) -> None:
     if labels.shape != image.shape[:2]:
         raise ValueError(f"the map is {labels.shape}, the image {image.shape[:2]} (height, width)")
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"a map has integers, not {labels.dtype}")
+
+
+def _offset(labels: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """Labels less their minimum, that minimum, and how many values are between the extremes."""
+    low, high = int(labels.min()), int(labels.max())
+    if high - low >= 1 << 24:  # what panoptic PNG files can hold
+        raise ValueError(f"the labels of a map are from {low} to {high}: more than 2^24 apart")
+    if low == 0:
+        return labels, 0, high + 1
+    return np.subtract(labels, low, dtype=np.int64), low, high - low + 1
 
 
 def _present(labels: np.ndarray) -> list[int]:
     """The distinct values, ascending."""
-    low, high = int(labels.min()), int(labels.max())
-    if high - low > 1 << 16:  # ids of panoptic PNG files have 24 bits
-        return np.unique(labels).tolist()
-    counts = np.zeros(high - low + 1, bool)
-    counts[labels.reshape(-1) - low] = True
-    return (np.flatnonzero(counts) + low).tolist()
+    labels, low, count = _offset(labels)
+    found = np.zeros(count, bool)
+    found[labels.reshape(-1)] = True
+    return (np.flatnonzero(found) + low).tolist()
 
 
 def _compact(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     """(H, W) of 1 + position of each pixel's value in `values`, 0 for other values."""
-    dtype = np.uint8 if len(values) < 256 else np.int32
-    low, high = int(labels.min()), int(labels.max())
-    if high - low > 1 << 24:
-        order = np.argsort(values)
-        ordered = np.asarray(values)[order]
-        position = np.searchsorted(ordered, labels).clip(max=len(values) - 1)
-        return np.where(ordered[position] == labels, order[position] + 1, 0).astype(dtype)
-    table = np.zeros(high - low + 1, dtype)
+    labels, low, count = _offset(labels)
+    table = np.zeros(count, np.uint8 if len(values) < 256 else np.int32)
     for i, value in enumerate(values):
         table[value - low] = i + 1
-    return table[labels - low]
+    return table[labels]
 
 
 def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> Image.Image:
@@ -170,18 +176,39 @@ def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> I
     if factor > 1:
         index = index.repeat(factor, axis=0).repeat(factor, axis=1)
     _paint(canvas, index, regions, factor)
-    style = LabelStyle.for_picture(canvas)
-    anchors, names, colors = [], [], []
-    for i, anchor in _anchors(index, regions):
-        region = regions[i]
-        label_area = style.width(region.name) * style.height
-        # Where a label would hide more than it names, there is none.
-        if anchor.area > (0.4 if region.is_thing else 1.5) * label_area:
-            anchors.append(anchor)
-            names.append(region.name)
-            colors.append(region.color)
-    draw_labels(canvas, anchors, names, colors, leave_out=True)
+    _label(canvas, index, regions)
     return canvas
+
+
+def _label(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region]) -> None:
+    """Write the names of regions."""
+    stride = math.ceil(max(index.shape) / _SEARCH_SIDE)
+    top, left = (min(stride // 2, n - 1) for n in index.shape)
+    small = index[top::stride, left::stride]
+    style = LabelStyle.for_picture(canvas)
+    # Where a label would hide more than it names, there is none.
+    labelled = [
+        (i, anchor)
+        for i, anchor in _anchors(small, regions, stride)
+        if anchor.area
+        > (0.12 if regions[i].is_thing else 1.5) * style.width(regions[i].name) * style.height
+    ]
+    is_thing = np.array([False, *(region.is_thing for region in regions)])
+
+    def other_things(number: int, box: Box) -> float:
+        x0, y0, x1, y1 = (max(0, round(v / stride)) for v in box)
+        below = small[y0:y1, x0:x1]
+        others = is_thing[below] & (below != labelled[number][0] + 1)
+        return 0.5 * float(np.count_nonzero(others)) * stride**2
+
+    draw_labels(
+        canvas,
+        [anchor for _, anchor in labelled],
+        [regions[i].name for i, _ in labelled],
+        [regions[i].color for i, _ in labelled],
+        hides=other_things,
+        leave_out=True,
+    )
 
 
 def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], factor: int) -> None:
@@ -203,7 +230,7 @@ def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], f
     layer = Image.fromarray(table[index])
     # Void takes the image's colours, so that no other colour leaks in where the edge is softened.
     layer.paste(canvas, mask=Image.fromarray((index == 0).astype(np.uint8) * 255))
-    soften = ImageFilter.GaussianBlur(max(0.25 * width, 0.5 * factor if factor > 1 else 0))
+    soften = ImageFilter.GaussianBlur(max(0.6, 0.25 * width, 0.5 * factor if factor > 1 else 0))
     canvas.paste(layer.filter(soften), mask=alpha.filter(soften))
 
 
@@ -219,15 +246,14 @@ def _edges(index: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _anchors(index: np.ndarray, regions: Sequence[_Region]) -> Iterator[tuple[int, LabelAnchor]]:
+def _anchors(
+    small: np.ndarray, regions: Sequence[_Region], stride: int
+) -> list[tuple[int, LabelAnchor]]:
     """Positions in `regions` and where their labels may go: things, the largest first, then stuff.
 
     A region in several pieces has its label at the largest and, if it is stuff, at others that are
-    nearly as large.
+    nearly as large. `small` is the map at 1/stride of the picture's size.
     """
-    stride = math.ceil(max(index.shape) / _SEARCH_SIDE)
-    offsets = [min(stride // 2, n - 1) for n in index.shape]
-    small = index[offsets[0] :: stride, offsets[1] :: stride]
     found: list[tuple[int, LabelAnchor]] = []
     for i, (slices, region) in enumerate(zip(ndimage.find_objects(small), regions, strict=False)):
         if slices is None:
@@ -242,7 +268,7 @@ def _anchors(index: np.ndarray, regions: Sequence[_Region]) -> Iterator[tuple[in
             anchor = _anchor(pieces == piece + 1, slices, stride, region.is_thing)
             found.append((i, anchor))
     found.sort(key=lambda item: (not regions[item[0]].is_thing, -item[1].area))
-    yield from found
+    return found
 
 
 def _anchor(
@@ -251,15 +277,17 @@ def _anchor(
     """Where there is most room within a piece, given as a crop at 1/stride of the size."""
     rows, columns = slices
     room = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=(_LABEL_ASPECT, 1))
-    y, x = np.unravel_index(np.argmax(room[1:-1, 1:-1]), piece.shape)
-    return LabelAnchor(
-        box=(
-            columns.start * stride,
-            rows.start * stride,
-            columns.stop * stride,
-            rows.stop * stride,
-        ),
-        area=float(piece.sum()) * stride**2,
-        inside=((columns.start + int(x) + 0.5) * stride, (rows.start + int(y) + 0.5) * stride),
-        may_leave=may_leave,
-    )
+    room = room[1:-1, 1:-1]
+    points: list[Point] = []
+    best = float(room.max())
+    while len(points) < _NUM_POINTS:
+        y, x = np.unravel_index(np.argmax(room), room.shape)
+        reach = float(room[y, x])
+        if reach <= best / 2 and points:  # a label hardly fits there
+            break
+        center = ((columns.start + int(x) + 0.5) * stride, (rows.start + int(y) + 0.5) * stride)
+        points.append(center)
+        dx, dy = math.ceil(reach), math.ceil(reach / _LABEL_ASPECT)
+        room[max(0, y - dy) : y + dy + 1, max(0, x - dx) : x + dx + 1] = 0
+    box = (columns.start * stride, rows.start * stride, columns.stop * stride, rows.stop * stride)
+    return LabelAnchor(box, float(piece.sum()) * stride**2, points, may_leave)

@@ -1,0 +1,297 @@
+"""Regions are painted in their colours, on their pixels, and labelled where there is room."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from mask2former.visualization import draw_panoptic, draw_semantic, palette_color
+from mask2former.visualization.labels import LabelStyle
+
+H, W = 600, 800
+NAMES = ["sky", "road", "car", "person"]
+COLORS = [(0, 60, 255), (200, 30, 40), (20, 220, 30), (240, 200, 0)]
+# pixels from an edge where neither its line nor its softness reaches
+MARGIN = 12
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(60, 200, (H, W, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Sky over road, a car and a person on them, and a frame that is not labelled."""
+    labels = np.full((H, W), 255, np.uint8)
+    labels[40:300, 40:-40] = 0
+    labels[300:-40, 40:-40] = 1
+    rows, columns = np.mgrid[:H, :W]
+    labels[(rows - 400) ** 2 + (columns - 250) ** 2 < 90**2] = 2
+    labels[(rows - 300) ** 2 + (columns - 600) ** 2 < 70**2] = 3
+    return labels
+
+
+@pytest.fixture
+def segments(labels) -> tuple[np.ndarray, list[dict]]:
+    """The same as panoptic segments, with one more car."""
+    ids = np.array([7, 9, 300, 70000], np.int32)[np.where(labels == 255, 0, labels)]
+    ids[labels == 255] = 0
+    ids[420:520, 500:700] = 4
+    info = [
+        {"id": 7, "category_id": 0, "isthing": False},
+        {"id": 9, "category_id": 1, "isthing": False},
+        {"id": 300, "category_id": 2, "isthing": True},
+        {"id": 70000, "category_id": 3, "isthing": True},
+        {"id": 4, "category_id": 2, "isthing": True},
+    ]
+    return ids, info
+
+
+def changed(a, b) -> np.ndarray:
+    return (np.asarray(a).astype(int) != np.asarray(b)).any(-1)
+
+
+def interior(mask: np.ndarray) -> np.ndarray:
+    return ndimage.binary_erosion(mask, iterations=MARGIN, border_value=1)
+
+
+def hue_of(picture: np.ndarray, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The colour c and opacity o of `picture = (1 - o) image + o c`, by least squares."""
+    before, after = image[mask].astype(float), picture[mask].astype(float)
+    slope = np.polyfit(before.ravel(), (after - after.mean(0) + before.mean(0)).ravel(), 1)[0]
+    return np.append((after - slope * before).mean(0) / (1 - slope), 1 - slope)
+
+
+def unnamed(count: int) -> list[str]:
+    return [""] * count
+
+
+def test_classes_have_their_colours_and_the_rest_is_as_it_was(image, labels):
+    picture = np.asarray(draw_semantic(image, labels, unnamed(4), COLORS))
+    for c, color in enumerate(COLORS):
+        *found, opacity = hue_of(picture, image, interior(labels == c))
+        np.testing.assert_allclose(found, color, atol=3)
+        assert 0.4 < opacity < 0.6
+    assert not changed(image, picture)[interior(labels == 255)].any()
+
+
+def test_default_colours_are_those_of_the_palette(image, labels):
+    picture = np.asarray(draw_semantic(image, labels, unnamed(4)))
+    *found, _ = hue_of(picture, image, interior(labels == 3))
+    np.testing.assert_allclose(found, palette_color(3), atol=3)
+
+
+def test_edges_are_stronger_than_what_they_enclose(labels):
+    grey = np.full((H, W, 3), 128, np.uint8)
+    picture = np.asarray(draw_semantic(grey, labels, unnamed(4), COLORS)).astype(int)
+    for c, color in enumerate(COLORS):
+        region = labels == c
+        rim = region & ~ndimage.binary_erosion(region)
+        distance = np.abs(picture - color).sum(-1)
+        assert distance[rim].mean() < 0.8 * distance[interior(region)].mean()
+
+
+def test_no_other_colour_appears_at_edges(labels):
+    """White over white stays white, beside what is not labelled too."""
+    white = np.full((H, W, 3), 255, np.uint8)
+    picture = draw_semantic(white, labels, unnamed(4), [(255, 255, 255)] * 4)
+    assert not changed(picture, white).any()
+
+
+def test_things_stand_out_and_stuff_is_calm(image, segments):
+    ids, info = segments
+    picture = np.asarray(draw_panoptic(image, ids, info, unnamed(4), colors=COLORS))
+    found = {
+        segment["id"]: hue_of(picture, image, interior(ids == segment["id"])) for segment in info
+    }
+    # things: one colour each, though two are of one class
+    for i, thing in enumerate((300, 70000, 4)):
+        np.testing.assert_allclose(found[thing][:3], palette_color(i), atol=4)
+    # stuff: the class's colour with less saturation and less opacity
+    for stuff, color in ((7, COLORS[0]), (9, COLORS[1])):
+        calm = found[stuff][:3]
+        assert np.argmax(calm) == np.argmax(color)
+        assert np.ptp(calm) < 0.8 * np.ptp(color)
+        assert found[stuff][3] < found[300][3]
+    assert not changed(image, picture)[interior(ids == 0)].any()
+
+
+def test_by_class_a_thing_has_the_colour_of_its_class(image, segments):
+    ids, info = segments
+    for colors in (COLORS, None):
+        picture = np.asarray(
+            draw_panoptic(image, ids, info, unnamed(4), colors=colors, by_class=True)
+        )
+        expected = COLORS[2] if colors else palette_color(2)
+        for car in (300, 4):
+            *found, _ = hue_of(picture, image, interior(ids == car))
+            np.testing.assert_allclose(found, expected, atol=4)
+
+
+def test_things_can_be_named_instead(image, segments):
+    ids, info = segments
+    bare = [{k: v for k, v in segment.items() if k != "isthing"} for segment in info]
+    expected = draw_panoptic(image, ids, info, NAMES)
+    assert not changed(draw_panoptic(image, ids, bare, NAMES, {2, 3}), expected).any()
+    # in place of what the segments say
+    assert changed(draw_panoptic(image, ids, info, NAMES, {0, 1, 2, 3}), expected).any()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint16, np.int64, np.uint64])
+def test_every_integer_type(image, labels, dtype):
+    ignore = np.array(255).astype(dtype).item()  # -1 for int8
+    picture = draw_semantic(image, labels.astype(dtype), NAMES, ignore_label=ignore)
+    assert not changed(picture, draw_semantic(image, labels, NAMES)).any()
+
+
+def test_ids_without_a_segment_and_segments_without_a_pixel(image, segments):
+    ids, info = segments
+    absent = {"id": 12345, "category_id": 2, "isthing": True}
+    expected = draw_panoptic(image, ids, info, NAMES)
+    # first in the list, yet no colour is spent on it
+    assert not changed(draw_panoptic(image, ids, [absent, *info], NAMES), expected).any()
+    no_car = [segment for segment in info if segment["id"] != 300]
+    picture = draw_panoptic(image, ids, no_car, unnamed(4))
+    assert not changed(image, picture)[interior(ids == 300)].any()
+
+
+@pytest.mark.parametrize("segment_id", [0, 3])
+def test_nothing_to_draw(image, segment_id):
+    ids = np.full((H, W), segment_id)
+    assert not changed(draw_panoptic(image, ids, [], NAMES), image).any()
+    assert not changed(draw_semantic(image, np.full((H, W), 255), NAMES), image).any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (700, 2), (41, 63), (1, 3000), (1301, 3)])
+def test_small_and_thin_images(size):
+    """They are enlarged by a whole factor, so that labels can be read."""
+    image = np.full((*size, 3), 128, np.uint8)
+    labels = np.indices(size).sum(0) // 3 % 2
+    info = [{"id": 1, "category_id": 0, "isthing": True}]
+    for picture in (
+        draw_semantic(image, labels, ["cat", "dog"]),
+        draw_panoptic(image, labels, info, ["cat", "dog"]),
+    ):
+        factor = picture.width // size[1]
+        assert picture.size == (size[1] * factor, size[0] * factor)
+        assert max(picture.size) >= 512
+        assert factor == 1 or max(size) * (factor - 1) < 512
+
+
+def test_segments_of_one_pixel(image):
+    """They can be seen, have no label, and nothing farther off changes."""
+    ids = np.zeros((H, W), np.int32)
+    ids[100, 200], ids[0, 0], ids[-1, -1] = 1, 2, 3
+    info = [{"id": i, "category_id": 2, "isthing": True} for i in (1, 2, 3)]
+    touched = changed(draw_panoptic(image, ids, info, NAMES), image)
+    assert touched[ids > 0].all()
+    assert not touched[ndimage.distance_transform_edt(ids == 0) > MARGIN].any()
+
+
+def label_box(draw, name: str) -> tuple[int, int, int, int] | None:
+    """x0, y0, x1, y1 of what a label changes in the picture."""
+    rows, columns = np.nonzero(changed(draw(name), draw("")))
+    if len(rows) == 0:
+        return None
+    return columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+
+
+@pytest.mark.parametrize("corner", ["top left", "top right", "bottom left", "bottom right"])
+@pytest.mark.parametrize("size", [20, 120])
+def test_labels_of_things_at_corners_are_whole(image, corner, size):
+    ids = np.zeros((H, W), np.uint8)
+    rows = slice(0, size) if "top" in corner else slice(H - size, H)
+    columns = slice(0, size) if "left" in corner else slice(W - size, W)
+    ids[rows, columns] = 1
+
+    def draw(name):
+        return draw_panoptic(image, ids, [{"id": 1, "category_id": 0, "isthing": True}], [name])
+
+    x0, y0, x1, y1 = label_box(draw, "a long name")
+    style = LabelStyle.for_picture(draw(""))
+    assert x1 - x0 == pytest.approx(style.width("a long name"), abs=2)
+    assert y1 - y0 == pytest.approx(style.height, abs=2)
+
+
+def test_the_label_of_stuff_is_within_its_largest_piece(image):
+    labels = np.full((H, W), 255, np.uint8)
+    labels[50:90, 50:250] = 0
+    labels[200:500, 300:700] = 0  # a ring, whose middle is not road
+    labels[240:460, 340:660] = 255
+
+    x0, y0, x1, y1 = label_box(lambda name: draw_semantic(image, labels, [name]), "road")
+    assert (labels[y0:y1, x0:x1] == 0).mean() > 0.95
+    assert y0 >= 200
+
+
+def test_pieces_of_like_size_are_each_labelled(image):
+    labels = np.full((H, W), 255, np.uint8)
+    labels[50:250, 50:250] = 0
+    labels[350:530, 500:700] = 0
+    labels[100:140, 600:700] = 0  # smaller
+    touched = changed(draw_semantic(image, labels, ["road"]), draw_semantic(image, labels, [""]))
+    assert touched[:300, :400].any()
+    assert touched[300:].any()
+    assert not touched[:300, 400:].any()
+
+
+def test_slivers_of_stuff_have_no_label(image):
+    labels = np.full((H, W), 255, np.uint8)
+    labels[300:303, 100:400] = 0
+    assert label_box(lambda name: draw_semantic(image, labels, [name]), "grass") is None
+
+
+def test_labels_do_not_cover_each_other_or_other_things(image):
+    """Nine things in a grid, each with room for a label above it."""
+    ids = np.zeros((H, W), np.int32)
+    for i in range(9):
+        y, x = 80 + 180 * (i // 3), 100 + 250 * (i % 3)
+        ids[y : y + 60, x : x + 40] = i + 1
+    info = [{"id": i + 1, "category_id": i, "isthing": True} for i in range(9)]
+
+    def draw(names):
+        return draw_panoptic(image, ids, info, names)
+
+    plain, names = draw(unnamed(9)), [f"thing {i}" for i in range(9)]
+    touched = changed(draw(names), plain)
+    assert not touched[ids > 0].any()
+    pieces, count = ndimage.label(touched, structure=np.ones((3, 3)))
+    assert count == 9
+    alone = [changed(draw([n if i == k else "" for k, n in enumerate(names)]), plain).sum()
+             for i in range(9)]  # fmt: skip
+    np.testing.assert_allclose(np.sort(np.bincount(pieces.ravel())[1:]), np.sort(alone), rtol=0.02)
+
+
+def test_scores_are_written(image, segments):
+    ids, info = segments
+    scored = [{**segment, "score": 0.97} for segment in info]
+    expected = draw_panoptic(image, ids, info, [f"{name} 97%" for name in NAMES])
+    assert not changed(draw_panoptic(image, ids, scored, NAMES), expected).any()
+
+
+def test_memory_does_not_grow_with_the_number_of_regions(image):
+    ids = np.arange(H * W).reshape(H, W) // 1600  # 300 regions
+    info = [{"id": i, "category_id": i % 4, "isthing": i % 2 == 0} for i in range(300)]
+    tracemalloc.start()
+    draw_panoptic(image, ids, info, NAMES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * H * W
+
+
+def test_wrong_maps_are_refused(image, labels, segments):
+    ids, info = segments
+    with pytest.raises(ValueError, match=r"the map is \(300, 800\), the image \(600, 800\)"):
+        draw_semantic(image, labels[:300], NAMES)
+    with pytest.raises(ValueError, match="label 3, but there are 3 classes"):
+        draw_semantic(image, labels, NAMES[:3])
+    with pytest.raises(ValueError, match="label 255, but there are 4 classes"):
+        draw_semantic(image, labels, NAMES, ignore_label=None)
+    with pytest.raises(ValueError, match="integers, not float32"):
+        draw_semantic(image, labels.astype(np.float32), NAMES)
+    with pytest.raises(ValueError, match="segment 70000 is of class 3, but there are 3"):
+        draw_panoptic(image, ids, info, NAMES[:3])
+    with pytest.raises(ValueError, match="more than 2"):
+        draw_panoptic(image, ids.astype(np.int64) << 30, info, NAMES)
