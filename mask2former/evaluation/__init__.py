@@ -2,9 +2,11 @@
 
 from .build import build_evaluator
 from .coco import COCOInstanceEvaluator, instances_to_coco_results, summarize_coco
+from .panoptic import PanopticEvaluator
 
 __all__ = [
     "COCOInstanceEvaluator",
+    "PanopticEvaluator",
     "build_evaluator",
     "instances_to_coco_results",
     "summarize_coco",

@@ -1,0 +1,263 @@
+"""Panoptic quality of a model's predictions.
+
+The numbers are those of COCO's panopticapi. Predictions are matched image by image as they come,
+so no picture is kept, written or read again to evaluate it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from PIL import Image
+from tabulate import tabulate
+
+from ..checkpoint.files import write_atomically
+from ..data.dataset_files import some_of
+from ..data.errors import DatasetError
+from .ground_truth import CategoryIds, PanopticTruth, Segment
+from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
+from .tables import class_table
+
+RESULTS_FILE = "predictions.json"
+PNG_FOLDER = "predictions"
+
+_logger = logging.getLogger(__name__)
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """PQ, SQ and RQ of panoptic predictions, by COCO's rules.
+
+    Predictions are Detectron2's ``panoptic_seg``: the (H, W) map of segment ids, 0 where there is
+    none, and the segments' ``id``, ``category_id`` and ``isthing``. `evaluate` returns, in percent,
+    ``{"panoptic_seg": {"PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st"}}``
+    and logs the values of each class. Averages are over the classes that occur in the ground truth
+    or in the predictions, and NaN if there is none.
+
+    With `output_dir`, predictions are written there in COCO's panoptic format, ``predictions.json``
+    and the folder ``predictions`` of PNG files, which take the place of older ones at the end.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | os.PathLike[str] | None = None,
+        *,
+        distributed: bool = True,
+    ):
+        """
+        Args:
+            dataset_name: a registered data set with panoptic ground truth (see
+                `PanopticTruth.of_dataset`). If that has no annotations, nothing is evaluated.
+            output_dir: folder for the predictions, which all processes share, or None to write
+                none.
+            distributed: whether to gather the results of all processes.
+
+        Raises:
+            DatasetError: the ground truth is missing or cannot be read.
+        """
+        self._metadata = MetadataCatalog.get(dataset_name)
+        self._ids = CategoryIds.of(self._metadata)
+        self._truth = PanopticTruth.of_dataset(dataset_name)
+        self._writer = None if output_dir is None else _ResultsWriter(Path(output_dir))
+        self._distributed = distributed
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._counts: dict[Hashable, dict[int, Counts]] = {}
+        self._written: dict[Hashable, dict[str, Any]] = {}
+        if self._writer is not None:
+            self._writer.start(self._distributed)
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Match the predictions for a batch with the ground truth.
+
+        Args:
+            inputs: what the model was given; ``image_id`` and ``file_name`` of each are read.
+            outputs: what it returned; ``panoptic_seg`` of each is read and not changed.
+
+        Raises:
+            ValueError: an output without ``panoptic_seg``, one that contradicts itself, has classes
+                that the data set has not, or another size than the ground truth, or an image that
+                the ground truth has not.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            image_id = image["image_id"]
+            try:
+                if "panoptic_seg" not in output:
+                    raise ValueError(
+                        f"the model returned {sorted(output)} but no 'panoptic_seg'; for "
+                        "Mask2Former set MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"
+                    )
+                segment_ids, segments = self._prediction(*output["panoptic_seg"])
+                if self._truth.annotated:
+                    self._counts[image_id] = self._match(image_id, segment_ids, segments)
+            except DatasetError:
+                raise
+            except ValueError as error:
+                raise ValueError(f"image {image_id}: {error}") from error
+            if self._writer is not None:
+                png = self._file_name(image)
+                self._writer.write_png(png, segment_ids)
+                self._written[image_id] = {
+                    "image_id": image_id, "file_name": png, "segments_info": segments
+                }  # fmt: skip
+
+    def _prediction(
+        self, segment_ids: Any, segments: Sequence[Segment] | None
+    ) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Return the map on the CPU, and segments with the category ids of the data set."""
+        segment_ids = segment_ids.cpu().numpy()
+        if segments is None:
+            segment_ids, segments = self._from_labels(segment_ids)
+        return segment_ids, [
+            {"id": int(s["id"]), "category_id": int(self._ids.dataset_id(s))} for s in segments
+        ]
+
+    def _from_labels(self, labels: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Segments of a map without them: class * label_divisor + instance, -1 where void."""
+        divisor = self._metadata.label_divisor
+        segments: list[dict[str, Any]] = []
+        for label in np.unique(labels[labels >= 0]).tolist():
+            isthing = label // divisor in self._ids.things
+            segments.append({"id": label + 1, "category_id": label // divisor, "isthing": isthing})
+        return labels + 1, segments
+
+    def _match(
+        self, image_id: Hashable, segment_ids: np.ndarray, segments: Sequence[Segment]
+    ) -> dict[int, Counts]:
+        if image_id not in self._truth.image_ids:
+            raise ValueError(
+                f"{self._truth.source} has no such image; its ids are like "
+                f"{some_of([repr(i) for i in self._truth.image_ids])}"
+            )
+        unknown = {s["category_id"] for s in segments} - self._truth.categories.keys()
+        if unknown:
+            raise ValueError(
+                f"predicted segments have category ids {sorted(unknown)}, which "
+                f"{self._truth.source} does not list"
+            )
+        return match_segments(
+            self._truth.read(image_id), self._truth.segments(image_id), segment_ids, segments
+        )
+
+    def _file_name(self, image: Mapping[str, Any]) -> str:
+        name = self._truth.file_name(image["image_id"])
+        if name is None or os.path.isabs(name) or ".." in Path(name).parts:
+            name = os.path.basename(image["file_name"])
+        return os.path.splitext(name)[0] + ".png"
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Return the numbers, on the main process; None on others."""
+        counts, written = self._counts, self._written
+        if self._distributed:
+            comm.synchronize()
+            counts = _merge(comm.gather(counts))
+            written = _merge(comm.gather(written))
+            if not comm.is_main_process():
+                return None
+        if self._writer is not None:
+            self._writer.finish({**self._truth.header, "annotations": list(written.values())})
+        if not self._truth.annotated:
+            _logger.info(
+                f"{self._truth.source} has no annotations, so nothing is evaluated."
+                + ("" if self._writer else " Give an output_dir to have the predictions written.")
+            )
+            return {}
+        if missing := self._truth.image_ids - counts.keys():
+            _logger.warning(
+                f"{len(missing)} of {len(self._truth.image_ids)} images of {self._truth.source} "
+                f"have no prediction, such as {next(iter(missing))!r}: all of their segments count "
+                "as missed."
+            )
+            counts = counts | {image_id: self._missed(image_id) for image_id in missing}
+        # In one order whatever the number of processes, so that the numbers are the same to the
+        # last bit.
+        in_order = [counts[image_id] for image_id in sorted(counts, key=str)]
+        quality = panoptic_quality(in_order, self._truth.categories)
+        _logger.info(f"Panoptic quality:\n{panoptic_table(quality, self._truth)}")
+        return {"panoptic_seg": quality.averages}
+
+    def _missed(self, image_id: Hashable) -> dict[int, Counts]:
+        counts: dict[int, Counts] = {}
+        for segment in self._truth.segments(image_id):
+            if not segment.get("iscrowd"):
+                counts.setdefault(segment["category_id"], Counts()).fn += 1
+        return counts
+
+
+def _merge(parts: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:
+    return {image_id: value for part in parts for image_id, value in part.items()}
+
+
+def panoptic_table(quality: PanopticQuality, truth: PanopticTruth) -> str:
+    """Return the averages and the values of each class as text, in percent."""
+    averages = [
+        (name, *(quality.averages[f"{q}{suffix}"] for q in ("PQ", "SQ", "RQ")), number)
+        for name, suffix, number in (
+            ("all", "", quality.num_categories[""]),
+            ("things", "_th", quality.num_categories["_th"]),
+            ("stuff", "_st", quality.num_categories["_st"]),
+        )
+    ]
+    classes = [
+        (truth.categories[i].name, *values)
+        for i, values in quality.per_category.items()
+        if not np.isnan(values[0])
+    ]
+    headers = ["", "PQ", "SQ", "RQ", "classes"]
+    table = tabulate(averages, headers=headers, tablefmt="pipe", floatfmt=".3f")
+    return f"{table}\n\n{class_table(['class', 'PQ', 'SQ', 'RQ'], classes)}"
+
+
+class _ResultsWriter:
+    """Writes predictions into a folder of its own, which at the end replaces that of before.
+
+    All processes write PNG files; the main process does everything else.
+    """
+
+    def __init__(self, output_dir: Path):
+        self._output_dir = output_dir
+        self._partial = output_dir / f"{PNG_FOLDER}.partial"
+
+    def start(self, distributed: bool) -> None:
+        if comm.is_main_process():
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir(parents=True)
+        if distributed:
+            comm.synchronize()
+
+    def write_png(self, name: str, segment_ids: np.ndarray) -> None:
+        if segment_ids.max(initial=0) >= 1 << 24:
+            raise ValueError(f"{name}: segment ids above 2**24 do not fit into a PNG")
+        path = self._partial / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(ids_to_rgb(segment_ids)).save(path, compress_level=1)
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        folder = self._output_dir / PNG_FOLDER
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(self._partial, folder)
+        path = self._output_dir / RESULTS_FILE
+        write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
+        _logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")
+
+
+def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) uint8: (H, W) ids = R + 256 G + 65536 B, each below 2**24."""
+    little_endian = np.ascontiguousarray(segment_ids, dtype="<i4")
+    return np.ascontiguousarray(
+        little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]
+    )

@@ -1,0 +1,204 @@
+"""Panoptic quality from segment ids, by COCO's rules, image by image.
+
+PQ is SQ * RQ: the mean IoU of matched segments times an F1 score (Kirillov et al., Panoptic
+Segmentation, arXiv 1801.00868, section 4). A segment of the ground truth and a predicted one match
+if their class is the same and their IoU is above 0.5, which pairs each with one other at most.
+
+Shape letters: H, W image height and width; P pixels; R runs of equal ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+VOID = 0  # the id of pixels of no segment
+
+
+class Category(NamedTuple):
+    """A class of a panoptic data set."""
+
+    name: str
+    isthing: bool
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened to the segments of one class: PQ = iou / (tp + fp / 2 + fn / 2)."""
+
+    iou: float = 0.0  # the sum over matched segments
+    tp: int = 0
+    fp: int = 0
+    fn: int = 0
+
+    def __iadd__(self, other: Counts) -> Counts:
+        self.iou += other.iou
+        self.tp += other.tp
+        self.fp += other.fp
+        self.fn += other.fn
+        return self
+
+    @property
+    def qualities(self) -> tuple[float, float, float]:
+        """PQ, SQ and RQ in [0, 1]; NaN for a class without segments."""
+        segments = self.tp + 0.5 * self.fp + 0.5 * self.fn
+        if segments == 0:
+            return (np.nan, np.nan, np.nan)
+        sq = self.iou / self.tp if self.tp else 0.0
+        return self.iou / segments, sq, self.tp / segments
+
+
+def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int, int], int]:
+    """Count the pixels of each pair of ids that occurs.
+
+    Args:
+        truth: (H, W) ids, integers in [0, 2**31).
+        prediction: likewise.
+
+    Returns:
+        (id in `truth`, id in `prediction`) -> number of pixels, at least 1.
+    """
+    first, second = truth.reshape(-1), prediction.reshape(-1)  # (P,)
+    # Ids are constant over long runs, so what is sorted below is a small part of the pixels.
+    changes = first[1:] != first[:-1]
+    changes |= second[1:] != second[:-1]
+    starts = np.concatenate(([0], np.flatnonzero(changes) + 1))[: len(first)]  # (R,)
+    pairs = (first[starts].astype(np.int64) << 32) | second[starts].astype(np.int64)
+    unique, inverse = np.unique(pairs, return_inverse=True)
+    lengths = np.diff(starts, append=len(first))
+    pixels = np.bincount(inverse, weights=lengths, minlength=len(unique)).astype(np.int64)
+    return dict(
+        zip(
+            zip((unique >> 32).tolist(), (unique & 0xFFFFFFFF).tolist(), strict=True),
+            pixels.tolist(),
+            strict=True,
+        )
+    )
+
+
+def match_segments(
+    truth: np.ndarray,
+    truth_segments: Sequence[Mapping[str, Any]],
+    prediction: np.ndarray,
+    predicted_segments: Sequence[Mapping[str, Any]],
+) -> dict[int, Counts]:
+    """Match the segments of one image.
+
+    Void pixels, of id 0 in `truth`, count neither for nor against a prediction. Crowd regions match
+    nothing; an unmatched prediction more than half of which is void or a crowd of its own class is
+    no false positive. Areas are those of the maps; ids in `truth` without segment are of no class.
+
+    Args:
+        truth: (H, W) segment ids.
+        truth_segments: `id`, `category_id` and, if not 0, `iscrowd` of each.
+        prediction: (H, W) segment ids.
+        predicted_segments: `id` and `category_id` of each.
+
+    Returns:
+        category id -> counts, for the categories that occur.
+
+    Raises:
+        ValueError: the maps differ in size, or `predicted_segments` are not those of `prediction`.
+    """
+    if truth.shape != prediction.shape:
+        raise ValueError(
+            f"the predicted map has height and width {list(prediction.shape)}, the ground truth "
+            f"{list(truth.shape)}"
+        )
+    overlaps = count_overlaps(truth, prediction)
+    truth_area: Counter[int] = Counter()
+    predicted_area: Counter[int] = Counter()
+    for (true_id, predicted_id), pixels in overlaps.items():
+        truth_area[true_id] += pixels
+        predicted_area[predicted_id] += pixels
+    true = {segment["id"]: segment for segment in truth_segments}
+    predicted = {segment["id"]: segment for segment in predicted_segments}
+    _check_ids(predicted_segments, predicted_area)
+
+    counts: dict[int, Counts] = {}
+
+    def of(segment: Mapping[str, Any]) -> Counts:
+        return counts.setdefault(segment["category_id"], Counts())
+
+    matched: set[int] = set()
+    matched_predictions: set[int] = set()
+    for (true_id, predicted_id), pixels in overlaps.items():
+        if true_id not in true or predicted_id not in predicted or true[true_id].get("iscrowd"):
+            continue
+        if true[true_id]["category_id"] != predicted[predicted_id]["category_id"]:
+            continue
+        void = overlaps.get((VOID, predicted_id), 0)
+        iou = pixels / (truth_area[true_id] + predicted_area[predicted_id] - pixels - void)
+        if iou > 0.5:
+            of(true[true_id]).tp += 1
+            of(true[true_id]).iou += iou
+            matched.add(true_id)
+            matched_predictions.add(predicted_id)
+    crowds = {s["category_id"]: s["id"] for s in truth_segments if s.get("iscrowd")}
+    for true_id in true.keys() - matched:
+        if not true[true_id].get("iscrowd"):
+            of(true[true_id]).fn += 1
+    for predicted_id in predicted.keys() - matched_predictions:
+        ignored = overlaps.get((VOID, predicted_id), 0)
+        if (crowd := crowds.get(predicted[predicted_id]["category_id"])) is not None:
+            ignored += overlaps.get((crowd, predicted_id), 0)
+        if ignored / predicted_area[predicted_id] <= 0.5:
+            of(predicted[predicted_id]).fp += 1
+    return counts
+
+
+def _check_ids(segments: Sequence[Mapping[str, Any]], area: Mapping[int, int]) -> None:
+    ids = [segment["id"] for segment in segments]
+    if len(set(ids)) < len(ids) or VOID in ids:
+        raise ValueError(
+            f"the ids of predicted segments must differ and not be {VOID}, the id of void: {ids}"
+        )
+    if absent := sorted(set(ids) - area.keys()):
+        raise ValueError(f"predicted segments {absent} have no pixel in the predicted map")
+    if unknown := sorted(area.keys() - set(ids) - {VOID}):
+        raise ValueError(f"ids {unknown} in the predicted map are not among the predicted segments")
+
+
+class PanopticQuality(NamedTuple):
+    """Averages over classes and the values of each, in percent; NaN where there is nothing.
+
+    Attributes:
+        averages: "PQ", "SQ", "RQ" of all classes, with "_th" of things, with "_st" of stuff.
+        per_category: category id -> (PQ, SQ, RQ).
+        num_categories: how many classes with segments "" (all), "_th", "_st" are averaged over.
+    """
+
+    averages: dict[str, float]
+    per_category: dict[int, tuple[float, float, float]]
+    num_categories: dict[str, int]
+
+
+def panoptic_quality(
+    counts: Iterable[Mapping[int, Counts]], categories: Mapping[int, Category]
+) -> PanopticQuality:
+    """Sum the counts of images and average over the classes that have segments.
+
+    Args:
+        counts: what `match_segments` returned for each image.
+        categories: the classes to average over, by id; others do not count.
+    """
+    totals: dict[int, Counts] = {category_id: Counts() for category_id in categories}
+    for image in counts:
+        for category_id, count in image.items():
+            if category_id in totals:
+                totals[category_id] += count
+    values = np.array([total.qualities for total in totals.values()]).reshape(-1, 3) * 100
+    isthing = np.array([category.isthing for category in categories.values()], dtype=bool)
+    averages, num_categories = {}, {}
+    for suffix, chosen in (("", isthing | True), ("_th", isthing), ("_st", ~isthing)):
+        rows = values[chosen & ~np.isnan(values[:, 0])]
+        means = rows.mean(axis=0) if len(rows) else np.full(3, np.nan)
+        num_categories[suffix] = len(rows)
+        for name, mean in zip(("PQ", "SQ", "RQ"), means.tolist(), strict=True):
+            averages[f"{name}{suffix}"] = mean
+    per_category = dict(zip(totals, map(tuple, values.tolist()), strict=True))
+    return PanopticQuality(averages, per_category, num_categories)

@@ -1,0 +1,32 @@
+"""Results as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from tabulate import tabulate
+
+_CELLS = 12  # a row, so that it fits most terminals
+
+
+def class_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table of classes, several beside each other, in the order down the columns.
+
+    Args:
+        headers: of a class: its name and values.
+        rows: the same of each class.
+    """
+    columns = max(1, min(len(rows), _CELLS // len(headers)))
+    height = math.ceil(len(rows) / columns)
+    beside = [
+        [cell for row in rows[line::height] for cell in row] for line in range(height)
+    ]  # a short last column leaves its cells out
+    return tabulate(
+        beside,
+        headers=list(headers) * columns,
+        tablefmt="pipe",
+        floatfmt=".3f",
+        missingval="",
+    )
