@@ -5,7 +5,11 @@ from .criterion import SetCriterion
 from .matcher import HungarianMatcher
 from .meta_arch import MaskFormer, MaskFormerHead
 from .pixel_decoder import MSDeformAttnPixelDecoder
-from .transformer_decoder import TRANSFORMER_DECODER_REGISTRY, MultiScaleMaskedTransformerDecoder
+from .transformer_decoder import (
+    TRANSFORMER_DECODER_REGISTRY,
+    MultiScaleMaskedTransformerDecoder,
+    StandardTransformerDecoder,
+)
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
@@ -16,4 +20,5 @@ __all__ = [
     "MaskFormerHead",
     "MultiScaleMaskedTransformerDecoder",
     "SetCriterion",
+    "StandardTransformerDecoder",
 ]

@@ -1,6 +1,11 @@
-"""Transformer decoders: from multi-scale maps to class and mask predictions of queries."""
+"""Transformer decoders: from pixel decoders' maps to class and mask predictions of queries."""
 
 from .mask2former_decoder import MultiScaleMaskedTransformerDecoder
 from .registry import TRANSFORMER_DECODER_REGISTRY
+from .standard_decoder import StandardTransformerDecoder
 
-__all__ = ["TRANSFORMER_DECODER_REGISTRY", "MultiScaleMaskedTransformerDecoder"]
+__all__ = [
+    "TRANSFORMER_DECODER_REGISTRY",
+    "MultiScaleMaskedTransformerDecoder",
+    "StandardTransformerDecoder",
+]

@@ -18,13 +18,14 @@ class MultiheadAttention(nn.Module):
     Args:
         dim: channels C, a multiple of ``num_heads``.
         num_heads: N.
+        dropout: of the attention's weights.
     """
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{dim} channels cannot be divided among {num_heads} heads")
-        self.num_heads = num_heads
+        self.num_heads, self.dropout = num_heads, dropout
         self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
         self.out_proj = nn.Linear(dim, dim)
@@ -52,8 +53,22 @@ class MultiheadAttention(nn.Module):
             for x, w, b in zip((query, key, value), weights, biases, strict=True)
         )
         mask = None if allowed is None else allowed[:, None]
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         return self.out_proj(x.transpose(1, 2).flatten(2))
+
+
+def residual(
+    x: Tensor,
+    branch: Callable[[Tensor], Tensor],
+    norm: nn.Module,
+    dropout: nn.Module,
+    pre_norm: bool = False,
+) -> Tensor:
+    """Residual connection around ``branch``, normalised before it or after the sum."""
+    if pre_norm:
+        return x + dropout(branch(norm(x)))
+    return norm(x + dropout(branch(x)))
 
 
 class _Residual(nn.Module):
@@ -66,9 +81,7 @@ class _Residual(nn.Module):
         self.pre_norm = pre_norm
 
     def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        if self.pre_norm:
-            return x + self.dropout(branch(self.norm(x)))
-        return self.norm(x + self.dropout(branch(x)))
+        return residual(x, branch, self.norm, self.dropout, self.pre_norm)
 
 
 class CrossAttentionLayer(_Residual):
@@ -76,7 +89,7 @@ class CrossAttentionLayer(_Residual):
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, pre_norm: bool = False):
         super().__init__(dim, dropout, pre_norm)
-        self.multihead_attn = MultiheadAttention(dim, num_heads)
+        self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
 
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, allowed: Tensor | None
@@ -92,7 +105,7 @@ class SelfAttentionLayer(_Residual):
 
     def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, pre_norm: bool = False):
         super().__init__(dim, dropout, pre_norm)
-        self.self_attn = MultiheadAttention(dim, num_heads)
+        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
         """Update x (B, Q, C) with positions query_pos (Q, C)."""

@@ -41,6 +41,7 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
         enforce_input_project: project the maps by a 1x1 convolution even if they have C channels.
     """
 
+    multi_scale = True
     num_feature_levels = 3
     # Written into the metadata of every `state_dict`; the published code looks for it.
     _version = 2
@@ -124,7 +125,10 @@ class MultiScaleMaskedTransformerDecoder(nn.Module):
             mode only: inference has no use for it, and its masks cost as much as the last ones.
         """
         if len(maps) != self.num_feature_levels:
-            raise ValueError(f"expected {self.num_feature_levels} maps, got {len(maps)}")
+            raise ValueError(
+                f"expected {self.num_feature_levels} maps, got {len(maps)}: a pixel decoder gives "
+                "no more maps than MODEL.SEM_SEG_HEAD.IN_FEATURES names features"
+            )
         memory, pos, small_features = [], [], []
         for m, proj, embed in zip(maps, self.input_proj, self.level_embed.weight, strict=True):
             x = proj(m).flatten(2).transpose(1, 2) + embed  # (B, S, C)
