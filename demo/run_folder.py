@@ -1,7 +1,7 @@
 """What a training run left in its output folder: its weights and the names of its classes."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from mask2former.data.metadata import METADATA_FILE, class_names, read_metadata
+from mask2former.data.metadata import METADATA_FILE, class_names, saved_metadata
 
 logger = logging.getLogger("mask2former.demo")
 
@@ -55,7 +55,7 @@ def register_classes(cfg: CfgNode, config_file: str) -> None:
     Panoptic models need them: which of the classes are things is not in the weights.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    for _, metadata in _metadata_files(cfg, config_file):
+    for _, metadata in saved_metadata(cfg, config_file):
         if class_names(metadata, count) is not None:
             for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
                 entry = MetadataCatalog.get(name)
@@ -74,7 +74,7 @@ def find_classes(cfg: CfgNode, config_file: str) -> Classes:
         ValueError: a `metadata.json` is damaged.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    sources = list(_metadata_files(cfg, config_file))
+    sources = list(saved_metadata(cfg, config_file))
     for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
         sources.append((f"data set {name!r}", MetadataCatalog.get(name).as_dict()))
     for source, metadata in sources:
@@ -91,15 +91,6 @@ def find_classes(cfg: CfgNode, config_file: str) -> Classes:
     return Classes([f"class {i}" for i in range(count)], range(count))
 
 
-def _metadata_files(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Path and content of each `metadata.json` beside the weights and the config file."""
-    folders = [Path(file).parent for file in (cfg.MODEL.WEIGHTS, config_file)]
-    for folder in dict.fromkeys(folders):
-        path = folder / METADATA_FILE
-        if path.is_file():
-            yield str(path), read_metadata(path)
-
-
 def _classes(names: Sequence[str], metadata: Mapping[str, Any]) -> Classes:
     count = len(names)
     of_all_kinds = list(metadata.get("stuff_classes") or ()) == list(names)
@@ -108,10 +99,9 @@ def _classes(names: Sequence[str], metadata: Mapping[str, Any]) -> Classes:
         things = {}  # numbered among other classes than these
     stuff = (metadata.get("stuff_dataset_id_to_contiguous_id") or {}) if of_all_kinds else {}
     to_id = {index: id_ for ids in (stuff, things) for id_, index in ids.items()}
-    if things:
-        thing_ids = frozenset(things.values())
-    else:
-        thing_ids = None if of_all_kinds else frozenset(range(count))
+    thing_ids: frozenset[int] | None = frozenset(things.values() or range(count))
+    if of_all_kinds and not things:
+        thing_ids = None
     kind = "stuff" if of_all_kinds else "thing"
     colors = metadata.get(f"{kind}_colors") or ()
     return Classes(

@@ -3,12 +3,16 @@
 import os
 
 from .builtin import register_builtin, register_synthetic, unregister_builtin
-from .coco_json import check_coco_json, register_coco_json, register_custom_datasets
+from .coco_check import check_coco_json
+from .coco_json import register_coco_json
 from .errors import DatasetError
 from .loader import ResumableSampler, SeededMapDataset, build_test_loader, build_train_loader
 from .mapper import MAPPER_PRESETS, SegmentationMapper, build_mapper
+from .own_data import InstanceData, PanopticData, SemanticData, register_own_data
+from .panoptic_check import check_panoptic_json
 from .panoptic_json import register_coco_panoptic
 from .report import Problem, Report
+from .semantic_check import check_semantic_folders
 from .semantic_folders import register_semantic_folders
 
 register_builtin(os.getenv("DETECTRON2_DATASETS", "datasets"))
@@ -16,19 +20,24 @@ register_builtin(os.getenv("DETECTRON2_DATASETS", "datasets"))
 __all__ = [
     "MAPPER_PRESETS",
     "DatasetError",
+    "InstanceData",
+    "PanopticData",
     "Problem",
     "Report",
     "ResumableSampler",
     "SeededMapDataset",
     "SegmentationMapper",
+    "SemanticData",
     "build_mapper",
     "build_test_loader",
     "build_train_loader",
     "check_coco_json",
+    "check_panoptic_json",
+    "check_semantic_folders",
     "register_builtin",
     "register_coco_json",
     "register_coco_panoptic",
-    "register_custom_datasets",
+    "register_own_data",
     "register_semantic_folders",
     "register_synthetic",
     "unregister_builtin",

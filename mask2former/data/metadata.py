@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
+
+from ..checkpoint.files import write_atomically
 
 METADATA_FILE = "metadata.json"
 
@@ -50,9 +53,20 @@ def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
     """
     metadata = MetadataCatalog.get(dataset_name)
     content = {key: metadata.get(key) for key in _KEYS if metadata.get(key) is not None}
-    temporary = Path(f"{os.fspath(path)}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, path)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+
+def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield path and content of each `metadata.json` beside the weights and the config file.
+
+    Raises:
+        ValueError: see `read_metadata`.
+    """
+    for folder in dict.fromkeys(Path(file).parent for file in (cfg.MODEL.WEIGHTS, config_file)):
+        path = folder / METADATA_FILE
+        if path.is_file():
+            yield str(path), read_metadata(path)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:

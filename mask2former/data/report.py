@@ -123,7 +123,9 @@ class Report:
         ]
         if len(counts) > _LISTED_CLASSES:
             listed.append(f"... and {len(counts) - _LISTED_CLASSES} more")
-        parts = [f"{self.num_images} images ({self.num_empty_images} without {self.unit})"]
+        parts = [f"{self.num_images} images"]
+        if total:
+            parts[0] += f" ({self.num_empty_images} without {self.unit})"
         if self.unit != "pixels":
             records = "annotations" if self.unit == "objects" else self.unit
             parts.append(f"{self.num_annotations} {records}")

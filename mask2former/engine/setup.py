@@ -5,24 +5,33 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data import register_custom_datasets
-from ..data.metadata import METADATA_FILE, class_names, read_metadata, write_metadata
+from ..data.metadata import METADATA_FILE, class_names, write_metadata
+from ..data.own_data import CUSTOM_PREFIX
+from .own_data import add_data_flags, register_run_datasets
 
 EPILOG = """
 examples:
-  train on your own COCO-format data, on a machine without a GPU:
-    train_net.py --config-file configs/quickstart/instance.yaml \\
-      --train-json train.json --train-images train/ --val-json val.json --val-images val/
+  train on your own data, here on a machine without a GPU:
+    COCO instance JSON
+      train_net.py --config-file configs/quickstart/instance.yaml \\
+        --train-json train.json --train-images train/ --val-json val.json --val-images val/
+    COCO panoptic JSON with its folder of PNG files
+      train_net.py --config-file configs/quickstart/panoptic.yaml \\
+        --train-json panoptic_train.json --train-images train/ --train-panoptic panoptic_train/ \\
+        --val-json panoptic_val.json --val-images val/ --val-panoptic panoptic_val/
+    images and label maps of the same names; classes.txt names class 0, 1, 2 ..., one a line
+      train_net.py --config-file configs/quickstart/semantic.yaml --classes classes.txt \\
+        --train-images train/ --train-labels labels_train/ \\
+        --val-images val/ --val-labels labels_val/
   continue after an interruption (the same command and):
     ... --resume
   evaluate:
@@ -35,12 +44,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Detectron2's training arguments, and those for one's own data."""
     parser = default_argument_parser(epilog=EPILOG)
     parser.description = "Train or evaluate Mask2Former."
-    data = parser.add_argument_group(
-        "your own data", "COCO instance JSON; replaces DATASETS.TRAIN and DATASETS.TEST"
-    )
-    for split in ("train", "val"):
-        data.add_argument(f"--{split}-json", metavar="FILE", help=f"{split} annotations")
-        data.add_argument(f"--{split}-images", metavar="DIR", help=f"{split} images")
+    add_data_flags(parser)
     add_trust_flags(parser)
     return parser
 
@@ -70,6 +74,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
     check_device(cfg)
     register_run_datasets(cfg, args)
+    check_datasets(cfg, args.eval_only)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
@@ -88,46 +93,14 @@ def check_device(cfg: CfgNode) -> None:
         )
 
 
-def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Point ``cfg`` at the data sets of the command line, if it names any."""
-    given = {
-        f"--{split}-{kind}": getattr(args, f"{split}_{kind}")
-        for split in ("train", "val")
-        for kind in ("json", "images")
-    }
-    if not any(given.values()):
-        return
-    needed = [flag for flag in given if not (args.eval_only and flag.startswith("--train"))]
-    missing = [flag for flag in needed if not given[flag]]
-    if missing:
-        raise ValueError(f"your own data needs {' and '.join(missing)} too")
-    train, val, classes = register_custom_datasets(
-        None if args.eval_only else (args.train_json, args.train_images),
-        (args.val_json, args.val_images),
-        saved_categories(Path(args.config_file).parent) if args.eval_only else None,
-    )
-    head = cfg.MODEL.SEM_SEG_HEAD
-    if args.eval_only and len(classes) != head.NUM_CLASSES:
-        raise ValueError(
-            f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
-            f"{args.val_json} has {len(classes)}: {', '.join(classes)}"
-        )
-    # In a set of one's own, images without objects are negatives; in COCO they are unlabelled.
-    if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
-        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    cfg.DATASETS.TRAIN = (train,) if train else ()
-    cfg.DATASETS.TEST = (val,)
-    head.NUM_CLASSES = len(classes)
-
-
-def saved_categories(run_folder: Path) -> dict[int, str] | None:
-    """Category ids and names of the run whose ``config.yaml`` lies in ``run_folder``, if any."""
-    path = run_folder / METADATA_FILE
-    if not path.exists():
-        return None
-    metadata = read_metadata(path)
-    names, ids = metadata["thing_classes"], metadata["thing_dataset_id_to_contiguous_id"]
-    return {i: names[contiguous] for i, contiguous in ids.items()}
+def check_datasets(cfg: CfgNode, eval_only: bool) -> None:
+    """Fail early, with what to do, if a data set of the config is not registered."""
+    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
+        if name.startswith(CUSTOM_PREFIX) and name not in DatasetCatalog:
+            raise ValueError(
+                f"{name!r} in DATASETS was your own data in an earlier run: give its files again, "
+                "such as --val-json and --val-images"
+            )
 
 
 def save_metadata(cfg: CfgNode) -> None:

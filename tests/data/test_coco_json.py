@@ -11,9 +11,10 @@ from PIL import Image
 
 from mask2former.data import (
     DatasetError,
+    InstanceData,
     check_coco_json,
     register_coco_json,
-    register_custom_datasets,
+    register_own_data,
 )
 from mask2former.data.segmentation import checked_run_lengths, decode_rle, run_lengths
 
@@ -318,8 +319,10 @@ def test_custom_data_sets_share_the_classes_of_the_training_set(tmp_path, images
     content["annotations"] = content["annotations"][:1]
     val = write(tmp_path, content, "val.json")
     for _ in range(2):  # calling it again is harmless
-        names = register_custom_datasets((train, str(images)), (val, str(images)))
-    train_name, val_name, classes = names
+        registered = register_own_data(
+            InstanceData(train, str(images)), InstanceData(val, str(images))
+        )
+    train_name, val_name, classes = registered.train, registered.val, registered.classes
     assert classes == ["cat", "tree"]
     assert MetadataCatalog.get(val_name).thing_classes == classes
     # 4 is the only category of the validation file, and still class 1.
@@ -341,7 +344,7 @@ def test_custom_data_sets_report_everything_at_once(tmp_path, images):
     content["images"][0]["file_name"] = "gone.png"
     val = write(tmp_path, content, "val.json")
     with pytest.raises(DatasetError) as error:
-        register_custom_datasets((train, str(images)), (val, str(images)))
+        register_own_data(InstanceData(train, str(images)), InstanceData(val, str(images)))
     text = str(error.value)
     assert text.startswith("the data cannot be used as it is: 4 errors\n")
     assert train in text and val in text

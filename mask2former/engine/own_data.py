@@ -1,0 +1,228 @@
+"""Command-line arguments for a user's own data, and the config that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from detectron2.config import CfgNode
+
+from ..data.coco_file import kind_of_json
+from ..data.mapper import MAPPER_PRESETS
+from ..data.metadata import saved_metadata
+from ..data.own_data import (
+    InstanceData,
+    OwnData,
+    PanopticData,
+    Registered,
+    SemanticData,
+    register_own_data,
+    trained_classes,
+)
+from ..data.report import Report
+
+SPLITS = ("train", "val")
+# Flags of a split that each kind of data needs, without "--train-" or "--val-".
+_FLAGS = {
+    "instance": ("json", "images"),
+    "panoptic": ("json", "images", "panoptic"),
+    "semantic": ("images", "labels"),
+}
+_DESCRIPTIONS = {
+    "instance": "COCO instance JSON",
+    "panoptic": "COCO panoptic JSON and PNG files",
+    "semantic": "label maps",
+}
+# Of each task: a published config, a small one, and the mapper that either names.
+_CONFIGS = {
+    "instance": ("coco/instance-segmentation/maskformer2_R50_bs16_50ep", "coco_instance_lsj"),
+    "panoptic": ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep", "coco_panoptic_lsj"),
+    "semantic": ("ade20k/semantic-segmentation/maskformer2_R50_bs16_160k", "mask_former_semantic"),
+}
+
+
+def add_data_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that name a user's own data."""
+    data = parser.add_argument_group(
+        "your own data",
+        "Replaces DATASETS.TRAIN and DATASETS.TEST. Instances: --*-json, --*-images. Panoptic: "
+        "--*-json, --*-images, --*-panoptic. Semantic: --*-images, --*-labels, --classes.",
+    )
+    for split in SPLITS:
+        for name, metavar, text in (
+            ("json", "FILE", "COCO instance or panoptic annotations"),
+            ("images", "DIR", "images"),
+            ("panoptic", "DIR", "PNG files of COCO panoptic annotations"),
+            (
+                "labels",
+                "DIR",
+                "label maps named as their images: PNG or TIFF whose pixels are class numbers",
+            ),
+        ):
+            data.add_argument(f"--{split}-{name}", metavar=metavar, help=f"{split}: {text}")
+    data.add_argument(
+        "--classes", metavar="FILE", help="class names of label maps, one a line or a JSON list"
+    )
+    data.add_argument(
+        "--ignore-label",
+        type=int,
+        metavar="N",
+        help="what pixels without class are in label maps (default: 255, in 16 bit 65535)",
+    )
+    data.add_argument(
+        "--skip-pixel-check",
+        action="store_true",
+        help="do not read all label maps or panoptic PNG files before training",
+    )
+
+
+def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Point `cfg` at the data sets of the command line, if it names any.
+
+    Raises:
+        ValueError: arguments are missing or contradict each other or the config.
+        DatasetError: something is wrong with the data; the message lists everything that is.
+    """
+    task = _task(args)
+    if task is None:
+        return
+    _check_flags(args, task)
+    check_task(cfg, task, args.eval_only)
+    trained = _trained(cfg, args, task) if args.eval_only else None
+    if task == "semantic" and args.classes is None and trained is None:
+        reason = ": beside config and weights no metadata.json names them" if args.eval_only else ""
+        raise ValueError(f"label maps need --classes FILE, the names of the classes{reason}")
+    data = {split: _own_data(args, split, task) for split in SPLITS}
+    registered = register_own_data(
+        None if args.eval_only else data["train"],
+        data["val"],
+        trained=trained,
+        pixels=not args.skip_pixel_check,
+    )
+    head = cfg.MODEL.SEM_SEG_HEAD
+    if args.eval_only and len(registered.classes) != head.NUM_CLASSES:
+        raise ValueError(
+            f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
+            f"{args.val_json or args.classes} has {len(registered.classes)}: "
+            f"{', '.join(registered.classes)}"
+        )
+    _set_config(cfg, args, registered)
+
+
+def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) -> None:
+    # In a set of one's own, images without objects are negatives; in COCO they are unlabelled.
+    if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
+        cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    cfg.DATASETS.TRAIN = (registered.train,) if registered.train else ()
+    cfg.DATASETS.TEST = (registered.val,)
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(registered.classes)
+    if registered.ignore_label is not None:
+        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = registered.ignore_label
+
+
+def _given(args: argparse.Namespace, name: str) -> list[str]:
+    """Return which of ``--train-name`` and ``--val-name`` are there."""
+    return [f"--{split}-{name}" for split in SPLITS if getattr(args, f"{split}_{name}")]
+
+
+def _task(args: argparse.Namespace) -> str | None:
+    """Return what the data are for, by the arguments and the JSON; None if there are none."""
+    flags = {name: _given(args, name) for name in ("json", "images", "panoptic", "labels")}
+    semantic = flags["labels"] + ["--classes"] * (args.classes is not None)
+    if args.ignore_label is not None:
+        semantic.append("--ignore-label")
+    others = flags["json"] + flags["panoptic"]
+    if semantic and others:
+        raise ValueError(
+            f"{semantic[0]} is for label maps and {others[0]} for COCO JSON: give one of them"
+        )
+    if semantic:
+        return "semantic"
+    if flags["panoptic"]:
+        return "panoptic"
+    if flags["json"]:
+        files = [getattr(args, f"{split}_json") for split in SPLITS]
+        kinds = [kind_of_json(file) for file in files if file]
+        return "panoptic" if "panoptic" in kinds else "instance"
+    if flags["images"]:
+        raise ValueError(
+            f"{flags['images'][0]} needs annotations too: COCO JSON (--train-json FILE) or a "
+            "folder of label maps (--train-labels DIR)"
+        )
+    return None
+
+
+def _check_flags(args: argparse.Namespace, task: str) -> None:
+    """Raise ValueError unless all arguments of the task are there."""
+    missing, hints = [], []
+    for split in ("val",) if args.eval_only else SPLITS:
+        for name in _FLAGS[task]:
+            if getattr(args, f"{split}_{name}"):
+                continue
+            missing.append(f"--{split}-{name}")
+            folder = _panoptic_folder(getattr(args, f"{split}_json"))
+            if name == "panoptic" and folder:
+                hints.append(f"{missing[-1]} {folder}")
+    if missing:
+        hint = f" (perhaps {' '.join(hints)})" if hints else ""
+        raise ValueError(
+            f"your own data, {_DESCRIPTIONS[task]}, needs {' and '.join(missing)} too{hint}"
+        )
+
+
+def _panoptic_folder(json_file: str | None) -> str | None:
+    """Return the folder of PNG files that goes with a JSON, if it is where it is in COCO."""
+    if not json_file:
+        return None
+    folder, name = os.path.split(os.path.splitext(json_file)[0])
+    candidates = (os.path.join(folder, name), os.path.join(os.path.dirname(folder), name))
+    return next((path for path in candidates if os.path.isdir(path)), None)
+
+
+def _own_data(args: argparse.Namespace, split: str, task: str) -> OwnData:
+    json_file, images, panoptic, labels = (
+        getattr(args, f"{split}_{name}") for name in ("json", "images", "panoptic", "labels")
+    )
+    if task == "instance":
+        return InstanceData(json_file, images)
+    if task == "panoptic":
+        return PanopticData(json_file, images, panoptic)
+    return SemanticData(images, labels, args.classes, args.ignore_label)
+
+
+def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Report | None:
+    """Return the classes of the model that is evaluated, where its run has left them."""
+    for source, metadata in saved_metadata(cfg, args.config_file):
+        classes = trained_classes(source, metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, task)
+        if classes is not None:
+            return classes
+    return None
+
+
+def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:
+    """Raise ValueError unless the config is one for such data; the message names one that is."""
+    reasons, remedy = [], []
+    config, mapper = _CONFIGS[task]
+    preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
+    if preset is not None and preset.targets != task and not eval_only:
+        reasons.append(
+            f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}, which takes "
+            f"{_DESCRIPTIONS[preset.targets]}"
+        )
+        remedy.append(f"INPUT.DATASET_MAPPER_NAME {mapper}")
+    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
+        test = cfg.MODEL.MASK_FORMER.TEST
+        # Panoptic data can evaluate a model of each task.
+        wanted = {} if task == "panoptic" and eval_only else {f"{task.upper()}_ON": True}
+        if task == "semantic":  # label maps do not say what things are
+            wanted["PANOPTIC_ON"] = False
+        for key, value in wanted.items():
+            if test[key] != value:
+                reasons.append(f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}")
+                remedy.append(f"MODEL.MASK_FORMER.TEST.{key} {value}")
+    if reasons:
+        raise ValueError(
+            f"the data are for {task} segmentation ({_DESCRIPTIONS[task]}), but the config is not: "
+            f"{'; '.join(reasons)}. Take one that is, such as configs/{config}.yaml or "
+            f"configs/quickstart/{task}.yaml, or add: {' '.join(remedy)}"
+        )
