@@ -3,10 +3,12 @@
 from .build import build_evaluator
 from .coco import COCOInstanceEvaluator, instances_to_coco_results, summarize_coco
 from .panoptic import PanopticEvaluator
+from .semantic import SemanticEvaluator
 
 __all__ = [
     "COCOInstanceEvaluator",
     "PanopticEvaluator",
+    "SemanticEvaluator",
     "build_evaluator",
     "instances_to_coco_results",
     "summarize_coco",

@@ -167,6 +167,7 @@ class PanopticEvaluator(DatasetEvaluator):
             written = _merge(comm.gather(written))
             if not comm.is_main_process():
                 return None
+        results = self._scores(counts) if self._truth.annotated else {}
         if self._writer is not None:
             self._writer.finish({**self._truth.header, "annotations": list(written.values())})
         if not self._truth.annotated:
@@ -174,7 +175,9 @@ class PanopticEvaluator(DatasetEvaluator):
                 f"{self._truth.source} has no annotations, so nothing is evaluated."
                 + ("" if self._writer else " Give an output_dir to have the predictions written.")
             )
-            return {}
+        return results
+
+    def _scores(self, counts: dict[Hashable, dict[int, Counts]]) -> dict[str, dict[str, float]]:
         if missing := self._truth.image_ids - counts.keys():
             _logger.warning(
                 f"{len(missing)} of {len(self._truth.image_ids)} images of {self._truth.source} "
@@ -250,6 +253,12 @@ class _ResultsWriter:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(self._partial, folder)
+        absent = [a for a in results["annotations"] if not (folder / a["file_name"]).exists()]
+        if absent:
+            _logger.warning(
+                f"{self._output_dir} is not shared by all processes: {len(absent)} of the "
+                f"predictions in {RESULTS_FILE} are without a PNG file."
+            )
         path = self._output_dir / RESULTS_FILE
         write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
         _logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")

@@ -1,0 +1,283 @@
+"""Mean IoU of semantic segmentation.
+
+The numbers and their names are those of Detectron2's `SemSegEvaluator`. Unlike there, predictions
+are not kept in memory, label maps of 16 bits and any number of classes work, and ground truth may
+be panoptic.
+
+Shape letters: K classes; H, W image height and width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import hotcoco
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from ..checkpoint.files import write_atomically
+from ..data.dataset_files import some_of
+from ..data.errors import DatasetError
+from ..data.label_maps import read_label_map, read_panoptic_png
+from .ground_truth import CategoryIds, semantic_labels
+from .tables import class_table
+
+_logger = logging.getLogger(__name__)
+
+
+class SemanticEvaluator(DatasetEvaluator):
+    """Intersection over union of semantic predictions and the share of pixels that are right.
+
+    Predictions are Detectron2's ``sem_seg``, (K, H, W) scores; the class of a pixel is the one with
+    the highest. `evaluate` returns, in percent, ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>"...,
+    "mACC", "pACC", "ACC-<class>"...}}``: IoU averaged over classes, IoU weighted by the pixels of
+    each class, pixel accuracy averaged over classes, and of all pixels. A class without a pixel of
+    ground truth gets NaN and is not in the averages. Pixels of the ignore label do not count.
+
+    With `output_dir`, ``sem_seg_predictions.json`` holds the predicted masks as COCO RLE and
+    ``sem_seg_evaluation.pth`` the numbers.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | os.PathLike[str] | None = None,
+        *,
+        distributed: bool = True,
+    ):
+        """
+        Args:
+            dataset_name: a registered data set with ``stuff_classes`` and, unless it is 255,
+                ``ignore_label`` in its metadata; its dataset dicts have ``sem_seg_file_name`` or,
+                to derive that from, ``pan_seg_file_name`` and ``segments_info``.
+            output_dir: folder for the predictions, which all processes share, or None to write
+                none.
+            distributed: whether to gather the results of all processes.
+
+        Raises:
+            DatasetError: the data set has no such ground truth.
+        """
+        metadata = MetadataCatalog.get(dataset_name)
+        names = metadata.get("stuff_classes")
+        if not names:
+            raise DatasetError(
+                f"data set {dataset_name!r} has no stuff_classes, the names of semantic classes, "
+                "in its metadata"
+            )
+        self._dataset_name = dataset_name
+        self._names: list[str] = list(names)
+        self._ignore_label = int(metadata.get("ignore_label", 255))
+        self._dataset_ids = CategoryIds.of(metadata)
+        self._truth = _ground_truth(dataset_name)
+        self._distributed = distributed
+        self._output_dir = None if output_dir is None else Path(output_dir)
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        K = len(self._names)
+        self._confusion = np.zeros((K, K), dtype=np.uint64)  # truth by prediction
+        if self._output_dir is not None:
+            self._output_dir.mkdir(parents=True, exist_ok=True)
+            self._partial(comm.get_rank()).write_bytes(b"")
+
+    def process(
+        self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: what the model was given; ``file_name`` of each is read.
+            outputs: what it returned; ``sem_seg`` of each is read.
+
+        Raises:
+            ValueError: an output without ``sem_seg``, or of other classes or another size than the
+                ground truth, or an image that the data set has not.
+            DatasetError: the ground truth cannot be read or has a label that is no class.
+        """
+        for image, output in zip(inputs, outputs, strict=True):
+            path = image["file_name"]
+            if "sem_seg" not in output:
+                raise ValueError(
+                    f"image {path}: the model returned {sorted(output)} but no 'sem_seg'; for "
+                    "Mask2Former set MODEL.MASK_FORMER.TEST.SEMANTIC_ON True"
+                )
+            scores = output["sem_seg"]
+            if len(scores) != len(self._names):
+                raise ValueError(
+                    f"image {path}: the model predicts {len(scores)} classes, data set "
+                    f"{self._dataset_name!r} has {len(self._names)}; "
+                    f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._names)}"
+                )
+            labels = _best_classes(scores)
+            self._confusion += self._compare(path, labels)
+            if self._output_dir is not None:
+                with self._partial(comm.get_rank()).open("a") as file:
+                    for entry in self._results(path, labels):
+                        file.write(json.dumps(entry) + "\n")
+
+    def _compare(self, path: str, labels: np.ndarray) -> np.ndarray:
+        """Return the (K, K) numbers of pixels of one image."""
+        if path not in self._truth:
+            raise ValueError(f"image {path} is not of data set {self._dataset_name!r}")
+        record = self._truth[path]
+        if isinstance(record, str):
+            truth_path, truth = record, read_label_map(record)
+        else:
+            truth_path, segments = record
+            truth = semantic_labels(read_panoptic_png(truth_path), segments, self._ignore_label)
+        if truth.shape != labels.shape:
+            raise ValueError(
+                f"image {path}: the prediction has height and width {list(labels.shape)}, the "
+                f"ground truth {truth_path} {list(truth.shape)}"
+            )
+        K = len(self._names)
+        try:
+            return hotcoco.metrics.pixel_confusion(
+                truth, labels, K, ignore_index=self._ignore_label
+            )
+        except ValueError as error:
+            unknown = np.unique(truth)
+            unknown = unknown[((unknown < 0) | (unknown >= K)) & (unknown != self._ignore_label)]
+            raise DatasetError(
+                f"{truth_path}: labels {some_of(unknown.tolist())} are neither one of the {K} "
+                f"classes (0 to {K - 1}) nor the ignore label {self._ignore_label} of data set "
+                f"{self._dataset_name!r}"
+            ) from error
+
+    def _results(self, path: str, labels: np.ndarray) -> list[dict[str, Any]]:
+        """Return the masks of one image in COCO's format for results of stuff segmentation."""
+        results = []
+        for label in np.unique(labels).tolist():
+            rle = hotcoco.mask.encode(labels == label)
+            results.append(
+                {
+                    "file_name": path,
+                    "category_id": self._dataset_ids.stuff.get(label, label),
+                    "segmentation": {
+                        "size": list(rle["size"]), "counts": rle["counts"].decode("ascii")
+                    },
+                }
+            )  # fmt: skip
+        return results
+
+    def evaluate(self) -> dict[str, dict[str, float]] | None:
+        """Return the numbers, on the main process; None on others."""
+        confusion = self._confusion
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(confusion)
+            if not comm.is_main_process():
+                return None
+            confusion = np.sum(gathered, axis=0)
+        results = semantic_scores(confusion, self._names)
+        _logger.info(f"Semantic segmentation:\n{semantic_table(results, self._names)}")
+        if self._output_dir is not None:
+            self._finish(results)
+        return {"sem_seg": results}
+
+    def _partial(self, rank: int) -> Path:
+        assert self._output_dir is not None
+        return self._output_dir / f"sem_seg_predictions.partial.{rank}"
+
+    def _finish(self, results: dict[str, float]) -> None:
+        assert self._output_dir is not None
+        ranks = range(comm.get_world_size()) if self._distributed else [comm.get_rank()]
+        parts = [self._partial(rank) for rank in ranks]
+        if absent := [part.name for part in parts if not part.exists()]:
+            _logger.warning(
+                f"{self._output_dir} is not shared by all processes: the predictions of "
+                f"{some_of(absent)} are not written."
+            )
+
+        def join(file: BinaryIO) -> None:
+            before = b"["
+            for part in parts:
+                for line in part.open("rb") if part.exists() else ():
+                    file.write(before + line.rstrip(b"\n"))
+                    before = b",\n"
+            file.write(b"[]" if before == b"[" else b"]")
+
+        path = self._output_dir / "sem_seg_predictions.json"
+        write_atomically(path, join)
+        for part in self._output_dir.glob("sem_seg_predictions.partial.*"):
+            part.unlink()
+        write_atomically(
+            self._output_dir / "sem_seg_evaluation.pth", lambda file: torch.save(results, file)
+        )
+        _logger.info(f"Predicted masks: {path}")
+
+
+def _ground_truth(dataset_name: str) -> dict[str, str | tuple[str, list[dict[str, Any]]]]:
+    """Image file -> label map, or panoptic PNG and its segments' ``id`` and ``category_id``."""
+    truth: dict[str, Any] = {}
+    for record in DatasetCatalog.get(dataset_name):
+        if "sem_seg_file_name" in record:
+            truth[record["file_name"]] = record["sem_seg_file_name"]
+        elif "pan_seg_file_name" in record and "segments_info" in record:
+            segments = [
+                {"id": segment["id"], "category_id": segment["category_id"]}
+                for segment in record["segments_info"]
+            ]
+            truth[record["file_name"]] = (record["pan_seg_file_name"], segments)
+        else:
+            raise DatasetError(
+                f"data set {dataset_name!r}: the dict of {record['file_name']} has neither "
+                "sem_seg_file_name nor pan_seg_file_name and segments_info, so there is no "
+                "semantic ground truth"
+            )
+    return truth
+
+
+def _best_classes(scores: torch.Tensor) -> np.ndarray:
+    """Return (H, W) the class of each pixel; from a GPU come a byte or two a pixel."""
+    dtype = torch.uint8 if len(scores) <= 256 else torch.int16
+    return scores.argmax(dim=0).to(dtype).cpu().numpy()
+
+
+def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return the scores of `SemanticEvaluator` by name, in percent.
+
+    Args:
+        confusion: (K, K) pixels of class k in the ground truth that are predicted as class j.
+        names: K class names.
+    """
+    pixels = confusion.sum(axis=1).astype(np.float64)  # (K,) of the ground truth
+    predicted = confusion.sum(axis=0).astype(np.float64)
+    right = confusion.diagonal().astype(np.float64)
+    there = pixels > 0
+    iou = np.full(len(names), np.nan)
+    accuracy = iou.copy()
+    iou[there] = 100 * right[there] / (pixels + predicted - right)[there]
+    accuracy[there] = 100 * right[there] / pixels[there]
+    if there.any():
+        miou, macc = iou[there].mean(), accuracy[there].mean()
+        fwiou = iou[there] @ pixels[there] / pixels.sum()
+        pacc = 100 * right.sum() / pixels.sum()
+    else:
+        miou = macc = fwiou = pacc = np.nan
+    return {
+        "mIoU": float(miou),
+        "fwIoU": float(fwiou),
+        **{f"IoU-{name}": value for name, value in zip(names, iou.tolist(), strict=True)},
+        "mACC": float(macc),
+        "pACC": float(pacc),
+        **{f"ACC-{name}": value for name, value in zip(names, accuracy.tolist(), strict=True)},
+    }
+
+
+def semantic_table(results: Mapping[str, float], names: Sequence[str]) -> str:
+    """Return what `semantic_scores` returned as text, without the classes that have no number."""
+    averages = ", ".join(
+        f"{name} {results[name]:.3f}" for name in ("mIoU", "fwIoU", "mACC", "pACC")
+    )
+    rows = [(name, results[f"IoU-{name}"], results[f"ACC-{name}"]) for name in names]
+    known = [row for row in rows if not np.isnan(row[1])]
+    return f"{averages}\n{class_table(['class', 'IoU', 'ACC'], known)}"
