@@ -4,7 +4,11 @@ from .backbone import D2SwinTransformer
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
 from .meta_arch import MaskFormer, MaskFormerHead
-from .pixel_decoder import MSDeformAttnPixelDecoder
+from .pixel_decoder import (
+    BasePixelDecoder,
+    MSDeformAttnPixelDecoder,
+    TransformerEncoderPixelDecoder,
+)
 from .transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
     MultiScaleMaskedTransformerDecoder,
@@ -13,6 +17,7 @@ from .transformer_decoder import (
 
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
+    "BasePixelDecoder",
     "D2SwinTransformer",
     "HungarianMatcher",
     "MSDeformAttnPixelDecoder",
@@ -21,4 +26,5 @@ __all__ = [
     "MultiScaleMaskedTransformerDecoder",
     "SetCriterion",
     "StandardTransformerDecoder",
+    "TransformerEncoderPixelDecoder",
 ]

@@ -9,9 +9,14 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
+from ..pixel_decoder import build_pixel_decoder
+from ..pixel_decoder.base import channels_of
 from ..transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
-MULTI_SCALE = "multi_scale_pixel_decoder"
+# What a transformer decoder may attend to beside one of the backbone's features.
+MULTI_SCALE = "multi_scale_pixel_decoder"  # the pixel decoder's three coarsest maps
+TRANSFORMER_ENCODER = "transformer_encoder"  # its transformer encoder's output
+PIXEL_EMBEDDING = "pixel_embedding"  # the mask features
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
@@ -20,41 +25,39 @@ class MaskFormerHead(nn.Module):
 
     Args:
         num_classes: classes without "no object".
-        pixel_decoder: has ``forward_features``, from features to mask features and maps.
-        transformer_predictor: from maps and mask features to predictions.
+        pixel_decoder: has ``forward_features``, from features to mask features, the output of its
+            transformer encoder and a list of maps.
+        predictor: from what it attends to and mask features to predictions.
+        transformer_in_feature: what the predictor attends to: "multi_scale_pixel_decoder",
+            "transformer_encoder", "pixel_embedding" or the name of a feature.
     """
 
     # Written into the metadata of every `state_dict`; the published code looks for it.
     _version = 2
 
     @configurable
-    def __init__(self, *, num_classes: int, pixel_decoder: nn.Module, predictor: nn.Module):
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        pixel_decoder: nn.Module,
+        predictor: nn.Module,
+        transformer_in_feature: str = MULTI_SCALE,
+    ):
         super().__init__()
         self.num_classes = num_classes
         self.pixel_decoder = pixel_decoder
         self.predictor = predictor
+        self.transformer_in_feature = transformer_in_feature
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         """Constructor arguments from a config."""
-        head, mask_former = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER
-        missing = [name for name in head.IN_FEATURES if name not in input_shape]
-        if missing:
-            raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.IN_FEATURES names {missing}; "
-                f"the backbone gives {list(input_shape)}"
-            )
-        if mask_former.TRANSFORMER_IN_FEATURE != MULTI_SCALE:
-            raise ValueError(
-                f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE must be '{MULTI_SCALE}', "
-                f"got '{mask_former.TRANSFORMER_IN_FEATURE}'"
-            )
-        decoder = TRANSFORMER_DECODER_REGISTRY.get(mask_former.TRANSFORMER_DECODER_NAME)
-        pixel_decoder = SEM_SEG_HEADS_REGISTRY.get(head.PIXEL_DECODER_NAME)
         return {
-            "num_classes": head.NUM_CLASSES,
-            "pixel_decoder": pixel_decoder(cfg, input_shape),
-            "predictor": decoder(cfg, head.CONVS_DIM),
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "pixel_decoder": build_pixel_decoder(cfg, input_shape),
+            "predictor": build_transformer_decoder(cfg, input_shape),
+            "transformer_in_feature": cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE,
         }
 
     def _load_from_state_dict(
@@ -65,8 +68,79 @@ class MaskFormerHead(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
         """Backbone features by name to ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
-        mask_features, _, maps = self.pixel_decoder.forward_features(features)  # type: ignore[operator]
-        return self.predictor(maps, mask_features)
+        attended, mask_features = decode_pixels(
+            self.pixel_decoder, features, self.transformer_in_feature
+        )
+        return self.predictor(attended, mask_features)
+
+
+def build_transformer_decoder(
+    cfg: CfgNode, input_shape: dict[str, ShapeSpec], **arguments: Any
+) -> nn.Module:
+    """Build ``MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME`` for what it is to attend to.
+
+    Args:
+        cfg: the whole config.
+        input_shape: the backbone's feature names and their channels and strides.
+        arguments: of the constructor, beside those from `cfg`.
+
+    Raises:
+        ValueError: there is no such input, or the decoder attends to another kind.
+    """
+    name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
+    kind = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE
+    head = cfg.MODEL.SEM_SEG_HEAD
+    channels = {
+        **{feature: channels_of(shape) for feature, shape in input_shape.items()},
+        MULTI_SCALE: head.CONVS_DIM,
+        TRANSFORMER_ENCODER: head.CONVS_DIM,
+        PIXEL_EMBEDDING: head.MASK_DIM,
+    }
+    if kind not in channels:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {kind!r}; known are {list(channels)}"
+        )
+    decoder = TRANSFORMER_DECODER_REGISTRY.get(name)
+    multi_scale = getattr(decoder, "multi_scale", None)  # which a class of another package lacks
+    if multi_scale is not None and multi_scale != (kind == MULTI_SCALE):
+        wanted = f"be {MULTI_SCALE!r}" if multi_scale else f"not be {MULTI_SCALE!r}"
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}, for which "
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE must {wanted}, got {kind!r}"
+        )
+    return decoder(cfg, channels[kind], **arguments)
+
+
+def decode_pixels(
+    pixel_decoder: nn.Module, features: dict[str, Tensor], transformer_in_feature: str
+) -> tuple[Any, Tensor]:
+    """Run a pixel decoder and pick what the transformer decoder attends to.
+
+    Args:
+        pixel_decoder: see `MaskFormerHead`.
+        features: the backbone's maps by name.
+        transformer_in_feature: see `MaskFormerHead`.
+
+    Returns:
+        A map (B, C, ., .), or a list of them from coarse to fine, and the mask features.
+
+    Raises:
+        ValueError: the pixel decoder has no transformer encoder, whose output is asked for.
+    """
+    mask_features, encoded, maps = pixel_decoder.forward_features(features)  # type: ignore[operator]
+    if transformer_in_feature == MULTI_SCALE:
+        return maps, mask_features
+    if transformer_in_feature == PIXEL_EMBEDDING:
+        return mask_features, mask_features
+    if transformer_in_feature != TRANSFORMER_ENCODER:
+        return features[transformer_in_feature], mask_features
+    if encoded is None:
+        raise ValueError(
+            f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {TRANSFORMER_ENCODER!r}, but "
+            f"{type(pixel_decoder).__name__} has no transformer encoder: set "
+            "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME to TransformerEncoderPixelDecoder"
+        )
+    return encoded, mask_features
 
 
 def migrate_names(state: dict[str, Any], prefix: str = "sem_seg_head.") -> None:

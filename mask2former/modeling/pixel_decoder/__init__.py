@@ -1,5 +1,13 @@
 """Pixel decoders: from backbone features to mask features and multi-scale maps."""
 
+from .base import PixelDecoder, build_pixel_decoder
+from .fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .msdeformattn import MSDeformAttnPixelDecoder
 
-__all__ = ["MSDeformAttnPixelDecoder"]
+__all__ = [
+    "BasePixelDecoder",
+    "MSDeformAttnPixelDecoder",
+    "PixelDecoder",
+    "TransformerEncoderPixelDecoder",
+    "build_pixel_decoder",
+]

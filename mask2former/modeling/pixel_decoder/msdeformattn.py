@@ -14,13 +14,14 @@ from typing import Any
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
+from .base import channels_of, conv_norm, stride_of
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level
 
@@ -250,26 +251,8 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.fpn_in_features = [name for name, _ in reversed(fpn)]
         # adapter_1 / layer_1 belong to the finest map, as the published parameters are numbered
         for number, (_, shape) in enumerate(fpn, start=1):
-            adapter = Conv2d(
-                channels_of(shape),
-                conv_dim,
-                kernel_size=1,
-                bias=norm == "",
-                norm=get_norm(norm, conv_dim),
-            )
-            layer = Conv2d(
-                conv_dim,
-                conv_dim,
-                kernel_size=3,
-                padding=1,
-                bias=norm == "",
-                norm=get_norm(norm, conv_dim),
-                activation=F.relu,
-            )
-            weight_init.c2_xavier_fill(adapter)
-            weight_init.c2_xavier_fill(layer)
-            self.add_module(f"adapter_{number}", adapter)
-            self.add_module(f"layer_{number}", layer)
+            self.add_module(f"adapter_{number}", conv_norm(channels_of(shape), conv_dim, 1, norm))
+            self.add_module(f"layer_{number}", conv_norm(conv_dim, conv_dim, 3, norm, F.relu))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
@@ -314,17 +297,3 @@ class MSDeformAttnPixelDecoder(nn.Module):
             )
             maps.append(getattr(self, f"layer_{number}")(lateral + above))
         return self.mask_features(maps[-1]), maps[0], maps[: self.num_output_levels]
-
-
-def stride_of(shape: ShapeSpec) -> int:
-    """The stride, which Detectron2 declares optional."""
-    if shape.stride is None:
-        raise ValueError(f"the backbone's output_shape() gives no stride: {shape}")
-    return shape.stride
-
-
-def channels_of(shape: ShapeSpec) -> int:
-    """The channels, which Detectron2 declares optional."""
-    if shape.channels is None:
-        raise ValueError(f"the backbone's output_shape() gives no channels: {shape}")
-    return shape.channels
