@@ -7,6 +7,7 @@ from .meta_arch import MaskFormer, MaskFormerHead
 from .pixel_decoder import (
     BasePixelDecoder,
     MSDeformAttnPixelDecoder,
+    SemanticFPNPixelDecoder,
     TransformerEncoderPixelDecoder,
 )
 from .transformer_decoder import (
@@ -24,6 +25,7 @@ __all__ = [
     "MaskFormer",
     "MaskFormerHead",
     "MultiScaleMaskedTransformerDecoder",
+    "SemanticFPNPixelDecoder",
     "SetCriterion",
     "StandardTransformerDecoder",
     "TransformerEncoderPixelDecoder",

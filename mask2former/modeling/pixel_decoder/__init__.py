@@ -3,11 +3,13 @@
 from .base import PixelDecoder, build_pixel_decoder
 from .fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .msdeformattn import MSDeformAttnPixelDecoder
+from .semantic_fpn import SemanticFPNPixelDecoder
 
 __all__ = [
     "BasePixelDecoder",
     "MSDeformAttnPixelDecoder",
     "PixelDecoder",
+    "SemanticFPNPixelDecoder",
     "TransformerEncoderPixelDecoder",
     "build_pixel_decoder",
 ]
