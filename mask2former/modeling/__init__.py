@@ -6,6 +6,7 @@ from .matcher import HungarianMatcher
 from .meta_arch import MaskFormer, MaskFormerHead
 from .pixel_decoder import (
     BasePixelDecoder,
+    BiFPNPixelDecoder,
     MSDeformAttnPixelDecoder,
     SemanticFPNPixelDecoder,
     TransformerEncoderPixelDecoder,
@@ -19,6 +20,7 @@ from .transformer_decoder import (
 __all__ = [
     "TRANSFORMER_DECODER_REGISTRY",
     "BasePixelDecoder",
+    "BiFPNPixelDecoder",
     "D2SwinTransformer",
     "HungarianMatcher",
     "MSDeformAttnPixelDecoder",

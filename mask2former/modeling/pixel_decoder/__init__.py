@@ -1,12 +1,14 @@
 """Pixel decoders: from backbone features to mask features and multi-scale maps."""
 
 from .base import PixelDecoder, build_pixel_decoder
+from .bifpn import BiFPNPixelDecoder
 from .fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .msdeformattn import MSDeformAttnPixelDecoder
 from .semantic_fpn import SemanticFPNPixelDecoder
 
 __all__ = [
     "BasePixelDecoder",
+    "BiFPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
     "PixelDecoder",
     "SemanticFPNPixelDecoder",
