@@ -7,6 +7,7 @@ from .meta_arch import MaskFormer, MaskFormerHead
 from .pixel_decoder import (
     BasePixelDecoder,
     BiFPNPixelDecoder,
+    FaPNPixelDecoder,
     MSDeformAttnPixelDecoder,
     SemanticFPNPixelDecoder,
     TransformerEncoderPixelDecoder,
@@ -22,6 +23,7 @@ __all__ = [
     "BasePixelDecoder",
     "BiFPNPixelDecoder",
     "D2SwinTransformer",
+    "FaPNPixelDecoder",
     "HungarianMatcher",
     "MSDeformAttnPixelDecoder",
     "MaskFormer",

@@ -2,6 +2,7 @@
 
 from .base import PixelDecoder, build_pixel_decoder
 from .bifpn import BiFPNPixelDecoder
+from .fapn import FaPNPixelDecoder
 from .fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .msdeformattn import MSDeformAttnPixelDecoder
 from .semantic_fpn import SemanticFPNPixelDecoder
@@ -9,6 +10,7 @@ from .semantic_fpn import SemanticFPNPixelDecoder
 __all__ = [
     "BasePixelDecoder",
     "BiFPNPixelDecoder",
+    "FaPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
     "PixelDecoder",
     "SemanticFPNPixelDecoder",
