@@ -3,7 +3,12 @@
 from .backbone import D2SwinTransformer
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
-from .meta_arch import MaskFormer, MaskFormerHead
+from .meta_arch import (
+    MaskFormer,
+    MaskFormerHead,
+    PerPixelBaselineHead,
+    PerPixelBaselinePlusHead,
+)
 from .pixel_decoder import (
     BasePixelDecoder,
     BiFPNPixelDecoder,
@@ -29,6 +34,8 @@ __all__ = [
     "MaskFormer",
     "MaskFormerHead",
     "MultiScaleMaskedTransformerDecoder",
+    "PerPixelBaselineHead",
+    "PerPixelBaselinePlusHead",
     "SemanticFPNPixelDecoder",
     "SetCriterion",
     "StandardTransformerDecoder",

@@ -2,5 +2,6 @@
 
 from .mask_former import MaskFormer
 from .mask_former_head import MaskFormerHead
+from .per_pixel_baseline import PerPixelBaselineHead, PerPixelBaselinePlusHead
 
-__all__ = ["MaskFormer", "MaskFormerHead"]
+__all__ = ["MaskFormer", "MaskFormerHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"]
