@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,13 +36,21 @@ def map_files(
     run.
     """
     # More than there are cores, for headers alone wait rather than compute.
-    pool = ThreadPoolExecutor(max(8, os.cpu_count() or 1))
+    workers = max(8, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Result]] = deque()
+    bar = tqdm(total=len(items), desc=description, unit=" files", delay=_PROGRESS_AFTER)
     try:
-        results = pool.map(function, items)
-        yield from tqdm(
-            results, total=len(items), desc=description, unit=" files", delay=_PROGRESS_AFTER
-        )
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 16 * workers:
+                yield pending.popleft().result()
+                bar.update()
+        while pending:
+            yield pending.popleft().result()
+            bar.update()
     finally:  # an interrupted check does not go through the rest first
+        bar.close()
         pool.shutdown(cancel_futures=True)
 
 
