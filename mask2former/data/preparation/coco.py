@@ -1,0 +1,74 @@
+"""COCO: label maps of all 133 classes, made of the panoptic annotations."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from ..errors import DatasetError
+from ..label_maps import read_panoptic_png
+from ..panoptic_json import load_coco_panoptic
+from ..report import Report
+from ..semantic_check import check_semantic_folders
+from .job import Job
+
+IGNORE_LABEL = 255
+
+_SOURCE = "COCO's images and panoptic annotations of 2017 have it; unpack the PNG files, too."
+
+
+class CocoSemantic(Job):
+    """``coco/panoptic_semseg_{train,val}2017/``: label maps of 0 to 132, 255 where there is none.
+
+    Args:
+        root: folder of ``coco``.
+        split: "train" or "val".
+    """
+
+    def __init__(self, root: str | os.PathLike[str], split: str):
+        self.folder = Path(root) / "coco"
+        self.split = split
+        self.title = f"COCO semantic, {split}2017"
+        self.output_folder = self.folder / f"panoptic_semseg_{split}2017"
+        self.segments: dict[str, dict[int, int]] = {}
+        """Name -> segment id -> contiguous class id."""
+
+    def names(self) -> list[str]:
+        """Return the names of the PNG files in the order of the JSON. See `Job.names`."""
+        records = load_coco_panoptic(
+            str(self.folder / "annotations" / f"panoptic_{self.split}2017.json"),
+            str(self.folder / f"panoptic_{self.split}2017"),
+            str(self.folder / f"{self.split}2017"),
+            categories=COCO_CATEGORIES,
+            preparation=_SOURCE,
+        )
+        for record in records:
+            name = Path(record["pan_seg_file_name"]).stem
+            segments = record["segments_info"]
+            self.segments[name] = {s["id"]: s["category_id"] for s in segments}
+        return list(self.segments)
+
+    def convert(self, name: str) -> None:
+        """See `Job.convert`."""
+        path = self.folder / f"panoptic_{self.split}2017" / f"{name}.png"
+        ids = read_panoptic_png(path)
+        classes = {0: IGNORE_LABEL, **self.segments[name]}
+        known = np.array(sorted(classes))
+        positions = np.searchsorted(known, ids).clip(max=len(known) - 1)
+        unknown = ids[known[positions] != ids]
+        if unknown.size:
+            raise DatasetError(f"{path} has the segment id {unknown[0]}, which the JSON lacks.")
+        of_known = np.array([classes[i] for i in known.tolist()], dtype=np.uint8)
+        self.save_png(name, of_known[positions])
+
+    def check(self) -> Report:
+        """See `Job.check`."""
+        return check_semantic_folders(
+            str(self.folder / f"{self.split}2017"),
+            str(self.output_folder),
+            [category["name"] for category in COCO_CATEGORIES],
+            ignore_label=IGNORE_LABEL,
+        )

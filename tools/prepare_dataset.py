@@ -1,0 +1,15 @@
+#!/usr/bin/env python
+"""Make the files that data sets need beyond what their authors publish; ``--help`` lists them.
+
+python tools/prepare_dataset.py ade20k-semantic ade20k-panoptic --datasets ~/datasets
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
+
+from mask2former.data.preparation.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())
