@@ -5,6 +5,8 @@ Shape letters: H, W height and width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
@@ -13,6 +15,8 @@ from .label_maps import PADDING_BYTE
 
 # Value of image pixels that padding adds.
 IMAGE_PADDING = 128
+# Rows whose colours are computed at a time, so that intermediate values stay in the cache.
+_BLOCK = 64
 
 
 def large_scale_jitter(cfg: CfgNode, ignore_label: int | None = None) -> list[T.Augmentation]:
@@ -174,9 +178,7 @@ class ColorTransform(T.Transform):
             before, contrast = contrast[before], _to_bytes(values)
         img = before[img]
         if self.saturation != 1 or self.hue % 360:
-            channels = img if self.image_format == "RGB" else img[..., ::-1]
-            channels = _change_hsv(channels, self.saturation, self.hue)
-            img = channels if self.image_format == "RGB" else channels[..., ::-1]
+            img = _change_hsv(img, self.image_format, self.saturation, self.hue)
         return img if self.contrast_first else contrast[img]
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
@@ -192,27 +194,33 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _change_hsv(rgb: np.ndarray, saturation: float, hue: float) -> np.ndarray:
-    """Return the (H, W, 3) uint8 RGB image with S times `saturation` and H plus `hue` degrees.
+def _change_hsv(image: np.ndarray, order: str, saturation: float, hue: float) -> np.ndarray:
+    """Return the (H, W, 3) uint8 image with S times `saturation` and H plus `hue` degrees."""
+    result = np.empty_like(image)
+    for start in range(0, len(image), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        channels = [image[rows, :, order.index(name)].astype(np.float32) for name in "RGB"]
+        for name, changed in zip("RGB", _shift_hsv(channels, saturation, hue), strict=True):
+            result[rows, :, order.index(name)] = changed
+    return result
+
+
+def _shift_hsv(rgb: Sequence[np.ndarray], saturation: float, hue: float) -> list[np.ndarray]:
+    """Return red, green and blue in whole numbers.
 
     Without the detour over HSV of 8 bits: V is the largest channel, chroma is S times V, and every
-    channel is V minus chroma times a function of hue that is 0 for the largest and 1 for the
+    channel is V minus a share of chroma, which hue determines: 0 for the largest channel, 1 for the
     smallest.
     """
-    r, g, b = np.moveaxis(rgb, -1, 0).astype(np.float32)
+    r, g, b = rgb
     value = np.maximum(np.maximum(r, g), b)
     chroma = value - np.minimum(np.minimum(r, g), b)
-    scale = 1 / np.maximum(chroma, 1)
-    sextant = np.where(
-        value == r,
-        (g - b) * scale,
-        np.where(value == g, (b - r) * scale + 2, (r - g) * scale + 4),
-    )
-    sextant += hue / 60
-    chroma = np.minimum(chroma * np.float32(saturation), value)
-    result = np.empty_like(rgb)
-    for channel, offset in enumerate((5, 3, 1)):
-        distance = (sextant + offset) % 6
-        share = np.clip(np.minimum(distance, 4 - distance), 0, 1)
-        result[..., channel] = np.rint(value - chroma * share)
-    return result
+    red, green = value == r, value == g
+    # The circle of hues is 6 long here: red is at 0, green at 2, blue at 4.
+    turn = np.where(red, g - b, np.where(green, b - r, r - g)) / np.maximum(chroma, 1)
+    turn += np.where(red, np.float32(0), np.where(green, np.float32(2), np.float32(4)))
+    turn += np.float32(hue / 60)
+    turn -= 6 * np.floor(turn / 6)
+    chroma = np.minimum(chroma * np.float32(saturation), value)  # S is at most 1
+    shares = (2 - abs(turn - 3), abs(turn - 2) - 1, abs(turn - 4) - 1)
+    return [np.rint(value - chroma * share.clip(0, 1)) for share in shares]

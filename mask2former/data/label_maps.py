@@ -62,7 +62,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     """Read the segment ids R + 256 G + 65536 B of a PNG file in COCO's panoptic format.
 
     Returns:
-        (H, W) int32.
+        (H, W) uint32, below 2 ** 24.
 
     Raises:
         DatasetError: the file cannot be read, or is no such PNG; the message names it.
@@ -73,8 +73,10 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
                 f"{os.fspath(path)}: its pixels are {image.mode}, but a panoptic PNG is RGB of 8 "
                 "bit: segment id = R + 256 G + 65536 B."
             )
-        channels = np.asarray(image.convert("RGB")).astype(np.int32)  # (H, W, 3)
-    return channels[..., 0] + (channels[..., 1] << 8) + (channels[..., 2] << 16)
+        # Four bytes a pixel are a number of 32 bits already.
+        pixels = image.convert("RGB").tobytes("raw", "RGBX")
+        size = image.height, image.width
+    return np.frombuffer(pixels, dtype="<u4").reshape(size) & np.uint32(0xFFFFFF)
 
 
 @contextlib.contextmanager

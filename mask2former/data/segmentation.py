@@ -40,15 +40,23 @@ def parse_polygon(polygon: Any) -> np.ndarray:
 
 
 def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Return the (H, W) bool union of (V, 2) polygons, which may reach beyond the image.
+    """Return the union of (V, 2) polygons, which may reach beyond the image.
 
     COCO's rasteriser clips at the border itself, and fills outlines that cross themselves as COCO
     evaluation does.
+
+    Returns:
+        (h, w) bool, with columns contiguous: the upper left part of the (`height`, `width`) mask.
+        The rest of the mask, which the polygons do not reach, is False.
     """
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    rles = mask_util.frPyObjects([p.reshape(-1).tolist() for p in polygons], height, width)
-    return mask_util.decode(mask_util.merge(rles)).astype(bool)
+    points = np.concatenate(polygons) if polygons else np.zeros((1, 2))
+    # Two more than the last pixel that can be touched. Smaller masks are quicker to write.
+    w, h = (np.clip(points.max(axis=0), -2, (width, height)) + 2).astype(int)
+    w, h = min(w, width), min(h, height)
+    if not polygons or w == 0 or h == 0 or (points.min(axis=0) > (width, height)).any():
+        return np.zeros((0, 0), dtype=bool)
+    rles = mask_util.frPyObjects([p.reshape(-1).tolist() for p in polygons], h, w)
+    return mask_util.decode(mask_util.merge(rles)).view(bool)
 
 
 def run_lengths(counts: Any) -> np.ndarray:
