@@ -73,23 +73,23 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.OVERSAMPLE_RATIO = 3.0
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    # Transformer decoder: its registered name and what it attends to. The multi-scale decoder takes
-    # "multi_scale_pixel_decoder"; StandardTransformerDecoder takes the name of a backbone's feature,
-    # "transformer_encoder" (the output of TransformerEncoderPixelDecoder's encoder) or
-    # "pixel_embedding" (the mask features).
+    # Transformer decoder: its registered name and what it attends to. The multi-scale decoder
+    # takes "multi_scale_pixel_decoder"; StandardTransformerDecoder takes the name of a feature of
+    # the backbone, "transformer_encoder" (the output of TransformerEncoderPixelDecoder's encoder)
+    # or "pixel_embedding" (the mask features).
     cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
-    # Number of predictions. In the multi-scale decoder 10 means 9 layers and one prediction from the
-    # initial queries; StandardTransformerDecoder has as many layers as predictions.
+    # Number of predictions. In the multi-scale decoder 10 means 9 layers and one prediction from
+    # the initial queries; StandardTransformerDecoder has as many layers as predictions.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     # StandardTransformerDecoder: transformer encoder layers ahead of the decoder.
     cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
     cfg.MODEL.MASK_FORMER.NHEADS = 8
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
-    # Dropout of the pixel decoder's encoder and of StandardTransformerDecoder. The multi-scale decoder
-    # never uses dropout.
+    # Dropout of the pixel decoder's encoder and of StandardTransformerDecoder. The multi-scale
+    # decoder never uses dropout.
     cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
     # Normalise before attention and feed-forward rather than after.
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
@@ -116,9 +116,9 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
-    # Registered name of the pixel decoder: MSDeformAttnPixelDecoder (Mask2Former's), BasePixelDecoder
-    # (FPN), TransformerEncoderPixelDecoder (FPN over a transformer encoder), SemanticFPNPixelDecoder,
-    # BiFPNPixelDecoder or FaPNPixelDecoder.
+    # Registered name of the pixel decoder: MSDeformAttnPixelDecoder (Mask2Former's),
+    # BasePixelDecoder (FPN), TransformerEncoderPixelDecoder (FPN over a transformer encoder),
+    # SemanticFPNPixelDecoder, BiFPNPixelDecoder or FaPNPixelDecoder.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "BasePixelDecoder"
     # Channels of the mask features, which are also those of the mask embedding of each query.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256

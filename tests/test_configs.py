@@ -1,0 +1,71 @@
+"""Every config file that is not a published model's: it loads, and its model builds."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY
+
+from mask2former import load_config, model_zoo
+
+CONFIGS = REPOSITORY / "configs"
+FILES = {file.relative_to(CONFIGS).with_suffix("").as_posix() for file in CONFIGS.rglob("*.yaml")}
+# What other files derive from.
+PARTS = {f for f in FILES if f.startswith("common/") or f.rpartition("/")[2].startswith("Base-")}
+PARTS.add("ade20k/res640")
+MODELS = sorted(FILES - PARTS - set(model_zoo.model_names()))
+
+# Millions of parameters.
+PARAMETERS = {
+    "ade20k/baselines/maskformer_R50_bs16_160k": 41.3,
+    "ade20k/baselines/per_pixel_baseline_R50_bs16_160k": 31.0,
+    "ade20k/baselines/per_pixel_baseline_plus_R50_bs16_160k": 41.2,
+    "coco/pixel-decoders/maskformer2_R50_BiFPN_bs16_50ep": 41.9,
+    "coco/pixel-decoders/maskformer2_R50_FPN_bs16_50ep": 45.5,
+    "coco/pixel-decoders/maskformer2_R50_FaPN_bs16_50ep": 50.6,
+    "coco/pixel-decoders/maskformer2_R50_SemanticFPN_bs16_50ep": 49.1,
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_builds(name):
+    cfg = load_config(str(CONFIGS / f"{name}.yaml"), ["MODEL.DEVICE", "meta"])
+    with torch.device("meta"):
+        model = build_model(cfg)
+    if not name.startswith("quickstart/"):
+        millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        assert millions == pytest.approx(PARAMETERS[name], abs=0.05)
+
+
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_part_loads(name):
+    load_config(str(CONFIGS / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name.startswith("coco/")])
+def test_ablation_changes_the_pixel_decoder_only(name):
+    original = model_zoo.get_config("coco/instance-segmentation/maskformer2_R50_bs16_50ep")
+    cfg = model_zoo.get_config(name)
+    assert cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME != "MSDeformAttnPixelDecoder"
+    cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
+    assert cfg == original
+
+
+def test_maskformer_has_its_papers_settings():
+    cfg = model_zoo.get_config("ade20k/baselines/maskformer_R50_bs16_160k")
+    settings = {
+        "CLASS_WEIGHT": 1.0,
+        "MASK_WEIGHT": 20.0,
+        "DICE_WEIGHT": 1.0,
+        "NO_OBJECT_WEIGHT": 0.1,
+        "NUM_OBJECT_QUERIES": 100,
+        "ENC_LAYERS": 0,
+        "DEC_LAYERS": 6,
+        "DROPOUT": 0.1,
+        "HIDDEN_DIM": 256,
+        "DIM_FEEDFORWARD": 2048,
+        "NHEADS": 8,
+    }
+    assert {key: cfg.MODEL.MASK_FORMER[key] for key in settings} == settings
+    solver = {"BASE_LR": 1e-4, "WEIGHT_DECAY": 1e-4, "BACKBONE_MULTIPLIER": 0.1, "MAX_ITER": 160000}
+    assert {key: cfg.SOLVER[key] for key in solver} == solver
+    assert cfg.INPUT.CROP.SIZE == [512, 512]
