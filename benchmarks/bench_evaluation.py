@@ -21,7 +21,11 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mask2former.evaluation.coco import _ground_truth, _match, summarize_coco
+from mask2former.evaluation.average_precision import (
+    load_ground_truth,
+    match_results,
+    summarize_coco,
+)
 
 HEIGHT, WIDTH = 480, 640
 
@@ -105,7 +109,9 @@ def evaluate_with_pycocotools(dataset: dict, results: list[dict], task: str) -> 
 def evaluate_with_ours(dataset: dict, results: list[dict], task: str) -> np.ndarray:
     """The twelve numbers, by what `COCOInstanceEvaluator` runs."""
     ids = [category["id"] for category in dataset["categories"]]
-    arrays = _match(_ground_truth(dataset), results, task, [1, 10, 100], ids, image_ids=None)
+    arrays = match_results(
+        load_ground_truth(dataset), results, task, [1, 10, 100], ids, image_ids=None
+    )
     return summarize_coco(arrays["precision"], arrays["recall"])
 
 

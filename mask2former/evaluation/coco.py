@@ -3,28 +3,34 @@
 Detectron2's evaluator is the frame (life cycle, gathering over processes, tables). Matching and
 accumulation are hotcoco's instead of `detectron2._C` or pycocotools: the same numbers as
 pycocotools to the last bit, in a small fraction of the time, and without its wrong result for an
-annotation whose id is 0.
+annotation whose id is 0. Panoptic data sets without instance annotations are evaluated, too.
 """
 
+from __future__ import annotations
+
+import contextlib
+import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import hotcoco
 import numpy as np
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode, Instances
+from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
+from pycocotools.coco import COCO
+
+from .average_precision import integer_image_ids, load_ground_truth, match_results, summarize_coco
+from .instance_truth import PanopticInstances
 
 _TASKS = ("bbox", "segm")
-# Axes of the accumulated arrays, as in pycocotools:
-# T IoU thresholds 0.50, 0.55 ... 0.95, R 101 recall levels, K categories (ascending id),
-# A areas (all, small, medium, large), M limits of detections per image
-_IOU_50, _IOU_75 = 0, 5
 
 
 class COCOInstanceEvaluator(COCOEvaluator):
@@ -35,6 +41,9 @@ class COCOInstanceEvaluator(COCOEvaluator):
     that memory does not grow with the number of masks. `evaluate()` returns, in percent,
     `{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>"...}, "segm": {...}}`; a
     number without ground truth to compute it from is NaN, and a model that predicts nothing gets 0.
+
+    Where the data set has no `json_file`, but panoptic ground truth, its things are the instances:
+    each connected or not, crowds as such. Predictions of classes that are no things do not count.
 
     With `output_dir`, `coco_instances_results.json` holds the predictions in COCO's result format
     and with the data set's own category ids.
@@ -51,8 +60,8 @@ class COCOInstanceEvaluator(COCOEvaluator):
     ):
         """
         Args:
-            dataset_name: a registered data set; without `json_file` in its metadata it is converted
-                to COCO format under `output_dir`.
+            dataset_name: a registered data set; without `json_file` in its metadata its panoptic
+                ground truth is used, or else it is converted to COCO format under `output_dir`.
             output_dir: folder for the result files, or None to write none.
             max_dets_per_image: the highest-scoring detections per image and category that count.
                 COCO's own numbers use 100.
@@ -61,18 +70,45 @@ class COCOInstanceEvaluator(COCOEvaluator):
         """
         if max_dets_per_image < 1:
             raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
-        super().__init__(
-            dataset_name,
-            tasks=_TASKS,
-            distributed=distributed,
-            output_dir=output_dir,
-            use_fast_impl=False,
-            allow_cached_coco=allow_cached_coco,
-        )
+        self._panoptic = PanopticInstances.instead_of_json(dataset_name)
+        if self._panoptic is None:
+            super().__init__(
+                dataset_name,
+                tasks=_TASKS,
+                distributed=distributed,
+                output_dir=output_dir,
+                use_fast_impl=False,
+                allow_cached_coco=allow_cached_coco,
+            )
+            self._source = MetadataCatalog.get(dataset_name).json_file
+        else:  # what Detectron2's constructor does, which can only read a file
+            self._tasks = _TASKS
+            self._distributed = distributed
+            self._output_dir = output_dir
+            self._metadata = MetadataCatalog.get(dataset_name)
+            self._coco_api = COCO()
+            self._coco_api.dataset = self._panoptic.dataset([])
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._coco_api.createIndex()
+            self._do_evaluation = True
+            self._source = self._panoptic.source
         self._dataset_name = dataset_name
         self._max_dets = [min(limit, max_dets_per_image) for limit in (1, 10)]
         self._max_dets.append(max_dets_per_image)
         self._logger = logging.getLogger(__name__)
+        by_name: dict[str, list[Hashable]] = {}
+        for image in self._images():
+            if "file_name" in image:
+                by_name.setdefault(os.path.basename(image["file_name"]), []).append(image["id"])
+        self._ids_by_name = {name: ids[0] for name, ids in by_name.items() if len(ids) == 1}
+
+    def _images(self) -> Sequence[Mapping[str, Any]]:
+        return self._coco_api.dataset["images"]
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        super().reset()
+        self._truth: dict[Hashable, list[dict[str, Any]]] = {}
 
     def process(
         self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
@@ -92,11 +128,35 @@ class COCOInstanceEvaluator(COCOEvaluator):
                     f"image {image['image_id']}: the model returned {sorted(output)} but no "
                     "'instances'; for Mask2Former set MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
                 )
-            results = instances_to_coco_results(output["instances"], image["image_id"])
-            self._predictions.append({"image_id": image["image_id"], "instances": results})
+            image_id = self._image_id(image)
+            results = instances_to_coco_results(output["instances"], image_id)
+            self._predictions.append({"image_id": image_id, "instances": results})
+            if self._panoptic is not None and image_id in self._coco_api.imgs:
+                self._truth[image_id] = self._panoptic.annotations(image_id)
+
+    def _image_id(self, image: Mapping[str, Any]) -> Hashable:
+        """Return the id that the image has in the annotations.
+
+        Panoptic and instance annotations may count differently, as those of ADE20K do.
+        """
+        image_id = image["image_id"]
+        if image_id in self._coco_api.imgs or "file_name" not in image:
+            return image_id
+        return self._ids_by_name.get(os.path.basename(image["file_name"]), image_id)
+
+    def evaluate(self, img_ids: Sequence[Hashable] | None = None) -> dict[str, dict[str, float]]:
+        """Return the numbers, on the main process; {} on others.
+
+        Args:
+            img_ids: the images to evaluate on, by default all of the data set.
+        """
+        if self._distributed and self._panoptic is not None:
+            for truth in comm.gather(self._truth):
+                self._truth.update(truth)
+        return super().evaluate(img_ids)
 
     def _eval_predictions(
-        self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None
+        self, predictions: list[dict[str, Any]], img_ids: Sequence[Hashable] | None = None
     ) -> None:
         """Fill `self._results`; called on the main process with the predictions of all."""
         results = [result for image in predictions for result in image["instances"]]
@@ -111,11 +171,17 @@ class COCOInstanceEvaluator(COCOEvaluator):
             self._logger.info("The data set has no annotations, so nothing is evaluated.")
             return
 
-        ground_truth = _ground_truth(self._coco_api.dataset)
+        dataset = self._coco_api.dataset
+        if self._panoptic is not None:
+            dataset = self._panoptic.dataset(self._all_truth())
+        number = integer_image_ids(self._coco_api.imgs)
+        ground_truth = load_ground_truth(dataset, number)
+        results = [result | {"image_id": number[result["image_id"]]} for result in results]
+        image_ids = None if img_ids is None else [number[i] for i in img_ids]
         category_ids, class_names = self._categories()
         for task in self._tasks:
-            evaluation = _match(
-                ground_truth, results, task, self._max_dets, category_ids, image_ids=img_ids
+            evaluation = match_results(
+                ground_truth, results, task, self._max_dets, category_ids, image_ids=image_ids
             )
             stats = summarize_coco(evaluation["precision"], evaluation["recall"])
             self._log_recalls(task, stats)
@@ -123,11 +189,19 @@ class COCOInstanceEvaluator(COCOEvaluator):
                 SimpleNamespace(stats=stats, eval=evaluation), task, class_names=class_names
             )
 
+    def _all_truth(self) -> list[dict[str, Any]]:
+        """Annotations of all images, those that nobody processed included."""
+        assert self._panoptic is not None
+        for image_id in self._coco_api.imgs.keys() - self._truth.keys():
+            self._truth[image_id] = self._panoptic.annotations(image_id)
+        # in one order, which decides between equal overlaps, whatever the number of processes
+        return [a for image_id in self._coco_api.imgs for a in self._truth[image_id]]
+
     def _check_image_ids(self, predictions: list[dict[str, Any]]) -> None:
         unknown = sorted({p["image_id"] for p in predictions} - self._coco_api.imgs.keys())
         if unknown:
             raise ValueError(
-                f"predictions for {len(unknown)} images that {self._metadata.json_file} does not "
+                f"predictions for {len(unknown)} images that {self._source} does not "
                 f"have, the first with id {unknown[0]!r}: was the model run on another data set "
                 f"than {self._dataset_name!r}?"
             )
@@ -138,13 +212,22 @@ class COCOInstanceEvaluator(COCOEvaluator):
         if to_index is None:
             return results
         to_id = {index: category_id for category_id, index in to_index.items()}
-        unknown = {result["category_id"] for result in results} - to_id.keys()
+        stuff = set(self._metadata.get("stuff_dataset_id_to_contiguous_id", {}).values())
+        stuff |= set(range(len(self._metadata.get("stuff_classes", ()))))
+        known = to_id.keys() | stuff
+        unknown = {result["category_id"] for result in results} - known
         if unknown:
             raise ValueError(
                 f"the model predicted class {max(unknown)}, but data set {self._dataset_name!r} "
-                f"has {len(to_id)} classes; MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(to_id)}"
+                f"has {len(known)} classes; MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(known)}"
             )
-        return [result | {"category_id": to_id[result["category_id"]]} for result in results]
+        things = [result for result in results if result["category_id"] in to_id]
+        if len(things) < len(results):
+            self._logger.info(
+                f"{len(results) - len(things)} of {len(results)} predictions are of classes of "
+                f"{self._dataset_name!r} that are no things, and do not count."
+            )
+        return [result | {"category_id": to_id[result["category_id"]]} for result in things]
 
     def _categories(self) -> tuple[list[int], list[str] | None]:
         """Ids to evaluate, ascending, and their names in the same order if known."""
@@ -156,12 +239,19 @@ class COCOInstanceEvaluator(COCOEvaluator):
         ignored = sorted(set(in_file) - to_index.keys())
         if ignored:
             self._logger.warning(
-                f"Categories {ignored} of {self._metadata.json_file} are not among the classes of "
+                f"Categories {ignored} of {self._source} are not among the classes of "
                 f"{self._dataset_name!r} and do not count."
             )
         ids = sorted(to_index)
+        if names is None:
+            return ids, None
+        if len(names) == len(to_index):
+            # Of things alone, in the order of contiguous ids, which may have gaps.
+            by_index = dict(zip(sorted(to_index.values()), names, strict=True))
+        else:
+            by_index = dict(enumerate(names))
         # By id, because the classes may be listed in another order than their ids.
-        return ids, None if names is None else [names[to_index[i]] for i in ids]
+        return ids, [by_index[to_index[i]] for i in ids]
 
     def _log_recalls(self, task: str, stats: np.ndarray) -> None:
         labels = [f"AR@{limit}" for limit in self._max_dets] + ["ARs", "ARm", "ARl"]
@@ -169,7 +259,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         self._logger.info(f"Average recall for {task}: {', '.join(values)}")
 
 
-def instances_to_coco_results(instances: Instances, image_id: int | str) -> list[dict[str, Any]]:
+def instances_to_coco_results(instances: Instances, image_id: Hashable) -> list[dict[str, Any]]:
     """Predictions for one image in COCO's result format.
 
     Args:
@@ -206,81 +296,3 @@ def instances_to_coco_results(instances: Instances, image_id: int | str) -> list
             instances.pred_classes.tolist(), boxes, instances.scores.tolist(), rles, strict=True
         )
     ]
-
-
-def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """COCO's twelve summary numbers from the accumulated arrays.
-
-    Args:
-        precision: (T, R, K, A, M), -1 where there is no ground truth.
-        recall: (T, K, A, M), likewise.
-
-    Returns:
-        (12,) in [0, 1], -1 where there is no ground truth: AP, AP50, AP75, AP of small, medium and
-        large objects, AR at each of the three limits, AR of small, medium and large objects.
-        Unlike pycocotools' own summary, AP is taken at the last limit whatever that limit is.
-    """
-
-    def mean(values: np.ndarray) -> float:
-        values = values[values > -1]
-        return float(np.mean(values)) if values.size else -1.0
-
-    everything, last = 0, -1
-    return np.array(
-        [
-            mean(precision[:, :, :, everything, last]),
-            mean(precision[_IOU_50, :, :, everything, last]),
-            mean(precision[_IOU_75, :, :, everything, last]),
-            *(mean(precision[:, :, :, area, last]) for area in (1, 2, 3)),
-            *(mean(recall[:, :, everything, limit]) for limit in range(3)),
-            *(mean(recall[:, :, area, last]) for area in (1, 2, 3)),
-        ]
-    )
-
-
-def _ground_truth(dataset: Mapping[str, Any]) -> "hotcoco.COCO":
-    """The annotations in hotcoco's form.
-
-    Only what matching reads is handed over: annotation tools, and Detectron2's own conversion,
-    write nulls into the other fields, which hotcoco refuses.
-    """
-    fields = {
-        "images": ("id", "height", "width", "file_name"),
-        "annotations": (
-            "id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"
-        ),
-        "categories": ("id", "name"),
-    }  # fmt: skip
-    return hotcoco.COCO(
-        {
-            part: [
-                {key: entry[key] for key in keys if entry.get(key) is not None}
-                for entry in dataset[part]
-            ]
-            for part, keys in fields.items()
-        }
-    )
-
-
-def _match(
-    ground_truth: "hotcoco.COCO",
-    results: list[dict[str, Any]],
-    task: str,
-    max_dets: list[int],
-    category_ids: list[int],
-    image_ids: Sequence[int] | None,
-) -> dict[str, np.ndarray]:
-    """Match results to ground truth; returns `precision` and `recall`."""
-    if task == "segm":
-        # With a box present its area, not the mask's, would decide between small and large.
-        results = [{k: v for k, v in result.items() if k != "bbox"} for result in results]
-    evaluator = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(results), task)
-    evaluator.params.maxDets = max_dets
-    evaluator.params.catIds = category_ids
-    if image_ids is not None:
-        evaluator.params.imgIds = list(image_ids)
-    evaluator.evaluate()
-    evaluator.accumulate()
-    accumulated = evaluator.eval
-    assert accumulated is not None
-    return {key: np.asarray(accumulated[key]) for key in ("precision", "recall")}

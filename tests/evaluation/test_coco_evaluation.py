@@ -432,45 +432,6 @@ def test_build_evaluator(register, tmp_path):
     run(build_evaluator(cfg, name), predictions)
     assert (tmp_path / "run/inference" / name / "coco_instances_results.json").exists()
     MetadataCatalog.get("test_coco_evaluation_unknown").evaluator_type = "mystery"
-    with pytest.raises(ValueError, match=r"'mystery'; known types: coco"):
+    with pytest.raises(ValueError, match=r"'mystery'; known types: .*\bcoco, "):
         build_evaluator(cfg, "test_coco_evaluation_unknown")
     MetadataCatalog.pop("test_coco_evaluation_unknown")
-
-
-def _evaluate_shard(json_file: str, output_dir: str) -> None:
-    from detectron2.utils import comm
-
-    data = json.loads(Path(json_file).read_text())
-    name = "test_coco_evaluation_distributed"
-    MetadataCatalog.get(name).set(
-        json_file=json_file,
-        thing_classes=[c["name"] for c in data["categories"]],
-        thing_dataset_id_to_contiguous_id=category_indices(data),
-    )
-    everything = perturbed(data, 0)
-    # the first process has a single image, and that is one without any prediction
-    empty = next(i for i, p in everything.items() if len(p) == 0)
-    mine = {i: p for i, p in everything.items() if (i == empty) == comm.is_main_process()}
-    results = run(COCOInstanceEvaluator(name, output_dir), mine)
-    path = Path(output_dir, f"rank{comm.get_rank()}.json")
-    path.write_text(json.dumps(results))
-    # A process that ends while another still talks to it would abort.
-    comm.synchronize()
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_equal_one(register, tmp_path):
-    from detectron2.engine import launch
-
-    data = made_up_annotations()
-    name = register(data)
-    expected = run(COCOInstanceEvaluator(name), perturbed(data, 0))
-    if torch.cuda.is_available():
-        pytest.skip("Detectron2's launcher would want two GPUs")
-    json_file = MetadataCatalog.get(name).json_file
-    launch(_evaluate_shard, 2, dist_url="auto", args=(json_file, str(tmp_path)))
-    gathered = json.loads((tmp_path / "rank0.json").read_text())
-    assert json.loads((tmp_path / "rank1.json").read_text()) == {}
-    for task in ("bbox", "segm"):
-        for key, value in expected[task].items():
-            np.testing.assert_equal(gathered[task][key], value)

@@ -8,10 +8,15 @@ import numpy as np
 import panoptic_sets
 import pytest
 import torch
+from detectron2.structures import Instances
 
-from mask2former.evaluation import PanopticEvaluator, SemanticEvaluator
+from mask2former.evaluation import COCOInstanceEvaluator, PanopticEvaluator, SemanticEvaluator
 
-EVALUATORS = {"panoptic": PanopticEvaluator, "semantic": SemanticEvaluator}
+EVALUATORS = {
+    "panoptic": PanopticEvaluator,
+    "semantic": SemanticEvaluator,
+    "instances": COCOInstanceEvaluator,  # whose ground truth, too, is derived by each process
+}
 
 
 def outputs(folder: Path, content: dict) -> dict:
@@ -22,8 +27,14 @@ def outputs(folder: Path, content: dict) -> dict:
     for image in content["images"]:
         ids, segments = predictions[image["id"]]
         scores = torch.from_numpy(rng.uniform(size=(6, *ids.shape)))
+        instances = Instances(ids.shape)
+        masks = [ids == s["id"] for s in segments]
+        instances.pred_masks = torch.stack(masks) if masks else torch.zeros(0, *ids.shape).bool()
+        instances.pred_classes = torch.tensor([s["category_id"] for s in segments]).long()
+        instances.scores = torch.from_numpy(rng.uniform(size=len(segments)))
         inputs = {"image_id": image["id"], "file_name": str(folder / image["file_name"])}
-        result[image["id"]] = (inputs, {"panoptic_seg": (ids, segments), "sem_seg": scores})
+        output = {"panoptic_seg": (ids, segments), "sem_seg": scores, "instances": instances}
+        result[image["id"]] = (inputs, output)
     return result
 
 
@@ -33,7 +44,7 @@ def evaluate(folder: Path, output_dir: Path, chosen=lambda image_id: True) -> di
     results = {}
     try:
         for task, evaluator_class in EVALUATORS.items():
-            evaluator = evaluator_class(name, output_dir / task)
+            evaluator = evaluator_class(name, str(output_dir / task))
             evaluator.reset()
             for image_id, (inputs, output) in outputs(folder, content).items():
                 if chosen(image_id):
@@ -47,9 +58,9 @@ def evaluate(folder: Path, output_dir: Path, chosen=lambda image_id: True) -> di
 def _evaluate_shard(folder: str, output_dir: str) -> None:
     from detectron2.utils import comm
 
-    # The main process has a single image.
+    # The main process has a single image, and that is one without any prediction.
     results = evaluate(
-        Path(folder), Path(output_dir), lambda i: (i == 10) == comm.is_main_process()
+        Path(folder), Path(output_dir), lambda i: (i == 13) == comm.is_main_process()
     )
     Path(output_dir, f"rank{comm.get_rank()}.json").write_text(json.dumps(results))
     # A process that ends while another still talks to it would abort.
@@ -64,6 +75,8 @@ def test_two_processes_equal_one(tmp_path):
         pytest.skip("Detectron2's launcher would want two GPUs")
     panoptic_sets.make_truth(tmp_path, 0)
     one, two = tmp_path / "one", tmp_path / "two"
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    assert len(outputs(tmp_path, content)[13][1]["instances"]) == 0
     expected = evaluate(tmp_path, one)
     launch(_evaluate_shard, 2, dist_url="auto", args=(str(tmp_path), str(two)))
     gathered = json.loads((two / "rank0.json").read_text())
@@ -71,18 +84,22 @@ def test_two_processes_equal_one(tmp_path):
         for key, scores in expected[task].items():
             np.testing.assert_equal(gathered[task][key], scores)  # to the last bit
     assert json.loads((two / "rank1.json").read_text()) == {
-        "panoptic": None, "semantic": None
+        "panoptic": None, "semantic": None, "instances": {}
     }  # fmt: skip
 
     def names(folder):
         return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if "rank" not in p.name)
 
     assert names(one) == names(two)
-    for path in ("panoptic/predictions.json", "semantic/sem_seg_predictions.json"):
-        ours, expected_content = (json.loads((d / path).read_text()) for d in (two, one))
+    for path in (
+        "panoptic/predictions.json",
+        "semantic/sem_seg_predictions.json",
+        "instances/coco_instances_results.json",
+    ):
+        ours, theirs = (json.loads((folder / path).read_text()) for folder in (two, one))
         if "panoptic" in path:
-            ours, expected_content = ours["annotations"], expected_content["annotations"]
-        assert sorted(map(str, ours)) == sorted(map(str, expected_content))
+            ours, theirs = ours["annotations"], theirs["annotations"]
+        assert sorted(map(str, ours)) == sorted(map(str, theirs))
     by_file = hotcoco.panoptic.pq_compute(
         tmp_path / "panoptic.json",
         two / "panoptic/predictions.json",

@@ -1,0 +1,123 @@
+"""COCO's average precision, matched and accumulated by hotcoco.
+
+Axes of the accumulated arrays, as in pycocotools: T IoU thresholds 0.50, 0.55 ... 0.95, R 101
+levels of recall, K categories (ascending id), A areas (all, small, medium, large), M limits of
+detections per image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+_IOU_50, _IOU_75 = 0, 5
+
+
+def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """COCO's twelve summary numbers from the accumulated arrays.
+
+    Args:
+        precision: (T, R, K, A, M), -1 where there is no ground truth.
+        recall: (T, K, A, M), likewise.
+
+    Returns:
+        (12,) in [0, 1], -1 where there is no ground truth: AP, AP50, AP75, AP of small, medium and
+        large objects, AR at each of the three limits, AR of small, medium and large objects.
+        Unlike pycocotools' own summary, AP is taken at the last limit whatever that limit is.
+    """
+
+    def mean(values: np.ndarray) -> float:
+        values = values[values > -1]
+        return float(np.mean(values)) if values.size else -1.0
+
+    everything, last = 0, -1
+    return np.array(
+        [
+            mean(precision[:, :, :, everything, last]),
+            mean(precision[_IOU_50, :, :, everything, last]),
+            mean(precision[_IOU_75, :, :, everything, last]),
+            *(mean(precision[:, :, :, area, last]) for area in (1, 2, 3)),
+            *(mean(recall[:, :, everything, limit]) for limit in range(3)),
+            *(mean(recall[:, :, area, last]) for area in (1, 2, 3)),
+        ]
+    )
+
+
+def integer_image_ids(image_ids: Collection[Hashable]) -> dict[Hashable, int]:
+    """Number images for hotcoco, which takes no other ids than integers; such stay as they are."""
+    if all(isinstance(image_id, int) and image_id >= 0 for image_id in image_ids):
+        return {image_id: image_id for image_id in image_ids}  # type: ignore[misc]
+    # pycocotools matches in the order of ids, which decides between equal scores.
+    return {image_id: n for n, image_id in enumerate(sorted(image_ids, key=str), start=1)}
+
+
+def load_ground_truth(
+    dataset: Mapping[str, Any], image_number: Mapping[Hashable, int] | None = None
+) -> hotcoco.COCO:
+    """The annotations in hotcoco's form.
+
+    Only what matching reads is handed over: annotation tools, and Detectron2's own conversion,
+    write nulls into the other fields, which hotcoco refuses.
+
+    Args:
+        dataset: COCO instance annotations.
+        image_number: what to take for the images' ids; by default these.
+    """
+    fields = {
+        "images": ("id", "height", "width", "file_name"),
+        "annotations": (
+            "id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation"
+        ),
+        "categories": ("id", "name"),
+    }  # fmt: skip
+    selected = {
+        part: [
+            {key: entry[key] for key in keys if entry.get(key) is not None}
+            for entry in dataset[part]
+        ]
+        for part, keys in fields.items()
+    }
+    if image_number is not None:
+        for part, key in (("images", "id"), ("annotations", "image_id")):
+            for entry in selected[part]:
+                entry[key] = image_number[entry[key]]
+    return hotcoco.COCO(selected)
+
+
+def match_results(
+    ground_truth: hotcoco.COCO,
+    results: list[dict[str, Any]],
+    task: str,
+    max_dets: list[int],
+    category_ids: list[int],
+    image_ids: Sequence[int] | None,
+) -> dict[str, np.ndarray]:
+    """Match results to ground truth.
+
+    Args:
+        ground_truth: of `load_ground_truth`.
+        results: in COCO's result format.
+        task: "bbox" or "segm".
+        max_dets: three limits of detections per image and category, ascending.
+        category_ids: the K categories to evaluate, ascending.
+        image_ids: the images to evaluate on; None for all.
+
+    Returns:
+        `precision` (T, R, K, A, M) and `recall` (T, K, A, M), -1 where there is no ground truth.
+    """
+    if task == "segm":
+        # With a box present its area, not the mask's, would decide between small and large.
+        results = [{k: v for k, v in result.items() if k != "bbox"} for result in results]
+    evaluator = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(results), task)
+    evaluator.params.maxDets = max_dets
+    evaluator.params.catIds = category_ids
+    if image_ids is not None:
+        evaluator.params.imgIds = list(image_ids)
+    evaluator.evaluate()
+    evaluator.accumulate()
+    accumulated = evaluator.eval
+    assert accumulated is not None
+    return {key: np.asarray(accumulated[key]) for key in ("precision", "recall")}
