@@ -1,16 +1,33 @@
-"""Choice of the evaluator by the type that a data set declares in its metadata."""
+"""Choice of the evaluators by what a data set has ground truth for and what a model predicts."""
 
+from __future__ import annotations
+
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from .cityscapes import CityscapesInstances, CityscapesSemantic
 from .coco import COCOInstanceEvaluator
+from .panoptic import PanopticEvaluator
+from .semantic import SemanticEvaluator
+
+_logger = logging.getLogger(__name__)
+
+# What a model predicts, by the keys of its outputs, and how Mask2Former is told to.
+_SWITCHES = {
+    "panoptic_seg": "PANOPTIC_ON",
+    "instances": "INSTANCE_ON",
+    "sem_seg": "SEMANTIC_ON",
+}
+
+Build = Callable[[CfgNode, str, str | None], DatasetEvaluator]
 
 
-def _build_coco(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEvaluator:
+def _coco(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> DatasetEvaluator:
     return COCOInstanceEvaluator(
         dataset_name,
         output_dir=output_dir,
@@ -18,25 +35,78 @@ def _build_coco(cfg: CfgNode, dataset_name: str, output_dir: str) -> DatasetEval
     )
 
 
-_EVALUATORS: dict[str, Callable[[CfgNode, str, str], DatasetEvaluator]] = {
-    "coco": _build_coco,
+def _panoptic(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> DatasetEvaluator:
+    return PanopticEvaluator(dataset_name, output_dir)
+
+
+def _semantic(cfg: CfgNode, dataset_name: str, output_dir: str | None) -> DatasetEvaluator:
+    return SemanticEvaluator(dataset_name, output_dir)
+
+
+def _cityscapes_instances(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None
+) -> DatasetEvaluator:
+    return CityscapesInstances(dataset_name)
+
+
+def _cityscapes_semantic(
+    cfg: CfgNode, dataset_name: str, output_dir: str | None
+) -> DatasetEvaluator:
+    return CityscapesSemantic(dataset_name)
+
+
+_PANOPTIC: dict[str, Build] = {
+    "panoptic_seg": _panoptic,
+    "instances": _coco,
+    "sem_seg": _semantic,
+}
+# evaluator_type of a data set -> what it has ground truth for -> evaluator
+_EVALUATORS: dict[str, Mapping[str, Build]] = {
+    "coco": {"instances": _coco},
+    "sem_seg": {"sem_seg": _semantic},
+    "coco_panoptic_seg": _PANOPTIC,
+    "ade20k_panoptic_seg": _PANOPTIC,
+    "mapillary_vistas_panoptic_seg": _PANOPTIC,
+    "cityscapes_instance": {"instances": _cityscapes_instances},
+    "cityscapes_sem_seg": {"sem_seg": _cityscapes_semantic},
+    "cityscapes_panoptic_seg": {
+        "panoptic_seg": _panoptic,
+        "instances": _cityscapes_instances,
+        "sem_seg": _cityscapes_semantic,
+    },
 }
 
 
 def build_evaluator(
-    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+    cfg: CfgNode,
+    dataset_name: str,
+    output_folder: str | None = None,
+    *,
+    tasks: Collection[str] | None = None,
 ) -> DatasetEvaluator:
-    """Build the evaluator that fits `MetadataCatalog.get(dataset_name).evaluator_type`.
+    """Build the evaluators for what a model predicts and a data set has ground truth for.
+
+    The data set says by `MetadataCatalog.get(dataset_name).evaluator_type` what that is. What a
+    model predicts beyond is not evaluated, and that is logged.
 
     Args:
-        cfg: config; `OUTPUT_DIR`, `DATASETS.TEST` and `TEST.DETECTIONS_PER_IMAGE` are read.
+        cfg: config; `OUTPUT_DIR`, `DATASETS.TEST`, `TEST.DETECTIONS_PER_IMAGE` and what decides on
+            the predictions are read: `MODEL.META_ARCHITECTURE`, `MODEL.MASK_FORMER.TEST.*_ON`.
         dataset_name: a registered data set.
         output_folder: where result files go. By default `OUTPUT_DIR/inference`, with a
             sub-folder for each data set when the config tests on several, so that they do not
             overwrite each other's results.
+        tasks: which of "panoptic_seg", "instances" and "sem_seg" the outputs hold, instead of
+            what the config says.
+
+    Returns:
+        An evaluator, or Detectron2's `DatasetEvaluators` of several.
 
     Raises:
-        ValueError: the data set declares no evaluator type, or one that is not known here.
+        ValueError: the data set declares no evaluator type, or one that is not known here, or has
+            no ground truth for anything that the model predicts.
+        DatasetError: files of the ground truth are missing.
+        ImportError: Cityscapes' scripts are needed and not installed.
     """
     evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if evaluator_type not in _EVALUATORS:
@@ -49,4 +119,58 @@ def build_evaluator(
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             output_folder = os.path.join(output_folder, dataset_name)
-    return _EVALUATORS[evaluator_type](cfg, dataset_name, output_folder)
+    builders = _EVALUATORS[evaluator_type]
+    predicted = predicted_tasks(cfg) if tasks is None else set(tasks)
+    _check(dataset_name, evaluator_type, builders, predicted)
+    chosen = [task for task in builders if task in predicted]
+    if len(chosen) > 1 and "sem_seg" in chosen and not _same_classes(cfg, dataset_name):
+        chosen.remove("sem_seg")
+    evaluators = [builders[task](cfg, dataset_name, output_folder) for task in chosen]
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def predicted_tasks(cfg: CfgNode) -> set[str]:
+    """Return which of "panoptic_seg", "instances" and "sem_seg" a model's outputs hold.
+
+    Of an architecture that is not known here all are expected.
+    """
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    if architecture == "SemanticSegmentor":  # the per-pixel baselines
+        return {"sem_seg"}
+    if architecture == "MaskFormer":
+        switches = cfg.MODEL.MASK_FORMER.TEST
+        return {task for task, switch in _SWITCHES.items() if switches[switch]}
+    return set(_SWITCHES)
+
+
+def _check(
+    dataset_name: str, evaluator_type: str, scored: Collection[str], predicted: Collection[str]
+) -> None:
+    """Raise unless something is both `predicted` and `scored`; log what is only predicted."""
+    if not set(scored) & set(predicted):
+        wanted = " or ".join(f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]}" for task in scored)
+        raise ValueError(
+            f"data set {dataset_name!r} (evaluator_type {evaluator_type!r}) has ground truth for "
+            f"{', '.join(scored)}, but the model predicts {', '.join(sorted(predicted))} only: set "
+            f"{wanted} True, or test on another data set"
+        )
+    for task in sorted(set(predicted) - set(scored)):
+        _logger.info(
+            f"{dataset_name!r} has no ground truth for {task!r}, which is not evaluated; "
+            f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]} False would save the time to predict it."
+        )
+
+
+def _same_classes(cfg: CfgNode, dataset_name: str) -> bool:
+    """Whether the semantic classes of the data set are as many as the model's.
+
+    They are not where Detectron2 makes one semantic class of all things.
+    """
+    names = MetadataCatalog.get(dataset_name).get("stuff_classes", ())
+    predicted = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if len(names) != predicted:
+        _logger.info(
+            f"{dataset_name!r} has {len(names)} semantic classes, the model {predicted} "
+            "(MODEL.SEM_SEG_HEAD.NUM_CLASSES): semantic predictions are not evaluated."
+        )
+    return len(names) == predicted

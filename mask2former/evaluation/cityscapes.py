@@ -1,0 +1,111 @@
+"""Cityscapes' own evaluation of instances and of semantic labels.
+
+Detectron2's evaluators write predictions as Cityscapes' scripts read them and run these. Here they
+run with today's numpy, leave nothing in the working directory, and say what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib
+import importlib.util
+import os
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
+
+from ..data.errors import DatasetError
+
+
+class CityscapesInstances(CityscapesInstanceEvaluator):
+    """AP and AP50 of instances; `evaluate` returns ``{"segm": {"AP", "AP50"}}`` in percent."""
+
+    def __init__(self, dataset_name: str):
+        """
+        Args:
+            dataset_name: a registered data set with ``gt_dir`` and ``thing_classes``.
+
+        Raises:
+            ImportError: cityscapesscripts is not installed.
+            DatasetError: the ground truth is not there.
+        """
+        _require(dataset_name, "instanceIds")
+        super().__init__(dataset_name)
+
+    def evaluate(self) -> Any:
+        """Return the numbers, on the main process; None on others."""
+        with _tamed("evalInstanceLevelSemanticLabeling", self._temp_dir):
+            return super().evaluate()
+
+
+class CityscapesSemantic(CityscapesSemSegEvaluator):
+    """IoU of semantic labels.
+
+    `evaluate` returns ``{"sem_seg": {"IoU", "iIoU", "IoU_sup", "iIoU_sup"}}`` in percent.
+    """
+
+    def __init__(self, dataset_name: str):
+        """
+        Args:
+            dataset_name: a registered data set with ``gt_dir``.
+
+        Raises:
+            ImportError: cityscapesscripts is not installed.
+            DatasetError: the ground truth is not there.
+        """
+        _require(dataset_name, "labelIds")
+        super().__init__(dataset_name)
+
+    def evaluate(self) -> Any:
+        """Return the numbers, on the main process; None on others."""
+        with _tamed("evalPixelLevelSemanticLabeling", self._temp_dir):
+            return super().evaluate()
+
+
+def _require(dataset_name: str, kind: str) -> None:
+    if importlib.util.find_spec("cityscapesscripts") is None:
+        raise ImportError(
+            f"evaluating on {dataset_name!r} needs Cityscapes' scripts: pip install "
+            "cityscapesscripts"
+        )
+    gt_dir = MetadataCatalog.get(dataset_name).gt_dir
+    pattern = os.path.join(gt_dir, "*", f"*_gtFine_{kind}.png")
+    if not glob.glob(pattern):
+        raise DatasetError(
+            f"there is no ground truth for {dataset_name!r}: nothing matches {pattern}. "
+            "The archive gtFine_trainvaltest.zip of Cityscapes has it."
+        )
+
+
+@contextlib.contextmanager
+def _tamed(name: str, folder: str) -> Iterator[None]:
+    """Let a module of Cityscapes' scripts run here, its files go to `folder`, its exit be an error.
+
+    Version 2.3 uses `numpy.in1d`, which numpy 2.4 does not have, writes ``matches.json`` into the
+    working directory, and ends the process where a prediction is missing.
+    """
+    scripts = importlib.import_module(f"cityscapesscripts.evaluation.{name}")
+    changed: dict[str, Any] = {}
+    if not hasattr(np, "in1d"):
+        compatible = types.ModuleType("numpy")
+        compatible.__dict__.update(np.__dict__, in1d=np.isin)
+        changed["np"] = compatible
+    write = getattr(scripts, "writeDict2JSON", None)
+    if write is not None:
+        changed["writeDict2JSON"] = lambda content, path: write(content, os.path.join(folder, path))
+    before = {name: getattr(scripts, name) for name in changed}
+    vars(scripts).update(changed)
+    try:
+        yield
+    except SystemExit as error:
+        raise ValueError(
+            "Cityscapes' scripts gave up for the reason they printed above. They need a prediction "
+            "for every image of the split."
+        ) from error
+    finally:
+        vars(scripts).update(before)

@@ -1,0 +1,157 @@
+"""The evaluators that fit a data set and a model."""
+
+import logging
+
+import panoptic_sets
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
+from detectron2.modeling import build_model
+from support import REPOSITORY, TINY
+
+from mask2former import load_config
+from mask2former.data import build_test_loader
+from mask2former.evaluation import (
+    COCOInstanceEvaluator,
+    PanopticEvaluator,
+    SemanticEvaluator,
+    build_evaluator,
+)
+
+QUICKSTART = REPOSITORY / "configs/quickstart"
+TASKS = {"panoptic_seg": "PANOPTIC_ON", "instances": "INSTANCE_ON", "sem_seg": "SEMANTIC_ON"}
+
+
+def make_cfg(shapes, tmp_path, task: str, *options):
+    return load_config(
+        str(QUICKSTART / f"{task}.yaml"), [*TINY, "OUTPUT_DIR", str(tmp_path), *options]
+    )
+
+
+def switches(*tasks):
+    return [
+        part
+        for task, key in TASKS.items()
+        for part in (f"MODEL.MASK_FORMER.TEST.{key}", task in tasks)
+    ]
+
+
+def kinds(evaluator) -> list[type]:
+    if isinstance(evaluator, DatasetEvaluators):
+        return [type(e) for e in evaluator._evaluators]
+    return [type(evaluator)]
+
+
+@pytest.fixture
+def panoptic_set(tmp_path):
+    name = "test_build_evaluator"
+    panoptic_sets.register(name, tmp_path, panoptic_sets.make_truth(tmp_path, 0, images=1))
+    yield name
+    panoptic_sets.unregister(name)
+
+
+@pytest.mark.parametrize(
+    ("config", "dataset", "keys"),
+    [
+        ("panoptic", "synthetic_shapes_panoptic_val", ["bbox", "panoptic_seg", "segm", "sem_seg"]),
+        ("panoptic", "synthetic_shapes_semantic_val", ["sem_seg"]),
+        ("semantic", "synthetic_shapes_semantic_val", ["sem_seg"]),
+        ("semantic", "synthetic_shapes_panoptic_val", ["sem_seg"]),
+        ("instance", "synthetic_shapes_instance_val", ["bbox", "segm"]),
+    ],
+)
+def test_models_of_each_task_are_evaluated(shapes, tmp_path, config, dataset, keys):
+    """Panoptic models also as semantic ones, and semantic ones on panoptic ground truth."""
+    cfg = make_cfg(shapes, tmp_path, config, "DATASETS.TEST", (dataset,))
+    torch.manual_seed(0)
+    evaluator = build_evaluator(cfg, dataset)
+    results = inference_on_dataset(build_model(cfg), build_test_loader(cfg, dataset), evaluator)
+    assert sorted(results) == keys
+    if "sem_seg" in keys:
+        assert 0 <= results["sem_seg"]["mIoU"] < 60
+    if "panoptic_seg" in keys:
+        assert (tmp_path / "inference/predictions.json").exists()
+
+
+def test_only_what_the_model_predicts(shapes, tmp_path, panoptic_set, caplog):
+    """Of any kind of panoptic data set."""
+    of = {
+        "panoptic_seg": PanopticEvaluator,
+        "instances": COCOInstanceEvaluator,
+        "sem_seg": SemanticEvaluator,
+    }
+    metadata = MetadataCatalog.get(panoptic_set)
+    for evaluator_type in ("coco", "ade20k", "mapillary_vistas"):
+        del metadata.evaluator_type
+        metadata.evaluator_type = f"{evaluator_type}_panoptic_seg"
+        for tasks in (["panoptic_seg"], ["instances"], ["sem_seg"], list(TASKS)):
+            cfg = make_cfg(
+                shapes, tmp_path, "panoptic", *switches(*tasks), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6
+            )
+            with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
+                assert kinds(build_evaluator(cfg, panoptic_set)) == [of[task] for task in tasks]
+    assert not [r for r in caplog.records if r.name.endswith(".build")]
+
+
+def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
+    cfg = make_cfg(shapes, tmp_path, "panoptic")
+    with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
+        evaluator = build_evaluator(cfg, "synthetic_shapes_instance_val")
+    assert kinds(evaluator) == [COCOInstanceEvaluator]
+    assert "no ground truth for 'panoptic_seg'" in caplog.text
+    assert "MODEL.MASK_FORMER.TEST.SEMANTIC_ON False" in caplog.text
+    cfg = make_cfg(shapes, tmp_path, "panoptic", *switches("panoptic_seg"))
+    with pytest.raises(ValueError, match=r"predicts panoptic_seg only: set .*INSTANCE_ON True"):
+        build_evaluator(cfg, "synthetic_shapes_instance_val")
+    with pytest.raises(ValueError, match=r"for sem_seg, .*TEST\.SEMANTIC_ON True"):
+        build_evaluator(cfg, "synthetic_shapes_semantic_val")
+
+
+def test_semantic_classes_of_another_number(shapes, tmp_path, panoptic_set, caplog):
+    """As in Detectron2's "separated" sets: all things are one semantic class."""
+    cfg = make_cfg(shapes, tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5)
+    with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
+        assert SemanticEvaluator not in kinds(build_evaluator(cfg, panoptic_set))
+    assert "has 6 semantic classes, the model 5" in caplog.text
+
+
+def test_per_pixel_baselines_and_other_architectures(shapes, tmp_path, panoptic_set):
+    cfg = make_cfg(shapes, tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6)
+    cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
+    assert kinds(build_evaluator(cfg, panoptic_set)) == [SemanticEvaluator]
+    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+    assert len(kinds(build_evaluator(cfg, panoptic_set))) == 3
+    # An augmented model may predict less than the plain one.
+    assert kinds(build_evaluator(cfg, panoptic_set, tasks=["sem_seg"])) == [SemanticEvaluator]
+
+
+def test_ade20k_of_847_classes(shapes, tmp_path):
+    """Label maps of 16 bits, of the built-in data set's metadata."""
+    import numpy as np
+    from PIL import Image
+
+    name = "test_build_evaluator_847"
+    metadata = MetadataCatalog.get("ade20k_full_sem_seg_val")
+    MetadataCatalog.get(name).set(
+        stuff_classes=metadata.stuff_classes,
+        ignore_label=metadata.ignore_label,
+        evaluator_type=metadata.evaluator_type,
+    )
+    label_map = np.full((6, 8), 65535, np.uint16)
+    label_map[:3] = 846
+    Image.fromarray(label_map).save(tmp_path / "a.tif")
+    records = [{"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.tif")}]
+    DatasetCatalog.register(name, lambda: records)
+    try:
+        cfg = make_cfg(shapes, tmp_path, "semantic")
+        evaluator = build_evaluator(cfg, name)
+        scores = torch.zeros(847, 6, 8)
+        scores[846, :, :4] = 1
+        evaluator.reset()
+        evaluator.process([{"file_name": "a.jpg"}], [{"sem_seg": scores}])
+        results = evaluator.evaluate()["sem_seg"]
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert results["mIoU"] == results["pACC"] == 50
