@@ -1,8 +1,11 @@
 #!/usr/bin/env python
-"""Find instances in images or videos with a trained model: draw them, or write them as JSON.
+"""Segment images or videos with a trained model: instances, panoptic segments or classes of pixels.
+
+Pictures are drawn, and results written as JSON.
 
 Examples:
     demo.py --config-file output/config.yaml --input photo.jpg --output out/
+    demo.py --config-file panoptic.yaml --task instance --input photo.jpg --output out/
     demo.py --config-file configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml \\
         --input photo.jpg 'more/*.png' folder/ --output out/ --json out/results.json \\
         --opts MODEL.WEIGHTS model_final.pth MODEL.DEVICE cpu
@@ -13,7 +16,6 @@ nothing was done because the command, the config or the weights are wrong.
 """
 
 import argparse
-import json
 import logging
 import sys
 import time
@@ -22,20 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import Instances
-from inputs import expand_inputs, image_ids, output_paths
+from inputs import expand_inputs, image_ids, map_names, output_paths
 from PIL import Image
-from predictor import Predictor, confident
-from run_folder import Classes, find_classes, register_classes, weights_of_run
+from results import MapResults, Results, build_results, check_map_paths
+from run_folder import find_classes, register_classes, weights_of_run
+from tasks import DEFAULT_THRESHOLD, TASKS, Task, build_task, choose_task
 from video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
 from windows import VideoWindow, check_display, check_toolkit, show_picture
 
 import mask2former  # noqa: F401  registers the models and data sets
+from mask2former.checkpoint.files import write_atomically
 from mask2former.config import load_config
 from mask2former.data.image import ImageReadError, read_image
 from mask2former.engine.setup import add_trust_flags, check_device
-from mask2former.evaluation import instances_to_coco_results
-from mask2former.visualization import draw_instances, palette_color
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -59,17 +60,28 @@ def argument_parser() -> argparse.ArgumentParser:
         help="folder, or a file for one image or video; without it, show pictures in a window",
     )
     parser.add_argument(
+        "--task",
+        choices=TASKS,
+        help="what to find (default: the first of these that the config predicts). A panoptic "
+        "model can be run for each",
+    )
+    parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the instances as COCO results with file_name; image_id is the file name if all "
-        "are distinct numbers, else the position in the input from 1 (for video: the frame from 0)",
+        help="write the results. instance: COCO results with file_name. panoptic: COCO's panoptic "
+        "format, whose PNG files go to the folder of that name without .json. semantic: a list of "
+        "label maps, PNG files in such a folder whose pixels are classes from 0. image_id is the "
+        "file name if all are distinct numbers, else the position in the input from 1 (for video: "
+        "the frame from 0)",
     )
     parser.add_argument(
         "--confidence-threshold",
         type=_probability,
-        default=0.5,
         metavar="SCORE",
-        help="leave out instances under this score, 0 to 1 (default: %(default)s)",
+        help="0 to 1. instance: leave out instances under this score (default: "
+        f"{DEFAULT_THRESHOLD}). panoptic: only queries whose class has a probability above this "
+        "take part (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
+        "semantic: not to be given, as each pixel takes the class with the highest score",
     )
     add_trust_flags(parser)
     parser.add_argument(
@@ -90,37 +102,23 @@ def _probability(text: str) -> float:
 
 
 class Demo:
-    """Predicts, counts, draws and collects results, above one threshold."""
+    """Finds, draws and collects results."""
 
-    def __init__(self, predictor: Predictor, classes: Classes, threshold: float):
+    def __init__(self, task: Task[Any], results: Results | None):
         """
         Args:
-            predictor: from a BGR image to its predictions.
-            classes: names and ids.
-            threshold: lowest score of an instance that counts.
+            task: what to look for.
+            results: where to collect what is found, if at all.
         """
-        self.predictor = predictor
-        self.classes = classes
-        self.threshold = threshold
-        self.results: list[dict[str, Any]] = []
+        self.task = task
+        self.results = results
 
-    def find(self, image: np.ndarray, image_id: int, file_name: str) -> Instances:
-        """The instances of a BGR image, which are added to `results` as well."""
-        instances = confident(self.predictor(image)["instances"], self.threshold)
-        for result in instances_to_coco_results(instances, image_id):
-            result["category_id"] = self.classes.category_ids[result["category_id"]]
-            self.results.append({**result, "file_name": file_name})
-        return instances
-
-    def draw(self, image: np.ndarray, instances: Instances, by_class: bool = False) -> Image.Image:
-        """Draw on a BGR image; `by_class` gives a class one colour, which is stable over frames."""
-        classes, scores = instances.pred_classes.tolist(), instances.scores.tolist()
-        return draw_instances(
-            np.ascontiguousarray(image[:, :, ::-1]),
-            instances.pred_masks.numpy(),
-            [f"{self.classes.names[c]} {s:.0%}" for c, s in zip(classes, scores, strict=True)],
-            [palette_color(c if by_class else i) for i, c in enumerate(classes)],
-        )
+    def find(self, image: np.ndarray, image_id: int, file_name: str, map_name: str) -> Any:
+        """What the task finds in a BGR image, which is added to `results` as well."""
+        found = self.task.find(image)
+        if self.results is not None:
+            self.results.add(found, image_id, file_name, map_name)
+        return found
 
 
 def run_images(
@@ -129,7 +127,8 @@ def run_images(
     """Go through the images; returns how many could not be read."""
     failed = 0
     begin = time.perf_counter()
-    for i, (path, image_id) in enumerate(zip(inputs, image_ids(inputs), strict=True)):
+    names = zip(inputs, image_ids(inputs), map_names(inputs), strict=True)
+    for i, (path, image_id, map_name) in enumerate(names):
         start = time.perf_counter()
         progress = f"[{i + 1}/{len(inputs)}] {path}:"
         try:
@@ -138,21 +137,20 @@ def run_images(
             print(f"[{i + 1}/{len(inputs)}] SKIPPED {error}", file=sys.stderr, flush=True)
             failed += 1
             continue
-        instances = demo.find(image, image_id, str(path))
+        found = demo.find(image, image_id, str(path), map_name)
         saved = ""
         if outputs is not None:
-            outputs[i].parent.mkdir(parents=True, exist_ok=True)
-            demo.draw(image, instances).save(outputs[i], **_save_options(outputs[i]))
+            _save(demo.task.draw(image, found), outputs[i])
             saved = f" -> {outputs[i]}"
         now = time.perf_counter()
         remaining = (now - begin) / (i + 1) * (len(inputs) - i - 1)
         print(
-            f"{progress} {_count(len(instances))} in {now - start:.2f} s{saved}"
+            f"{progress} {demo.task.count(found)} in {now - start:.2f} s{saved}"
             + (f", ETA {_clock(remaining)}" if i + 1 < len(inputs) else ""),
             flush=True,
         )
         if show:
-            show_picture(demo.draw(image, instances), str(path))
+            show_picture(demo.task.draw(image, found), str(path))
     spent = _clock(time.perf_counter() - begin)
     print(f"{len(inputs) - failed} of {len(inputs)} images done in {spent}")
     return failed
@@ -169,15 +167,15 @@ def run_video(
     begin, number = time.perf_counter(), 0
     try:
         for number, frame in enumerate(reader, start=1):
-            instances = demo.find(frame, number - 1, reader.name)
+            found = demo.find(frame, number - 1, reader.name, f"{number - 1:06}.png")
             if writer is not None or window is not None:
-                picture = np.asarray(demo.draw(frame, instances, by_class=True))
+                picture = np.asarray(demo.task.draw(frame, found, by_class=True))
                 if writer is not None:
                     writer.write(picture)
                 if window is not None and not window.show(picture):
                     break
             spent = time.perf_counter() - begin
-            text = f"frame {number}/{reader.num_frames or '?'}: {_count(len(instances))}, "
+            text = f"frame {number}/{reader.num_frames or '?'}: {demo.task.count(found)}, "
             text += f"{number / spent:.2f} frames/s"
             if reader.num_frames:
                 text += f", ETA {_clock(spent / number * max(0, reader.num_frames - number))}"
@@ -196,19 +194,18 @@ def run_video(
     )
 
 
-def _count(number: int) -> str:
-    return f"{number} instance{'' if number == 1 else 's'}"
-
-
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
-def _save_options(path: Path) -> dict[str, Any]:
+def _save(picture: Image.Image, path: Path) -> None:
+    suffix = path.suffix.lower()
+    kind = Image.registered_extensions()[suffix]
     # Without subsampling, as it would blur the edges of saturated masks.
-    is_jpeg = path.suffix.lower() in (".jfif", ".jpeg", ".jpg")
-    return {"quality": 95, "subsampling": 0} if is_jpeg else {}
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: picture.save(file, kind, **options))
 
 
 def _video_output(output: str | None, source: str | None) -> Path | None:
@@ -253,8 +250,6 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
         path = _video_output(args.output, args.video_input)
         writer = None if path is None else VideoWriter(path, reader.fps)
         window = VideoWindow(f"Mask2Former: {reader.name}") if show else None
-    if args.json is not None:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
 
     overrides = weights_of_run(args.config_file, args.opts)
     cfg = load_config(args.config_file, overrides, args.allow_unsafe_config)
@@ -262,19 +257,22 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
         check_device(cfg)
     except ValueError as error:
         raise ValueError(f"{error} (here: --opts MODEL.DEVICE cpu)") from error
-    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
-        if not cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON:
-            raise ValueError(
-                f"{args.config_file} is for a model without instances, which are all that can be "
-                "drawn here; to have them: --opts MODEL.MASK_FORMER.TEST.INSTANCE_ON True"
-            )
-        # Not drawn, and gigabytes for a large photograph with many classes.
-        cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = False
     classes = find_classes(cfg, args.config_file)
+    name = choose_task(cfg, args.task, classes, args.config_file)
     register_classes(cfg, args.config_file)
-    demo = Demo(
-        Predictor.from_config(cfg, args.allow_unsafe_weights), classes, args.confidence_threshold
+    results = None if args.json is None else build_results(name, Path(args.json), classes)
+    if results is not None:
+        results.path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(results, MapResults) and args.input is not None:
+        check_map_paths(results.folder, map_names(inputs), inputs, outputs or ())
+    task = build_task(
+        cfg,
+        name,
+        classes,
+        threshold=args.confidence_threshold,
+        allow_unsafe_weights=args.allow_unsafe_weights,
     )
+    demo = Demo(task, results)
 
     def run() -> int:
         failed = 0
@@ -286,9 +284,9 @@ def _prepare(args: argparse.Namespace) -> Callable[[], int]:
             except VideoError as error:
                 print(f"error: {error}", file=sys.stderr)
                 failed = 1
-        if args.json is not None:
-            Path(args.json).write_text(json.dumps(demo.results))
-            print(f"{_count(len(demo.results))} written to {args.json}")
+        if results is not None:
+            results.write()
+            print(f"{results.count()} written to {args.json}")
         return 1 if failed else 0
 
     return run

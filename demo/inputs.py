@@ -71,7 +71,9 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
             raise ValueError(f"{len(inputs)} images cannot all go to {output}: name a folder")
         paths = [output]
     else:
-        paths = [output / name for name in _distinct_names(inputs)]
+        paths = [
+            output / name for name in _distinct_names([_picture_name(p) for p in inputs], inputs)
+        ]
     originals = {path.resolve() for path in inputs}
     for path in paths:
         if path.resolve() in originals:
@@ -79,11 +81,18 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
     return paths
 
 
-def _distinct_names(inputs: Sequence[Path]) -> list[Path]:
-    def name(path: Path) -> str:
-        return path.name if path.suffix.lower() in _JPEG else f"{path.stem}.png"
+def map_names(inputs: Sequence[Path]) -> list[str]:
+    """The name of a PNG file for each input, no two the same; see `output_paths`."""
+    names = _distinct_names([Path(f"{path.stem}.png") for path in inputs], inputs)
+    return [name.as_posix() for name in names]
 
-    names = [Path(name(path)) for path in inputs]
+
+def _picture_name(path: Path) -> Path:
+    return Path(path.name if path.suffix.lower() in _JPEG else f"{path.stem}.png")
+
+
+def _distinct_names(names: Sequence[Path], inputs: Sequence[Path]) -> list[Path]:
+    names = list(names)
     # Case folds because some file systems do not tell "A.jpg" from "a.jpg".
     count = Counter(str(n).casefold() for n in names)
     parents = [path.resolve().parent for path in inputs]

@@ -9,9 +9,11 @@ from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
+from torch.nn import functional as F
 
 from mask2former.checkpoint import load_weights
 from mask2former.engine.setup import check_device
+from mask2former.modeling.postprocessing import CHUNK_PIXELS
 
 
 class Predictor:
@@ -66,14 +68,33 @@ class Predictor:
         Returns:
             what the model returns for the image, such as `{"instances": Instances}` of size (H, W).
         """
-        height, width = image.shape[:2]
+        return self._predict(image, (image.shape[0], image.shape[1]))
+
+    def labels(self, image: np.ndarray) -> np.ndarray:
+        """The class with the highest score at each pixel, of a model with `sem_seg`.
+
+        Where the model's last step is to enlarge the scores, that is done here for a few classes at
+        a time: for a photograph, the scores of all together would take gigabytes.
+
+        Args:
+            image: (H, W, 3) uint8, BGR.
+
+        Returns:
+            (H, W) int32.
+        """
+        size = image.shape[0], image.shape[1]
+        enlarged_within = getattr(self.model, "semantic_resize_first", False)
+        scores_size = size if enlarged_within else self._network_size(*size)
+        return best_classes(self._predict(image, scores_size)["sem_seg"], size).cpu().numpy()
+
+    def _predict(self, image: np.ndarray, output_size: tuple[int, int]) -> dict[str, Any]:
         if self.image_format == "RGB":
             image = image[:, :, ::-1]
-        new_height, new_width = self._network_size(height, width)
-        image = ResizeTransform(height, width, new_height, new_width).apply_image(
-            np.ascontiguousarray(image)
-        )
+        image = ResizeTransform(
+            *image.shape[:2], *self._network_size(*image.shape[:2])
+        ).apply_image(np.ascontiguousarray(image))
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        height, width = output_size
         with torch.inference_mode():
             return self.model([{"image": tensor, "height": height, "width": width}])[0]
 
@@ -82,6 +103,33 @@ class Predictor:
             return height, width
         size = ResizeShortestEdge.get_output_shape(height, width, self.min_size, self.max_size)
         return max(1, size[0]), max(1, size[1])
+
+
+def best_classes(
+    scores: torch.Tensor, size: tuple[int, int], chunk_pixels: int = CHUNK_PIXELS
+) -> torch.Tensor:
+    """The class with the highest score at each pixel.
+
+    Args:
+        scores: (K, h, w).
+        size: (H, W) to resize the scores to, bilinearly as models do it.
+        chunk_pixels: resize as many classes at a time as fit into so many pixels, but one at least.
+
+    Returns:
+        (H, W) int32.
+    """
+    best = scores.new_full(size, -torch.inf, dtype=torch.float32)
+    labels = torch.zeros(size, dtype=torch.int32, device=scores.device)
+    chunk = max(1, chunk_pixels // (size[0] * size[1]))
+    for first in range(0, len(scores), chunk):
+        part = scores[None, first : first + chunk].float()
+        if part.shape[-2:] != size:
+            part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+        values, classes = part[0].max(0)
+        better = values > best
+        labels[better] = classes[better].int() + first
+        torch.maximum(best, values, out=best)
+    return labels
 
 
 def confident(instances: Instances, threshold: float) -> Instances:

@@ -32,7 +32,8 @@ def test_both_give_the_same_instances_of_named_classes(task, tmp_path):
         run(
             *("demo/demo.py", "--config-file", config, "--input", tmp_path / "photo.png"),
             *("--output", tmp_path / config.name, "--json", tmp_path / f"{config.name}.json"),
-            *("--confidence-threshold", "0", "--opts", "MODEL.DEVICE", "cpu"),
+            *("--task", "instance", "--confidence-threshold", "0"),
+            *("--opts", "MODEL.DEVICE", "cpu"),
         )
     of_folder, of_yaml = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in (folder.name, "m.yaml")
