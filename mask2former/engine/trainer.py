@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from ..checkpoint import Checkpointer
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
+from ..modeling.test_time_augmentation import InferenceWithTTA
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 
@@ -53,11 +56,27 @@ class Trainer(DefaultTrainer):
         )
 
     def build_hooks(self) -> list[HookBase | None]:
-        """As in Detectron2, around a checkpointer that reads and checks every kind of weights."""
+        """As in Detectron2, around a checkpointer that reads and checks every kind of weights.
+
+        Test-time augmentation, many times as slow as plain evaluation, waits for the last one.
+        """
         self.checkpointer: Checkpointer = Checkpointer(
             self.model, self.cfg.OUTPUT_DIR, for_training=True, trainer=weakref.proxy(self)
         )
-        return super().build_hooks()
+        return [
+            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+            if isinstance(hook, EvalHook)
+            else hook
+            for hook in super().build_hooks()
+        ]
+
+    def _evaluate(self) -> dict:
+        plain = self.cfg.clone()
+        plain.defrost()
+        plain.TEST.AUG.ENABLED = False
+        last = self.iter + 1 >= self.max_iter
+        self._last_eval_results = self.test(self.cfg if last else plain, self.model)
+        return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
         """As in Detectron2; resuming also continues the data stream where it stopped."""
@@ -106,12 +125,56 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
-        """Evaluate on ``DATASETS.TEST``, in the precision that the model is trained in."""
+        """Evaluate on ``DATASETS.TEST``, in the precision that the model is trained in.
+
+        With ``TEST.AUG.ENABLED`` this is done a second time on augmented views of each image (see
+        `InferenceWithTTA`); these results are named "<task>_TTA".
+
+        Args:
+            cfg: the config.
+            model: with its weights.
+            evaluators: one for each data set; by default those of `build_evaluator`, which write
+                the results of augmented views into ``OUTPUT_DIR/inference_TTA``.
+
+        Returns:
+            Results by task, or by data set and task if there are several data sets.
+        """
+        augmented = InferenceWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else None
         precision = amp_precision(cfg)
         with torch.autocast(
             torch.device(cfg.MODEL.DEVICE).type, dtype=precision, enabled=precision is not None
         ):
-            return super().test(cfg, model, evaluators)
+            results = super().test(cfg, model, evaluators)
+            if augmented is None:
+                return results
+            logger.info("Evaluation with test-time augmentation")
+            renamed = cls._test_with_tta(cfg, augmented, evaluators)
+        if len(cfg.DATASETS.TEST) == 1:
+            return {**results, **renamed}
+        return {name: {**result, **renamed[name]} for name, result in results.items()}
+
+    @classmethod
+    def _test_with_tta(cls, cfg: CfgNode, model: InferenceWithTTA, evaluators: Any) -> dict:
+        """Results under their names with "_TTA"."""
+        names = cfg.DATASETS.TEST
+        if evaluators is None:
+            folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
+            folders = [folder] if len(names) == 1 else [os.path.join(folder, n) for n in names]
+            evaluators = [
+                cls.build_evaluator(cfg, name, folder)
+                for name, folder in zip(names, folders, strict=True)
+            ]
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0  # views are made from the images as the files have them
+        results = super().test(cfg, model, evaluators)
+
+        def named(result: dict) -> dict:
+            return {f"{task}_TTA": value for task, value in result.items()}
+
+        if len(names) == 1:
+            return named(results)
+        return {name: named(result) for name, result in results.items()}
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
@@ -121,6 +123,47 @@ def test_evaluation_reports_mask_and_box_ap(tiny_cfg):
     results = Trainer.test(tiny_cfg, trainer.model)
     for task in ("segm", "bbox"):
         assert 0 <= results[task]["AP"] <= 100
+
+
+def augmented(cfg, sizes, flip=False):
+    cfg.TEST.AUG.ENABLED, cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.FLIP = True, sizes, flip
+    return cfg
+
+
+def test_augmented_evaluation_comes_on_top_of_the_plain_one(tiny_cfg):
+    model = Trainer.build_model(tiny_cfg).eval()
+    plain = Trainer.test(tiny_cfg, model)
+    one_view = Trainer.test(augmented(tiny_cfg, [64]), model)
+    wanted = {**plain, **{f"{task}_TTA": result for task, result in plain.items()}}
+    assert str(one_view) == str(wanted)  # there are NaNs, of sizes that no object has
+    Trainer.test(augmented(tiny_cfg, [48, 96], flip=True), model)
+    for folder in ("inference", "inference_TTA"):
+        files = {path.name for path in (Path(tiny_cfg.OUTPUT_DIR) / folder).iterdir()}
+        assert "coco_instances_results.json" in files
+    assert not model.training
+
+
+def test_augmented_evaluation_of_several_data_sets(tiny_cfg):
+    tiny_cfg.DATASETS.TEST = (
+        "synthetic_shapes_instance_val",
+        "synthetic_shapes_instance_train",
+    )
+    results = Trainer.test(augmented(tiny_cfg, [64]), Trainer.build_model(tiny_cfg))
+    assert list(results) == list(tiny_cfg.DATASETS.TEST)
+    for name, result in results.items():
+        assert list(result) == ["bbox", "segm", "bbox_TTA", "segm_TTA"]
+        assert (Path(tiny_cfg.OUTPUT_DIR) / "inference_TTA" / name).is_dir()
+    # nonsense is found before the long evaluation starts
+    with pytest.raises(ValueError, match="MIN_SIZES"):
+        Trainer.test(augmented(tiny_cfg, []), torch.nn.Identity())
+
+
+def test_training_augments_the_last_evaluation_only(tiny_cfg):
+    tiny_cfg.TEST.EVAL_PERIOD = 2
+    trainer = train(augmented(tiny_cfg, [48]), 4)
+    values = {name: history.values() for name, history in trainer.storage.histories().items()}
+    assert [i for _, i in values["segm/AP"]] == [1, 4]
+    assert [i for _, i in values["segm_TTA/AP"]] == [4]
 
 
 def test_a_missing_gpu_is_reported_with_what_to_do(tiny_cfg):

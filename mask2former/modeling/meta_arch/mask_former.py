@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher
-from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
+from ..postprocessing import Size, instance_inference, panoptic_inference, semantic_inference
+from ..query_prediction import QueryPrediction
 from ..targets import image_target
 
 
@@ -143,6 +144,16 @@ class MaskFormer(nn.Module):
         }
 
     @property
+    def result_keys(self) -> tuple[str, ...]:
+        """Names of the results that are switched on."""
+        switches = {
+            "sem_seg": self.semantic_on,
+            "panoptic_seg": self.panoptic_on,
+            "instances": self.instance_on,
+        }
+        return tuple(key for key, on in switches.items() if on)
+
+    @property
     def device(self) -> torch.device:
         """Where the model lives."""
         return self.pixel_mean.device
@@ -161,68 +172,85 @@ class MaskFormer(nn.Module):
             switched on, each of the output's size: ``instances``, ``sem_seg`` (K, H, W) and
             ``panoptic_seg`` (a map and a list of segments).
         """
-        images = [
-            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
-        ]
-        batch = ImageList.from_tensors(images, self.size_divisibility)
-        outputs = self.sem_seg_head(self.backbone(batch.tensor))
-        padded_size = (batch.tensor.shape[-2], batch.tensor.shape[-1])
+        outputs, batch = self._outputs(batched_inputs)
         if self.training:
             targets = [
                 image_target(
                     x,
                     num_classes=self.criterion.num_classes,
-                    padded_size=padded_size,
+                    padded_size=_padded_size(batch),
                     device=self.device,
                 )
                 for x in batched_inputs
             ]
             return self.criterion(outputs, targets)
         return [
-            self._results(
-                logits,
-                masks,
-                padded_size=padded_size,
-                image_size=size,
-                output_size=(x.get("height", size[0]), x.get("width", size[1])),
+            self.results(
+                prediction,
+                (
+                    x.get("height", prediction.image_size[0]),
+                    x.get("width", prediction.image_size[1]),
+                ),
             )
-            for x, size, logits, masks in zip(
-                batched_inputs,
-                batch.image_sizes,
-                outputs["pred_logits"],
-                outputs["pred_masks"],
-                strict=True,
-            )
+            for x, prediction in zip(batched_inputs, _predictions(outputs, batch), strict=True)
         ]
 
-    def _results(
-        self, class_logits: Tensor, mask_logits: Tensor, **sizes: tuple[int, int]
+    def predict(self, batched_inputs: list[dict[str, Any]]) -> list[QueryPrediction]:
+        """What `results` takes, for each image: queries at the resolution of the network."""
+        return _predictions(*self._outputs(batched_inputs))
+
+    def results(
+        self, prediction: QueryPrediction, output_size: Size, keys: Collection[str] | None = None
     ) -> dict[str, Any]:
-        """What is switched on, for the predictions (Q, K + 1) and (Q, h, w) of an image."""
+        """Turn the queries of an image into Detectron2's results.
+
+        Args:
+            prediction: of `predict`.
+            output_size: (H, W) of the results.
+            keys: which to make; None is for `result_keys`.
+        """
+        common: dict[str, Any] = {**vars(prediction), "output_size": output_size}
         results: dict[str, Any] = {}
-        if self.semantic_on:
-            results["sem_seg"] = semantic_inference(
-                class_logits, mask_logits, resize_first=self.semantic_resize_first, **sizes
-            )
-        if self.panoptic_on:
-            assert self.thing_classes is not None
-            results["panoptic_seg"] = panoptic_inference(
-                class_logits,
-                mask_logits,
-                object_mask_threshold=self.object_mask_threshold,
-                overlap_threshold=self.overlap_threshold,
-                thing_classes=self.thing_classes,
-                **sizes,
-            )
-        if self.instance_on:
-            results["instances"] = instance_inference(
-                class_logits,
-                mask_logits,
-                max_detections=self.max_detections,
-                thing_classes=self.thing_classes,
-                **sizes,
-            )
+        for key in self.result_keys if keys is None else keys:
+            if key == "sem_seg":
+                results[key] = semantic_inference(**common, resize_first=self.semantic_resize_first)
+            elif key == "panoptic_seg":
+                assert self.thing_classes is not None
+                results[key] = panoptic_inference(
+                    **common,
+                    object_mask_threshold=self.object_mask_threshold,
+                    overlap_threshold=self.overlap_threshold,
+                    thing_classes=self.thing_classes,
+                )
+            elif key == "instances":
+                results[key] = instance_inference(
+                    **common,
+                    max_detections=self.max_detections,
+                    thing_classes=self.thing_classes,
+                )
         return results
+
+    def _outputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], ImageList]:
+        """The network's output for a batch, and the batch."""
+        images = [
+            (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
+        ]
+        batch = ImageList.from_tensors(images, self.size_divisibility)
+        return self.sem_seg_head(self.backbone(batch.tensor)), batch
+
+
+def _padded_size(batch: ImageList) -> Size:
+    height, width = batch.tensor.shape[-2:]
+    return height, width
+
+
+def _predictions(outputs: dict[str, Any], batch: ImageList) -> list[QueryPrediction]:
+    return [
+        QueryPrediction(logits, masks, _padded_size(batch), size)
+        for logits, masks, size in zip(
+            outputs["pred_logits"], outputs["pred_masks"], batch.image_sizes, strict=True
+        )
+    ]
 
 
 def _thing_classes(cfg: CfgNode) -> list[int]:

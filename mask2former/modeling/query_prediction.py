@@ -1,0 +1,23 @@
+"""What the network says about an image, before it becomes a result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .postprocessing import Size
+
+
+@dataclass(frozen=True)
+class QueryPrediction:
+    """Classes and masks of the Q queries of one image."""
+
+    class_logits: Tensor
+    """(Q, K + 1), the last one "no object"."""
+    mask_logits: Tensor
+    """(Q, h, w), of the padded input."""
+    padded_size: Size
+    """Of the network's input, pixels."""
+    image_size: Size
+    """Of the image, which is at the top left of the input."""
