@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    DatasetFromList,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .errors import DatasetError
-from .mapper import build_mapper
+from .mapper import build_mapper, get_preset
+from .training_set import load_training_set
 
 # Independent random streams of one seed: the order of an epoch and the augmentation of a sample.
 _EPOCH_STREAM = 0
@@ -145,17 +142,19 @@ def build_train_loader(
 ) -> DataLoader[Any]:
     """Build the endless loader of the data sets ``DATASETS.TRAIN``.
 
-    Images without a usable object are left out where ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is
-    set, as it is by default and in the published recipes: in COCO such images are mostly unlabelled
-    rather than empty. Set it to False where empty images are deliberate negatives. Images that
-    become empty by the crop are always kept.
+    Images without an object or panoptic segment that is no crowd are left out where
+    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is set, as it is by default and in the published
+    recipes: in COCO such images are mostly unlabelled rather than empty. Set it to False where
+    empty images are deliberate negatives. Images that become empty by the crop are always kept,
+    and so are all images of semantic data sets.
 
-    There is no grouping by aspect ratio: the training crops all have one shape, and grouping would
-    make the batch depend on more than the position.
+    There is no grouping by aspect ratio: the published training crops all have one shape, and
+    grouping would make the batch depend on more than the position.
 
     Args:
         cfg: the config. A step of the optimiser takes ``SOLVER.ACCUMULATE_STEPS`` batches.
-        mapper: by default that of `build_mapper`.
+        mapper: by default that of `build_mapper`. One of your own decides itself what it reads:
+            then the data sets are not checked for having it, nor for having the same classes.
         seed: seed of order and augmentation, the same in all processes.
         start_iter: optimiser steps that are already done.
 
@@ -164,6 +163,7 @@ def build_train_loader(
 
     Raises:
         ValueError: the config asks for something that does not exist or does not fit.
+        DatasetError: see `load_training_set`.
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on.")
@@ -179,11 +179,11 @@ def build_train_loader(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
             f"of the number of processes, {world_size}."
         )
-    dataset = get_detection_dataset_dicts(
-        list(cfg.DATASETS.TRAIN), filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    dataset: Any = load_training_set(
+        cfg.DATASETS.TRAIN,
+        get_preset(cfg).targets if mapper is None else None,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
-    if isinstance(dataset, IterableDataset):
-        raise ValueError("An iterable data set has no positions to resume from; use a list.")
     if isinstance(dataset, list):
         # One block of bytes: workers then share it instead of copying it object by object.
         dataset = DatasetFromList(dataset, copy=False)

@@ -236,18 +236,20 @@ def get_preset(cfg: CfgNode) -> MapperPreset:
 def _ignore_label(cfg: CfgNode) -> int:
     """Return the ``ignore_label`` that the metadata of all training sets agree on.
 
-    Where none has one it is Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
+    Of a set without one it is Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
     """
-    found = {name: MetadataCatalog.get(name).get("ignore_label") for name in cfg.DATASETS.TRAIN}
-    values = set(found.values())
-    if len(values) > 1:
+    default = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    found = {}
+    for name in cfg.DATASETS.TRAIN:
+        value = MetadataCatalog.get(name).get("ignore_label")
+        found[name] = default if value is None else int(value)
+    if len(set(found.values())) > 1:
         listed = ", ".join(f"{value} in {name}" for name, value in found.items())
         raise DatasetError(
-            "the data sets of DATASETS.TRAIN must mark pixels without class alike, but their "
+            "The data sets of DATASETS.TRAIN must mark pixels without class alike, but their "
             f"ignore_label is {listed}. Convert the label maps of one of them."
         )
-    value = values.pop() if values else None
-    return cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE if value is None else int(value)
+    return next(iter(found.values()), default)
 
 
 def build_mapper(cfg: CfgNode, is_train: bool = True) -> SegmentationMapper:
