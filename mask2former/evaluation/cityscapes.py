@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import importlib
-import importlib.util
 import os
 import types
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ class CityscapesInstances(CityscapesInstanceEvaluator):
 
     def evaluate(self) -> Any:
         """Return the numbers, on the main process; None on others."""
-        with _tamed("evalInstanceLevelSemanticLabeling", self._temp_dir):
+        with _tamed("evalInstanceLevelSemanticLabeling"):
             return super().evaluate()
 
 
@@ -63,16 +62,18 @@ class CityscapesSemantic(CityscapesSemSegEvaluator):
 
     def evaluate(self) -> Any:
         """Return the numbers, on the main process; None on others."""
-        with _tamed("evalPixelLevelSemanticLabeling", self._temp_dir):
+        with _tamed("evalPixelLevelSemanticLabeling"):
             return super().evaluate()
 
 
 def _require(dataset_name: str, kind: str) -> None:
-    if importlib.util.find_spec("cityscapesscripts") is None:
+    try:
+        importlib.import_module("cityscapesscripts")
+    except ImportError as error:
         raise ImportError(
             f"evaluating on {dataset_name!r} needs Cityscapes' scripts: pip install "
             "cityscapesscripts"
-        )
+        ) from error
     gt_dir = MetadataCatalog.get(dataset_name).gt_dir
     pattern = os.path.join(gt_dir, "*", f"*_gtFine_{kind}.png")
     if not glob.glob(pattern):
@@ -83,11 +84,12 @@ def _require(dataset_name: str, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def _tamed(name: str, folder: str) -> Iterator[None]:
-    """Let a module of Cityscapes' scripts run here, its files go to `folder`, its exit be an error.
+def _tamed(name: str) -> Iterator[None]:
+    """Let a module of Cityscapes' scripts run here; its exit becomes an error.
 
-    Version 2.3 uses `numpy.in1d`, which numpy 2.4 does not have, writes ``matches.json`` into the
-    working directory, and ends the process where a prediction is missing.
+    Version 2.3 uses `numpy.in1d`, which numpy 2.4 does not have; writes ``matches.json``, which
+    nobody reads, into the working directory, and fails to with the integers of numpy 2; and ends
+    the process where a prediction is missing.
     """
     scripts = importlib.import_module(f"cityscapesscripts.evaluation.{name}")
     changed: dict[str, Any] = {}
@@ -95,9 +97,8 @@ def _tamed(name: str, folder: str) -> Iterator[None]:
         compatible = types.ModuleType("numpy")
         compatible.__dict__.update(np.__dict__, in1d=np.isin)
         changed["np"] = compatible
-    write = getattr(scripts, "writeDict2JSON", None)
-    if write is not None:
-        changed["writeDict2JSON"] = lambda content, path: write(content, os.path.join(folder, path))
+    if hasattr(scripts, "writeDict2JSON"):
+        changed["writeDict2JSON"] = lambda content, path: None
     before = {name: getattr(scripts, name) for name in changed}
     vars(scripts).update(changed)
     try:
