@@ -198,8 +198,9 @@ def panoptic_inference(
 
     Returns:
         Detectron2's ``panoptic_seg``: a map (H, W), int32, of segment ids, 0 where there is none;
-        and for each segment, in the order of its id from 1, a dict of ``id``, ``isthing`` and
-        ``category_id`` (in [0, K)).
+        and for each segment, in the order of its id from 1, a dict of ``id``, ``isthing``,
+        ``category_id`` (in [0, K)) and ``score``, its class probability: of stuff the greatest of
+        its queries.
     """
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = (labels != class_logits.shape[1] - 1) & (scores > object_mask_threshold)
@@ -221,34 +222,44 @@ def panoptic_inference(
         winner.masked_fill_(better, 2 * i).add_(inside & better)
     won = winner.flatten().bincount(minlength=2 * len(queries)).view(-1, 2)
     table = torch.stack((labels[queries], mask_areas, won.sum(1), won[:, 1]), dim=1)
-    ids, segments = _segments(table.tolist(), overlap_threshold, frozenset(thing_classes))
+    ids, segments = _segments(
+        table.tolist(), scores[queries].tolist(), overlap_threshold, frozenset(thing_classes)
+    )
     # 0 outside the mask
     lookup = torch.tensor([[0, i] for i in ids], dtype=torch.int32, device=device).flatten()
     return lookup.index_select(0, winner.flatten()).view(output_size), segments
 
 
 def _segments(
-    table: list[list[int]], overlap_threshold: float, thing_classes: frozenset[int]
+    table: list[list[int]],
+    scores: list[float],
+    overlap_threshold: float,
+    thing_classes: frozenset[int],
 ) -> tuple[list[int], list[dict[str, Any]]]:
     """Segment id of each query, 0 for none, and the segments.
 
     Args:
         table: class, area of the mask, pixels won, and pixels won within the mask, of each query.
+        scores: class probability of each query.
         overlap_threshold: least share of pixels won.
         thing_classes: classes whose queries are not merged.
     """
     ids: list[int] = []
     segments: list[dict[str, Any]] = []
     stuff: dict[int, int] = {}  # segment id by class
-    for label, area, won, visible in table:
+    for (label, area, won, visible), score in zip(table, scores, strict=True):
         if visible == 0 or won / area < overlap_threshold:
             ids.append(0)
         elif label in stuff:
             ids.append(stuff[label])
+            segment = segments[stuff[label] - 1]
+            segment["score"] = max(segment["score"], score)
         else:
             is_thing = label in thing_classes
-            segments.append({"id": len(segments) + 1, "isthing": is_thing, "category_id": label})
-            ids.append(len(segments))
+            ids.append(len(segments) + 1)
+            segments.append(
+                {"id": ids[-1], "isthing": is_thing, "category_id": label, "score": score}
+            )
             if not is_thing:
                 stuff[label] = len(segments)
     return ids, segments

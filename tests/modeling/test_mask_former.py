@@ -218,7 +218,25 @@ def test_panoptic_segmentation_needs_to_know_the_things(tiny_cfg):
     with pytest.raises(ValueError, match=r"DATASETS\.TRAIN, which is empty"):
         build_model(tiny_cfg)
     # instances and semantic segmentation do without
-    build_model(switch_on(tiny_cfg, ("INSTANCE_ON", "SEMANTIC_ON")))
+    assert build_model(switch_on(tiny_cfg, ("INSTANCE_ON", "SEMANTIC_ON"))).thing_classes is None
+
+
+def test_instances_of_a_panoptic_data_set_are_things(tiny_cfg):
+    """Also where the model is asked for instances alone."""
+    switch_on(tiny_cfg, TASKS)
+    metadata = MetadataCatalog.get("two_things")
+    switch_on(tiny_cfg, ("INSTANCE_ON",))
+    for classes, wanted in ((list("abcde"), [1, 3]), (list("abcdefg"), None)):
+        metadata.stuff_classes = classes  # of another number than the model's: not its data set
+        assert build_model(tiny_cfg).thing_classes == wanted
+        del metadata.stuff_classes
+
+
+def test_things_are_among_the_classes_of_the_model(tiny_cfg):
+    switch_on(tiny_cfg, TASKS)
+    tiny_cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 3
+    with pytest.raises(ValueError, match=r"class 3 .*'two_things'.*NUM_CLASSES is 3"):
+        build_model(tiny_cfg)
 
 
 def test_more_instances_than_queries(model):

@@ -73,7 +73,9 @@ def literal_panoptic(class_logits, masks, object_threshold, overlap_threshold, t
         same = [s for s in segments if s["category_id"] == label and label not in things]
         if not same:
             same = [{"id": len(segments) + 1, "isthing": label in things, "category_id": label}]
+            same[0]["score"] = 0.0
             segments += same
+        same[0]["score"] = max(same[0]["score"], probs[q].max())
         for pixel in visible:
             result[pixel] = same[0]["id"]
     return result, segments
@@ -199,7 +201,8 @@ def test_segments_equal_the_literal_rule(monkeypatch, output, chunk, thresholds)
         wanted, infos = literal_panoptic(class_logits, masks, *thresholds, {0, 2})
         assert got.dtype == torch.int32 and got.shape == output
         assert np.array_equal(got.numpy(), wanted)
-        assert segments == infos
+        assert segments == [{**s, "score": pytest.approx(s["score"])} for s in infos]
+        assert all(type(s["score"]) is float for s in segments)  # as JSON needs it
         assert sorted(set(got.unique().tolist()) - {0}) == [s["id"] for s in segments]
 
 
@@ -234,7 +237,11 @@ def test_the_product_of_class_and_mask_probability_decides():
     # at the last pixel 0.9 * 0.6 < 0.7 * 0.8
     result, infos = panoptic([(0, 0.9), (0, 0.7)], masks, overlap=0.7)
     assert result == [[1, 1, 1, 2]]
-    assert infos == [{"id": i, "isthing": True, "category_id": 0} for i in (1, 2)]
+    assert [(s["id"], s["isthing"], s["category_id"]) for s in infos] == [
+        (1, True, 0),
+        (2, True, 0),
+    ]
+    assert [s["score"] for s in infos] == [pytest.approx(0.9), pytest.approx(0.7)]
 
 
 def test_the_first_of_equal_queries_wins():
@@ -259,12 +266,12 @@ def test_stuff_of_a_class_is_one_segment_and_things_are_not():
     masks = torch.full((4, 1, 4), 0.1)
     for q in range(4):
         masks[q, 0, q] = 0.9
-    result, infos = panoptic([(1, 0.9), (0, 0.9), (1, 0.9), (0, 0.9)], masks)
+    result, infos = panoptic([(1, 0.8), (0, 0.9), (1, 0.95), (0, 0.7)], masks)
     assert result == [[1, 2, 1, 3]]
     assert infos == [
-        {"id": 1, "isthing": False, "category_id": 1},
-        {"id": 2, "isthing": True, "category_id": 0},
-        {"id": 3, "isthing": True, "category_id": 0},
+        {"id": 1, "isthing": False, "category_id": 1, "score": pytest.approx(0.95)},
+        {"id": 2, "isthing": True, "category_id": 0, "score": pytest.approx(0.9)},
+        {"id": 3, "isthing": True, "category_id": 0, "score": pytest.approx(0.7)},
     ]
 
 

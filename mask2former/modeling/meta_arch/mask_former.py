@@ -40,7 +40,8 @@ class MaskFormer(nn.Module):
         object_mask_threshold: see `panoptic_inference`.
         overlap_threshold: see `panoptic_inference`.
         thing_classes: which of the classes, from 0, are things. ``panoptic_seg`` needs them, and
-            ``instances`` are of these only; None is for ``instances`` of all classes.
+            ``instances`` are of these only; None, without ``panoptic_seg``, is for ``instances`` of
+            all classes.
     """
 
     pixel_mean: Tensor
@@ -95,7 +96,8 @@ class MaskFormer(nn.Module):
         """Constructor arguments from a config.
 
         Raises:
-            ValueError: with ``PANOPTIC_ON``, if it is not known which classes are things.
+            ValueError: with ``PANOPTIC_ON``, if it is not known which classes are things; or they
+                are not among the model's classes.
         """
         mask_former = cfg.MODEL.MASK_FORMER
         test = mask_former.TEST
@@ -140,7 +142,7 @@ class MaskFormer(nn.Module):
             or test.INSTANCE_ON,
             "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
-            "thing_classes": _thing_classes(cfg) if test.PANOPTIC_ON else None,
+            "thing_classes": _thing_classes(cfg),
         }
 
     @property
@@ -253,13 +255,21 @@ def _predictions(outputs: dict[str, Any], batch: ImageList) -> list[QueryPredict
     ]
 
 
-def _thing_classes(cfg: CfgNode) -> list[int]:
-    """Contiguous ids of the thing classes of the data set that the model is trained on."""
+def _thing_classes(cfg: CfgNode) -> list[int] | None:
+    """Contiguous ids of the thing classes of the data set that the model is trained on.
+
+    Without ``PANOPTIC_ON``, None if the data set does not tell things from stuff among as many
+    classes as the model has, as panoptic ones do.
+    """
     names = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]  # an evaluation may name no training set
-    things = None
-    if names:
-        things = MetadataCatalog.get(names[0]).get("thing_dataset_id_to_contiguous_id")
-    if things is None:
+    metadata = MetadataCatalog.get(names[0]) if names else None
+    ids = metadata.get("thing_dataset_id_to_contiguous_id") if metadata else None
+    num_classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if not cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON:
+        classes = metadata.get("stuff_classes") if metadata else None
+        if ids is None or classes is None or len(classes) != num_classes:
+            return None
+    if ids is None:
         source = f"data set {names[0]!r}" if names else "DATASETS.TRAIN, which is empty,"
         raise ValueError(
             "MODEL.MASK_FORMER.TEST.PANOPTIC_ON needs to know which classes are things, but "
@@ -267,4 +277,11 @@ def _thing_classes(cfg: CfgNode) -> list[int]:
             "its MetadataCatalog entry's thing_dataset_id_to_contiguous_id (from ids in the "
             "annotations to classes, of things only), or set PANOPTIC_ON False"
         )
-    return sorted(things.values())
+    things = sorted(ids.values())
+    if things and things[-1] >= num_classes:
+        raise ValueError(
+            f"class {things[-1]} is a thing by the data set {names[0]!r}, but "
+            f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {num_classes}: name the data set that the model is "
+            "of in DATASETS.TRAIN"
+        )
+    return things
