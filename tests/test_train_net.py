@@ -7,16 +7,19 @@ import sys
 import pytest
 from support import QUICKSTART, REPOSITORY, TINY
 
+CONFIGS = REPOSITORY / "configs/quickstart"
+THINGS = ["disk", "ring", "rectangle", "triangle", "star"]
+
 
 def train_net(*arguments):
     command = [sys.executable, str(REPOSITORY / "train_net.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
 
 
-def own_data(folder):
+def own_data(folder, kind="instances"):
     arguments = []
     for split in ("train", "val"):
-        arguments += [f"--{split}-json", folder / f"annotations/instances_{split}.json"]
+        arguments += [f"--{split}-json", folder / f"annotations/{kind}_{split}.json"]
         arguments += [f"--{split}-images", folder / split]
     return arguments
 
@@ -28,8 +31,7 @@ def test_train_resume_and_evaluate_on_own_json(shapes, tmp_path):
     assert first.returncode == 0, first.stderr
     for name in ("config.yaml", "metrics.json", "model_final.pth", "metadata.json"):
         assert (out / name).exists(), name
-    classes = json.loads((out / "metadata.json").read_text())["thing_classes"]
-    assert classes == ["disk", "ring", "rectangle", "triangle", "star"]
+    assert json.loads((out / "metadata.json").read_text())["thing_classes"] == THINGS
 
     # in a set of one's own, images without objects are there on purpose
     assert "FILTER_EMPTY_ANNOTATIONS: false" in (out / "config.yaml").read_text()
@@ -45,6 +47,52 @@ def test_train_resume_and_evaluate_on_own_json(shapes, tmp_path):
     )
     assert third.returncode == 0, third.stderr
     assert "copypaste: Task: segm" in third.stdout
+
+
+def test_train_and_evaluate_on_own_panoptic_json(shapes, tmp_path):
+    out = tmp_path / "run"
+    arguments = own_data(shapes, "panoptic")
+    for split in ("train", "val"):
+        arguments += [f"--{split}-panoptic", shapes / f"panoptic_{split}"]
+    options = [*TINY, "OUTPUT_DIR", out, "SOLVER.MAX_ITER", 2]
+    first = train_net("--config-file", CONFIGS / "panoptic.yaml", *arguments, *options)
+    assert first.returncode == 0, first.stderr
+    metadata = json.loads((out / "metadata.json").read_text())
+    assert metadata["stuff_classes"] == [*THINGS, "paper", "gravel"]
+    assert list(metadata["thing_dataset_id_to_contiguous_id"].values()) == [0, 1, 2, 3, 4]
+
+    second = train_net(
+        *("--config-file", out / "config.yaml", "--eval-only"),
+        *(*arguments[4:8], *arguments[10:], "MODEL.WEIGHTS", out / "model_final.pth"),
+    )
+    assert second.returncode == 0, second.stderr
+    for result in (first, second):
+        tasks = [line.split()[-1] for line in result.stdout.splitlines() if "Task: " in line]
+        assert tasks == ["panoptic_seg", "bbox", "segm", "sem_seg"]
+    assert results(first) == results(second)
+
+
+def results(result):
+    return [
+        line.split("copypaste: ")[1] for line in result.stdout.splitlines() if "copypaste" in line
+    ]
+
+
+def test_train_on_own_label_maps(shapes, tmp_path):
+    out = tmp_path / "run"
+    classes = tmp_path / "classes.json"
+    classes.write_text(json.dumps([*THINGS, "paper", "gravel"]))
+    arguments = ["--classes", classes]
+    for split in ("train", "val"):
+        arguments += [f"--{split}-images", shapes / split]
+        arguments += [f"--{split}-labels", shapes / f"semantic_{split}"]
+    options = [*TINY, "OUTPUT_DIR", out, "SOLVER.MAX_ITER", 2, "INPUT.CROP.SIZE", "[64, 64]"]
+    result = train_net("--config-file", CONFIGS / "semantic.yaml", *arguments, *options)
+    assert result.returncode == 0, result.stderr
+    assert "copypaste: Task: sem_seg" in result.stdout
+    assert "classes without pixels" not in result.stdout
+    metadata = json.loads((out / "metadata.json").read_text())
+    assert metadata == {"stuff_classes": [*THINGS, "paper", "gravel"], "ignore_label": 255}
 
 
 def test_everything_wrong_is_reported_before_training(shapes, tmp_path):

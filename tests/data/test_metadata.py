@@ -77,3 +77,30 @@ def test_a_damaged_file_is_named(tmp_path, text):
     path.unlink()
     with pytest.raises(ValueError, match=r"metadata\.json"):
         read_metadata(path)
+
+
+@pytest.mark.parametrize(
+    "name, count, num_things",
+    [
+        ("synthetic_shapes_instance_train", 5, 5),
+        ("synthetic_shapes_panoptic_train", 7, 5),
+        ("synthetic_shapes_semantic_train", 7, 0),
+        ("coco_2017_train", 80, 80),
+        ("coco_2017_train_panoptic", 133, 80),
+        ("ade20k_sem_seg_train", 150, 0),
+        ("ade20k_panoptic_train", 150, 100),
+        ("ade20k_instance_train", 100, 100),
+        ("cityscapes_fine_panoptic_train", 19, 8),
+        ("cityscapes_fine_sem_seg_train", 19, 0),
+        ("cityscapes_fine_instance_seg_train", 8, 0),  # Detectron2 registers no ids
+        ("mapillary_vistas_panoptic_train", 65, 37),
+    ],
+)
+def test_registered_data_sets(tmp_path, name, count, num_things):
+    path = tmp_path / "metadata.json"
+    write_metadata(path, name)
+    metadata = read_metadata(path)
+    names = class_names(metadata, count)
+    assert names is not None and len(set(names)) == count
+    things = metadata.get("thing_dataset_id_to_contiguous_id", {})
+    assert len(things) == num_things and max(things.values(), default=0) < count
