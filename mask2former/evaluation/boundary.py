@@ -43,7 +43,7 @@ def mask_boundary(mask: np.ndarray, dilation_ratio: float = DILATION_RATIO) -> n
     """
     height, width = mask.shape
     distance = max(1, round(dilation_ratio * np.hypot(height, width)))
-    boundary = np.zeros((height, width), dtype=np.uint8)
+    boundary = np.zeros((height, width), dtype=np.uint8, order="F")  # as RLE counts
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows):
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -54,8 +54,7 @@ def mask_boundary(mask: np.ndarray, dilation_ratio: float = DILATION_RATIO) -> n
 
 
 def _rle_boundary(rle: Mapping[str, Any], dilation_ratio: float) -> dict[str, Any]:
-    boundary = mask_boundary(mask_util.decode(rle), dilation_ratio)
-    return mask_util.encode(np.asfortranarray(boundary))
+    return mask_util.encode(mask_boundary(mask_util.decode(rle), dilation_ratio))
 
 
 def boundary_average_precision(
