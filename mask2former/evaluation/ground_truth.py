@@ -168,14 +168,18 @@ class PanopticTruth:
         assert self._images is not None
         return self._images[image_id][2]
 
+    def path(self, image_id: Hashable) -> str:
+        """Return the path of the PNG of an image."""
+        assert self._images is not None
+        return self._images[image_id][0]
+
     def read(self, image_id: Hashable) -> np.ndarray:
         """Return the (H, W) int32 segment ids of an image.
 
         Raises:
             DatasetError: the PNG cannot be read.
         """
-        assert self._images is not None
-        return read_panoptic_png(self._images[image_id][0])
+        return read_panoptic_png(self.path(image_id))
 
     def file_name(self, image_id: Hashable) -> str | None:
         """Return the name of the image's PNG within its folder, or None if that is unknown."""

@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import logging
+import runpy
 from pathlib import Path
 
 import hotcoco.panoptic
@@ -371,3 +372,42 @@ def test_mistakes_are_named(register, tmp_path):
     (tmp_path / "panoptic.json").write_text('{"categories": [{"id": 1}]}')
     with pytest.raises(DatasetError, match=r"panoptic\.json .*'name'"):
         PanopticEvaluator(register(tmp_path, content))
+
+
+def test_tool_for_files(register, tmp_path, capsys):
+    """The same numbers from what the evaluator wrote, by one process and by two."""
+    main = runpy.run_path(str(REPOSITORY / "tools/evaluate_panoptic.py"))["main"]
+    content = panoptic_sets.make_truth(tmp_path, 0)
+    predictions = panoptic_sets.make_predictions(tmp_path, content, 0)
+    out = tmp_path / "out"
+    results = run(PanopticEvaluator(register(tmp_path, content), out), predictions, content)
+    options = ["--truth", str(tmp_path / "panoptic.json")]
+    options += ["--predictions", str(out / "predictions.json")]
+    for workers in "12":
+        main([*options, "--workers", workers, "--output", str(tmp_path / "scores.json")])
+        written = json.loads((tmp_path / "scores.json").read_text())
+        assert written["classes"].keys() == {c["name"] for c in CATEGORIES}
+        assert {name: written[name] for name in NAMES} == pytest.approx(results["panoptic_seg"])
+        assert f"{results['panoptic_seg']['PQ']:.3f}" in capsys.readouterr().out
+
+    def fails(match, *more, change=None):
+        predicted = json.loads((out / "predictions.json").read_text())
+        if change:
+            change(predicted["annotations"])
+        (out / "changed.json").write_text(json.dumps(predicted))
+        files = ["--predictions", str(out / "changed.json"), "--workers", "1"]
+        files += ["--predictions-folder", str(out / "predictions")]
+        with pytest.raises(SystemExit, match=match):
+            main([*options[:2], *files, *more])
+
+    fails("no folder /nowhere", "--truth-folder", "/nowhere")
+    fails("no prediction for 1 of 6 images: 10", change=lambda a: a.pop(0))
+    fails("1 images that .* has not: 5", change=lambda a: a.append({**a[0], "image_id": 5}))
+    fails(
+        r"image 10: category ids \[5\] are not in",
+        change=lambda a: a[0]["segments_info"][0].update(category_id=5),
+    )
+    fails(
+        r"000\.png: ids .* not among the predicted segments",
+        change=lambda a: a[0]["segments_info"].pop(0),
+    )
