@@ -49,6 +49,19 @@ class _Builtin:
         return self.load()
 
 
+@dataclass(frozen=True)
+class _Explained:
+    """Detectron2's own data set of label maps, which says how to make them if there are none."""
+
+    load: Callable[[], list[dict[str, Any]]]
+    sem_seg_root: str
+    preparation: str
+
+    def __call__(self) -> list[dict[str, Any]]:
+        require(self.sem_seg_root, "folder of label maps", self.preparation)
+        return self.load()
+
+
 def register_builtin(root: str | os.PathLike[str]) -> None:
     """Register every built-in data set, to be read from folders of `root`.
 
@@ -66,9 +79,12 @@ def register_builtin(root: str | os.PathLike[str]) -> None:
 
 def unregister_builtin() -> None:
     """Remove from Detectron2's catalogs what `register_builtin` put there."""
-    for name in [n for n, load in DatasetCatalog.data.items() if isinstance(load, _Builtin)]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    for name, load in list(DatasetCatalog.data.items()):
+        if isinstance(load, _Builtin):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        elif isinstance(load, _Explained):
+            DatasetCatalog[name] = load.load
 
 
 def _register(register: Callable[..., None], name: str, *args: Any, **kwargs: Any) -> None:
@@ -142,7 +158,7 @@ def register_synthetic(root: str | os.PathLike[str]) -> None:
 
 
 def _register_ade20k(folder: str) -> None:
-    """ADE20K with 150 classes; Detectron2 registers its semantic set, without colours."""
+    """ADE20K with 150 classes; Detectron2 registers its semantic set."""
     categories = read_classes("ade20k")
     things = [category for category in categories if category["isthing"]]
     for split, long_split in _LONG_SPLITS.items():
@@ -167,9 +183,17 @@ def _register_ade20k(folder: str) -> None:
             evaluator_type="ade20k_panoptic_seg",
             preparation=f"{_PREPARE} ade20k-panoptic",
         )
-        semantic = MetadataCatalog.get(f"ade20k_sem_seg_{split}")
-        if semantic.get("stuff_colors") is None:
-            semantic.stuff_colors = [category["color"] for category in categories]
+        _complete_ade20k_semantic(f"ade20k_sem_seg_{split}", categories)
+
+
+def _complete_ade20k_semantic(name: str, categories: list[dict[str, Any]]) -> None:
+    """Add to Detectron2's data set what it lacks: colours, and how to make the label maps."""
+    metadata, load = MetadataCatalog.get(name), DatasetCatalog.data.get(name)
+    if metadata.get("stuff_colors") is None:
+        metadata.stuff_colors = [category["color"] for category in categories]
+    label_maps = metadata.get("sem_seg_root")
+    if load is not None and label_maps is not None and not isinstance(load, _Explained):
+        DatasetCatalog[name] = _Explained(load, label_maps, f"{_PREPARE} ade20k-semantic")
 
 
 def _register_ade20k_full(folder: str) -> None:

@@ -89,6 +89,23 @@ def test_colors_of_ade20k_semantic():
         assert metadata.stuff_colors == panoptic.stuff_colors
 
 
+def test_detectron2s_ade20k_says_how_to_make_its_label_maps(registrations, tmp_path):
+    name, folder = "ade20k_sem_seg_val", tmp_path / "labels"
+    unregister_builtin()
+    assert DatasetCatalog[name].__module__ == "detectron2.data.datasets.builtin"
+    DatasetCatalog[name] = lambda: ["a record"]
+    MetadataCatalog.remove(name)
+    MetadataCatalog.get(name).sem_seg_root = str(folder)
+    register_builtin(tmp_path)
+    with pytest.raises(DatasetError, match=rf"^{folder}: .*preparation ade20k-semantic$"):
+        DatasetCatalog.get(name)
+    explained = DatasetCatalog[name]
+    register_builtin(tmp_path)
+    assert DatasetCatalog[name] is explained  # and not one around the other
+    folder.mkdir()
+    assert DatasetCatalog.get(name) == ["a record"]
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

@@ -129,6 +129,12 @@ def test_journal_of_another_version_is_not_used(root, whole):
 
 def test_lost_file_is_made_again(root, whole):
     job = Ade20kPanoptic(root, "train")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(Ade20kPanoptic, root, 5, ctrl_c)
+    job.png(job.names()[2]).unlink()
+    assert run(job, quiet=True) == 5
+    assert files_of(root / "ADEChallengeData2016") == whole[Ade20kPanoptic]
+
     run(job, quiet=True)
     job.png(job.names()[3]).unlink()
     run(job, quiet=True)

@@ -99,7 +99,8 @@ def test_missing_and_empty_folders(folders, which):
         load(folders)
 
 
-def test_registration_reads_nothing_and_sets_metadata(tmp_path):
+def test_registration_reads_nothing_and_sets_metadata(tmp_path, monkeypatch):
+    monkeypatch.delenv("DETECTRON2_DATASETS", raising=False)
     name = f"folders_{tmp_path.name}"
     register_semantic_folders(
         name,

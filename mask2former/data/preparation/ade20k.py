@@ -34,7 +34,7 @@ from ..panoptic_check import check_panoptic_json
 from ..report import Report
 from ..semantic_check import check_semantic_folders
 from .job import Job, image_header
-from .segments import PanopticMap, boxes_of
+from .segments import panoptic_of, regions_of
 
 FOLDER = "ADEChallengeData2016"
 IGNORE_LABEL = 255
@@ -132,24 +132,24 @@ class _Ade20k(Job):
             )
         return labels.astype(np.uint8)
 
-    def read_objects(self, name: str) -> list[tuple[int, np.ndarray]]:
-        """Return the objects of an image, by their number: category id and (H, W) bool mask."""
+    def read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int]]:
+        """Return a map of objects, (H, W) int32, 0 for none, and the category id of each object."""
         path = str(self.part("annotations_instance") / f"{name}.png")
         pixels = read_panoptic_png(path)
         self._check_size(path, pixels, name)
-        classes, numbers = pixels & 255, pixels >> 8 & 255
+        numbers = pixels >> 8 & 255
         things = [category["id"] for category in self.classes if category["isthing"]]
-        objects = []
-        for number in np.unique(numbers[numbers > 0]).tolist():
-            mask = numbers == number
-            of_object = np.unique(classes[mask]).tolist()
+        classes: dict[int, list[int]] = {}
+        for pair in np.flatnonzero(np.bincount((pixels & 0xFFFF).reshape(-1))).tolist():
+            classes.setdefault(pair >> 8, []).append(pair & 255)
+        classes.pop(0, None)
+        for number, of_object in classes.items():
             if len(of_object) > 1 or not 1 <= of_object[0] <= len(things):
                 raise DatasetError(
                     f"{path}: the pixels of object {number} (G) have the classes "
                     f"{some_of(of_object)} (R); an object has one class, 1 to {len(things)}."
                 )
-            objects.append((things[of_object[0] - 1], mask))
-        return objects
+        return numbers, {number: things[found[0] - 1] for number, found in classes.items()}
 
     def _check_size(self, path: str, pixels: np.ndarray, name: str) -> None:
         width, height = image_header(self.image(name)).upright
@@ -196,14 +196,16 @@ class Ade20kInstance(_Ade20k):
 
     def convert(self, name: str) -> dict[str, Any]:
         """Return the entry of the image and those of its objects. See `Job.convert`."""
+        numbers, categories = self.read_objects(name)
+        columns = np.asfortranarray(numbers)  # in the order of RLE
         annotations = []
-        for category_id, mask in self.read_objects(name):
-            rle = mask_util.encode(np.asfortranarray(mask.astype(np.uint8)))
+        for number, region in regions_of(numbers).items():
+            rle = mask_util.encode((columns == number).view(np.uint8))
             annotations.append(
                 {
-                    "category_id": category_id,
+                    "category_id": categories[number],
                     "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-                    **boxes_of(mask)[1],
+                    **region,
                     "iscrowd": 0,
                 }
             )
@@ -250,19 +252,21 @@ class Ade20kPanoptic(_Ade20k):
     def convert(self, name: str) -> dict[str, Any]:
         """Return the entry of the image and that of its segments. See `Job.convert`."""
         labels = self.read_labels(name)
-        segments = PanopticMap(*labels.shape)
-        for label in np.unique(labels[labels > 0]).tolist():
-            category = self.classes[label - 1]
-            if not category["isthing"]:
-                segments.add(labels == label, category["id"])
-        for category_id, mask in self.read_objects(name):
-            segments.add(mask, category_id)
-        self.save_png(name, segments.rgb())
+        objects, categories = self.read_objects(name)
+        # 1 to 150 for stuff, larger numbers for objects
+        first = len(self.classes) + 1
+        stuff = {i: c["id"] for i, c in enumerate(self.classes, start=1) if not c["isthing"]}
+        number_of = np.zeros(first, dtype=np.int32)
+        number_of[list(stuff)] = list(stuff)
+        numbers = np.where(objects > 0, objects + first, number_of[labels])
+        things = {first + number: category_id for number, category_id in categories.items()}
+        pixels, segments = panoptic_of(numbers, {**stuff, **things})
+        self.save_png(name, pixels)
         image = self.image_record(name)
         annotation = {
             "image_id": image["id"],
             "file_name": f"{name}.png",
-            "segments_info": segments.segments_info(),
+            "segments_info": segments,
         }
         return {"image": image, "annotation": annotation}
 

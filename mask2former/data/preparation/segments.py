@@ -1,68 +1,51 @@
-"""Segments of an image as COCO's panoptic format has them.
+"""Areas, boxes and panoptic PNG files of a map of small numbers, in one pass over its pixels.
 
 Shape letters: H, W height and width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 
-class PanopticMap:
-    """Collects the segments of an image: ids that look distinct as colours, area and box.
-
-    Attributes:
-        ids: (H, W) int32, the segment of each pixel, 0 where there is none.
-    """
-
-    def __init__(self, height: int, width: int):
-        self.ids = np.zeros((height, width), dtype=np.int32)
-        self._categories: dict[int, int] = {}
-
-    def add(self, mask: np.ndarray, category_id: int) -> None:
-        """Add a segment. What `mask`, (H, W) bool, covers of earlier ones is theirs no more."""
-        # An odd factor permutes the 24-bit numbers: distinct ids that look distinct as colours.
-        segment_id = (len(self._categories) + 1) * 0x5D3B97 % (1 << 24)
-        self._categories[segment_id] = category_id
-        self.ids[mask] = segment_id
-
-    def rgb(self) -> np.ndarray:
-        """Return the pixels of the PNG file, (H, W, 3) uint8: id = R + 256 G + 65536 B."""
-        return np.stack([self.ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-
-    def segments_info(self) -> list[dict[str, Any]]:
-        """Return id, category_id, area, bbox (x, y, width, height) and iscrowd, as they were added.
-
-        A segment that later ones cover wholly is left out.
-        """
-        boxes = boxes_of(self.ids)
-        return [
-            {"id": i, "category_id": category_id, **boxes[i], "iscrowd": 0}
-            for i, category_id in self._categories.items()
-            if i in boxes
-        ]
-
-
-def boxes_of(ids: np.ndarray) -> dict[int, dict[str, Any]]:
-    """Return area and bbox (x, y, width, height) of each id of a map except 0.
+def regions_of(numbers: np.ndarray) -> dict[int, dict[str, Any]]:
+    """Return area and bbox (x, y, width, height) of each number in a map but 0, ascending.
 
     Args:
-        ids: (H, W) whole numbers.
+        numbers: (H, W) whole numbers from 0 to some thousands.
     """
-    found, inverse = np.unique(ids, return_inverse=True)
-    inverse = inverse.reshape(ids.shape)
-    areas = np.bincount(inverse.reshape(-1), minlength=len(found))
-    # (ids, H) and (ids, W): which rows and columns have a pixel of it
-    rows = np.zeros((len(found), ids.shape[0]), dtype=bool)
-    columns = np.zeros((len(found), ids.shape[1]), dtype=bool)
-    rows[inverse, np.arange(ids.shape[0])[:, None]] = True
-    columns[inverse, np.arange(ids.shape[1])[None, :]] = True
-    boxes = {}
-    for i, segment_id in enumerate(found.tolist()):
-        if segment_id:
-            ys, xs = np.flatnonzero(rows[i]), np.flatnonzero(columns[i])
-            box = [xs[0], ys[0], xs[-1] - xs[0] + 1, ys[-1] - ys[0] + 1]
-            boxes[segment_id] = {"area": int(areas[i]), "bbox": [int(side) for side in box]}
-    return boxes
+    areas = np.bincount(numbers.reshape(-1))
+    regions = {}
+    for number, slices in enumerate(ndimage.find_objects(numbers), start=1):
+        if slices is not None:
+            y, x = slices
+            bbox = [x.start, y.start, x.stop - x.start, y.stop - y.start]
+            regions[number] = {"area": int(areas[number]), "bbox": bbox}
+    return regions
+
+
+def panoptic_of(
+    numbers: np.ndarray, categories: Mapping[int, int]
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the panoptic PNG's pixels and its segments in COCO's format.
+
+    Args:
+        numbers: (H, W) as of `regions_of`, the segment of each pixel, 0 for void.
+        categories: category id of each number.
+
+    Returns:
+        (H, W, 3) uint8, id = R + 256 G + 65536 B, and the segments in the order of their numbers.
+    """
+    ids = np.zeros(int(numbers.max(initial=0)) + 1, dtype=np.int32)
+    segments = []
+    for position, (number, region) in enumerate(regions_of(numbers).items(), start=1):
+        # An odd factor permutes the 24-bit numbers: distinct ids that look distinct as colours.
+        ids[number] = position * 0x5D3B97 % (1 << 24)
+        segment = {"id": int(ids[number]), "category_id": categories[number], **region}
+        segments.append({**segment, "iscrowd": 0})
+    colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+    return colors[numbers], segments
