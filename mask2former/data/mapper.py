@@ -30,7 +30,6 @@ from .targets import (
     present_classes,
     read_segments,
     semantic_targets,
-    where,
 )
 
 Targets = Literal["instance", "panoptic", "semantic"]
@@ -137,6 +136,13 @@ class SegmentationMapper:
             DatasetError: a file cannot be read or has another size than it should, or the ground
                 truth is unusable; the message names file, image id and annotation or segment id.
         """
+        try:
+            return self._map(dataset_dict)
+        except DatasetError as error:
+            name = f"{dataset_dict.get('file_name')} (image id {dataset_dict.get('image_id')})"
+            raise DatasetError(f"{name}: {error}") from error
+
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         dropped = ["annotations", "sem_seg_file_name"]
         if self.is_train:
             dropped += ["pan_seg_file_name", "segments_info"]
@@ -158,7 +164,10 @@ class SegmentationMapper:
         if labelled.labels is not None:
             ignored = labelled.labels.dtype.type(self.ignore_label)
             labels = np.where(padding, ignored, labelled.labels)
-            classes = self._check_labels(labels, dataset_dict)
+            try:
+                classes = present_classes(labels, self.ignore_label, self.num_classes)
+            except ValueError as error:
+                raise DatasetError(f"{dataset_dict['sem_seg_file_name']}: {error}.") from error
             sample["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
         if self.targets == "semantic":
             sample["instances"] = semantic_targets(labels, classes)
@@ -176,10 +185,10 @@ class SegmentationMapper:
             image = detection_utils.read_image(sample["file_name"], format=self.image_format)
             detection_utils.check_image_size(sample, image)
         except detection_utils.SizeMismatchError as error:
-            raise DatasetError(f"{where(sample)}: {error}") from error
+            raise DatasetError(str(error)) from error
         # Pillow raises each of these for files that are damaged in one way or another.
         except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"{where(sample)}: cannot read the image: {error}") from error
+            raise DatasetError(f"cannot read the image: {error}") from error
         return image
 
     def _with_ground_truth(self, image: np.ndarray, dataset_dict: dict[str, Any]) -> LabelledInput:
@@ -187,8 +196,8 @@ class SegmentationMapper:
         labels = segments = segment_labels = None
         if self.targets == "semantic" and "sem_seg_file_name" not in dataset_dict:
             raise DatasetError(
-                f"{where(dataset_dict)}: there is no 'sem_seg_file_name', so there are no labels "
-                "to train on. Is this a test set, or one for another INPUT.DATASET_MAPPER_NAME?"
+                "there is no 'sem_seg_file_name', so there are no labels to train on. Is this a "
+                "test set, or one for another INPUT.DATASET_MAPPER_NAME?"
             )
         if self.targets != "instance" and "sem_seg_file_name" in dataset_dict:
             path = dataset_dict["sem_seg_file_name"]
@@ -198,19 +207,9 @@ class SegmentationMapper:
             kind = np.result_type(labels.dtype, np.min_scalar_type(self.ignore_label))
             labels = labels.astype(kind, copy=False)
         if self.targets == "panoptic":
-            segments = read_segments(dataset_dict, self.num_classes)
-            path = dataset_dict["pan_seg_file_name"]
-            check_size(path, segments.shape, dataset_dict["file_name"], image.shape[:2])
+            segments = read_segments(dataset_dict, image.shape[:2], self.num_classes)
             segment_labels = labels_of_segments(dataset_dict["segments_info"], self.ignore_label)
         return LabelledInput(image, labels=labels, segments=segments, segment_labels=segment_labels)
-
-    def _check_labels(self, labels: np.ndarray, dataset_dict: dict[str, Any]) -> list[int]:
-        """Return the classes that are present in a label map."""
-        try:
-            return present_classes(labels, self.ignore_label, self.num_classes)
-        except ValueError as error:
-            path = dataset_dict["sem_seg_file_name"]
-            raise DatasetError(f"{where(dataset_dict)}: {path}: {error}.") from error
 
 
 def _as_tensor(image: np.ndarray) -> torch.Tensor:

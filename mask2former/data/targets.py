@@ -16,15 +16,10 @@ from detectron2.structures import Instances
 
 from ..structures import PackedMasks
 from .errors import DatasetError
-from .label_maps import read_panoptic_png
+from .label_maps import check_size, read_panoptic_png
 from .segmentation import decode_rle, parse_polygon, rasterize_polygons
 
 Size = tuple[int, int]  # height, width
-
-
-def where(dataset_dict: dict[str, Any]) -> str:
-    """Return which image a dataset dict describes, for messages."""
-    return f"{dataset_dict.get('file_name')} (image id {dataset_dict.get('image_id')})"
 
 
 def _make_instances(masks: PackedMasks, classes: Sequence[int]) -> Instances:
@@ -61,8 +56,8 @@ def instance_targets(
     """
     if "annotations" not in dataset_dict:
         raise DatasetError(
-            f"{where(dataset_dict)}: there are no annotations to train on. Is this a test set, or "
-            "one for another INPUT.DATASET_MAPPER_NAME?"
+            "there are no annotations to train on. Is this a test set, or one for another "
+            "INPUT.DATASET_MAPPER_NAME?"
         )
     annotations = dataset_dict["annotations"]
     classes = []
@@ -79,7 +74,7 @@ def instance_targets(
             except ValueError as error:
                 name = f"annotation id {annotation['id']}" if "id" in annotation else None
                 name = name or f"annotation number {number} of the image, counted from 0"
-                raise DatasetError(f"{where(dataset_dict)}, {name}: {error}.") from error
+                raise DatasetError(f"{name}: {error}.") from error
             if mask.any():
                 classes.append(annotation["category_id"])
                 yield mask
@@ -169,11 +164,14 @@ def transform_segmentation(
 # --- Panoptic segments ---
 
 
-def read_segments(dataset_dict: dict[str, Any], num_classes: int | None) -> np.ndarray:
+def read_segments(
+    dataset_dict: dict[str, Any], image_size: Size, num_classes: int | None
+) -> np.ndarray:
     """Read the panoptic PNG of an image.
 
     Args:
         dataset_dict: with ``pan_seg_file_name`` and ``segments_info``.
+        image_size: of the image in the file, upright.
         num_classes: classes are below this; None does not check.
 
     Returns:
@@ -186,11 +184,12 @@ def read_segments(dataset_dict: dict[str, Any], num_classes: int | None) -> np.n
     for key in ("pan_seg_file_name", "segments_info"):
         if key not in dataset_dict:
             raise DatasetError(
-                f"{where(dataset_dict)}: there is no {key!r}, so there are no panoptic segments to "
-                "train on. Is this a test set, or one for another INPUT.DATASET_MAPPER_NAME?"
+                f"there is no {key!r}, so there are no panoptic segments to train on. Is this a "
+                "test set, or one for another INPUT.DATASET_MAPPER_NAME?"
             )
     path, segments = dataset_dict["pan_seg_file_name"], dataset_dict["segments_info"]
     ids = read_panoptic_png(path)
+    check_size(path, ids.shape, dataset_dict["file_name"], image_size)
     # Zeros that are never touched take no memory, so this is quicker than any search.
     numbers = np.zeros(1 << 24, dtype=np.uint8 if len(segments) <= 254 else np.uint16)
     for number, segment in enumerate(segments, start=1):
@@ -200,16 +199,14 @@ def read_segments(dataset_dict: dict[str, Any], num_classes: int | None) -> np.n
             if not 0 < segment_id < len(numbers):
                 raise ValueError(f"ids are 1 to {len(numbers) - 1}; 0 is for pixels of no segment")
         except ValueError as error:
-            raise DatasetError(
-                f"{where(dataset_dict)}, segment id {segment_id} of {path}: {error}."
-            ) from error
+            raise DatasetError(f"segment id {segment_id} of {path}: {error}.") from error
         numbers[segment_id] = number
     result = numbers[ids]
     if len(segments) and not result.any():
         found = np.unique(ids)
         raise DatasetError(
-            f"{where(dataset_dict)}: none of the {len(segments)} segments of segments_info is in "
-            f"{path}; listed are {_some([s['id'] for s in segments])}, there are {_some(found)}. "
+            f"none of the {len(segments)} segments of segments_info is in {path}; listed are "
+            f"{_some([s['id'] for s in segments])}, there are {_some(found)}. "
             "A pixel's id is R + 256 G + 65536 B."
         )
     return result

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from detectron2.data import transforms as T
 from label_files import patches
+from support import QUICKSTART
 
 from mask2former import load_config
 from mask2former.data.augmentations import (
@@ -13,7 +14,6 @@ from mask2former.data.augmentations import (
     SSDColorJitter,
     resize_crop_color,
 )
-from support import QUICKSTART
 
 COLORS = np.concatenate(
     [

@@ -78,7 +78,8 @@ def test_files_that_are_no_label_maps_are_named(tmp_path):
     deep = save(tmp_path / "deep.png", np.zeros((4, 4), dtype=np.uint16))
     with pytest.raises(DatasetError, match=r"deep\.png: its pixels are I;16.*RGB of 8 bit"):
         read_panoptic_png(deep)
-    whole = open(save(tmp_path / "ok.png", np.eye(90, dtype=np.uint8)), "rb").read()
+    save(tmp_path / "ok.png", np.eye(90, dtype=np.uint8))
+    whole = (tmp_path / "ok.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.png").write_text("no image")
     for read in (read_label_map, read_panoptic_png):
