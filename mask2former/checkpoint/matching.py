@@ -179,6 +179,26 @@ def _swin_heads(shapes: Shapes) -> list[int] | None:
     return [table[1] for table in tables if table] or None
 
 
+# A parameter that only this decoder has, beside those of decoders further down.
+_PIXEL_DECODERS = {
+    "transformer.level_embed": "MSDeformAttnPixelDecoder",
+    "transformer.encoder.layers.0.linear1.weight": "TransformerEncoderPixelDecoder",
+    "layers.0.up.0.weights": "BiFPNPixelDecoder",
+    "align_1.offset.weight": "FaPNPixelDecoder",
+    "branches.0.convs.0.weight": "SemanticFPNPixelDecoder",
+    "layer_1.weight": "BasePixelDecoder",
+}
+_TRANSFORMER_DECODERS = {
+    "query_feat.weight": "MultiScaleMaskedTransformerDecoder",
+    "transformer.decoder.norm.weight": "StandardTransformerDecoder",
+}
+
+
+def _first(prefix: str, values: Mapping[str, str]) -> Callable[[Shapes], str | None]:
+    """The value of the first of these names that is there."""
+    return lambda shapes: next((v for k, v in values.items() if prefix + k in shapes), None)
+
+
 _ENCODER = rf"{re.escape(_HEAD)}pixel_decoder\.transformer\.encoder\.layers\."
 _TOLD_BY_SHAPES: dict[str, Callable[[Shapes], object]] = {
     "MODEL.BACKBONE.NAME": _backbone,
@@ -187,6 +207,8 @@ _TOLD_BY_SHAPES: dict[str, Callable[[Shapes], object]] = {
     "MODEL.SWIN.DEPTHS": _swin_depths,
     "MODEL.SWIN.NUM_HEADS": _swin_heads,
     "MODEL.SWIN.WINDOW_SIZE": _swin_window,
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": _first(f"{_HEAD}pixel_decoder.", _PIXEL_DECODERS),
+    "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": _first(_PREDICTOR, _TRANSFORMER_DECODERS),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": _rows(f"{_PREDICTOR}class_embed.weight", less=1),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": _rows(f"{_HEAD}pixel_decoder.input_proj.0.0.weight"),
     "MODEL.SEM_SEG_HEAD.MASK_DIM": _rows(f"{_HEAD}pixel_decoder.mask_features.weight"),

@@ -89,6 +89,11 @@ def test_matching_heuristics_flag(cfg, tmp_path):
         ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD", 48),
         ("MODEL.RESNETS.DEPTH", 101),
         ("MODEL.BACKBONE.NAME", "D2SwinTransformer"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "TransformerEncoderPixelDecoder"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "SemanticFPNPixelDecoder"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BiFPNPixelDecoder"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FaPNPixelDecoder"),
     ],
 )
 def test_a_misfit_says_which_key_to_change_and_loads_nothing(cfg, key, value, tmp_path):
@@ -107,6 +112,19 @@ def test_a_misfit_says_which_key_to_change_and_loads_nothing(cfg, key, value, tm
     assert f"  {key}: {value} in the file, {configured} in the config" in lines
     assert len(lines) < 40
     assert_state(model, before)
+
+
+def test_a_misfit_of_the_transformer_decoder(cfg, tmp_path):
+    theirs = cfg.clone()
+    theirs.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "StandardTransformerDecoder"
+    theirs.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
+    saved(theirs, tmp_path / "a.pth")
+    message = (
+        "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME: StandardTransformerDecoder in the file, "
+        "MultiScaleMaskedTransformerDecoder in the config"
+    )
+    with pytest.raises(WeightsError, match=message):
+        load_weights(fresh(cfg), str(tmp_path / "a.pth"))
 
 
 @pytest.mark.parametrize("key", ["EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE"])
