@@ -103,9 +103,28 @@ def test_model_differs_from_a_published_one_in_classes_and_queries_only(name):
     assert tensors_of(model) == tensors
 
 
-def test_registered_names():
-    assert "MaskFormer" in META_ARCH_REGISTRY
-    assert "D2SwinTransformer" in BACKBONE_REGISTRY
-    assert "MaskFormerHead" in SEM_SEG_HEADS_REGISTRY
-    assert "MSDeformAttnPixelDecoder" in SEM_SEG_HEADS_REGISTRY
-    assert "MultiScaleMaskedTransformerDecoder" in TRANSFORMER_DECODER_REGISTRY
+@pytest.mark.parametrize(
+    ("registry", "names"),
+    [
+        (META_ARCH_REGISTRY, ["MaskFormer"]),
+        (BACKBONE_REGISTRY, ["D2SwinTransformer"]),
+        (
+            SEM_SEG_HEADS_REGISTRY,
+            [
+                "MaskFormerHead",
+                "PerPixelBaselineHead",
+                "PerPixelBaselinePlusHead",
+                "BasePixelDecoder",
+                "TransformerEncoderPixelDecoder",
+                "MSDeformAttnPixelDecoder",
+            ],
+        ),
+        (
+            TRANSFORMER_DECODER_REGISTRY,
+            ["MultiScaleMaskedTransformerDecoder", "StandardTransformerDecoder"],
+        ),
+    ],
+    ids=lambda value: value._name if hasattr(value, "_name") else "",
+)
+def test_registered_names(registry, names):
+    assert [name for name in names if name not in registry] == []

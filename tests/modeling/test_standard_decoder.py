@@ -193,6 +193,16 @@ def test_a_batch_equals_its_images_one_by_one():
         torch.testing.assert_close(together[i : i + 1], alone)
 
 
+@torch.no_grad()
+def test_bfloat16_stays_close_to_float32():
+    decoder, x = build(enc_layers=1).eval().float(), [t.float() for t in inputs()]
+    full = decoder(*x)["pred_masks"]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = decoder(*x)["pred_masks"]
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - full).norm() < 0.03 * full.norm()
+
+
 def test_without_classes_there_are_masks_only():
     decoder = build(mask_classification=False).train()
     out = decoder(*inputs())
