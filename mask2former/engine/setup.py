@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, class_names, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
-from .own_data import add_data_flags, register_run_datasets
+from .data_flags import add_data_flags, register_run_datasets
 
 EPILOG = """
 examples:
