@@ -2,7 +2,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model, build_sem_seg_head
 from pixel_decoders import SHAPES, features
+from support import REPOSITORY, TINY
 from torch.nn import functional as F
+
+from mask2former import load_config
+from mask2former.engine import Trainer
 
 K = 5
 SETTINGS = {
@@ -167,3 +171,19 @@ def test_segmentor_learns_an_image_and_predicts_at_the_wanted_size(tiny_cfg, nam
     with torch.no_grad():
         results = model([{"image": image, "height": 122, "width": 166}, batch[1]])
     assert [r["sem_seg"].shape for r in results] == [(K, 122, 166), (K, 61, 70)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_trainer_trains_and_evaluates(shapes, name, tmp_path):
+    cfg = load_config(
+        str(REPOSITORY / "configs/quickstart/semantic.yaml"),
+        [
+            *(*TINY, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", 2),
+            *("INPUT.CROP.SIZE", [64, 64], "INPUT.SIZE_DIVISIBILITY", 64),
+        ],
+    )
+    classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    cfg = config(cfg, name, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", classes)
+    trainer = Trainer(cfg)
+    trainer.train()
+    assert 0 <= trainer.test(cfg, trainer.model)["sem_seg"]["mIoU"] <= 100
