@@ -237,7 +237,8 @@ def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
 def _semantic(scene: Scene) -> np.ndarray:
     """Return the (S, S) uint8 map of contiguous class ids."""
-    labels = np.where(scene.stuff == VOID, SEMANTIC_IGNORE, scene.stuff + len(THING_CLASSES))
+    stuff = scene.stuff.astype(int)  # which holds VOID, in 8 bits with a sign
+    labels = np.where(stuff == VOID, SEMANTIC_IGNORE, stuff + len(THING_CLASSES))
     for instance in scene.instances:
         labels[instance.mask] = instance.class_index
     return labels.astype(np.uint8)
