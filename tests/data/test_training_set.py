@@ -78,8 +78,8 @@ def test_the_mappers_that_fit_are_named(register):
     name = register("panoptic", [segments(0), {**segments(0), "sem_seg_file_name": "x.png"}])
     with pytest.raises(
         DatasetError,
-        match=r"2 of 2 images have no 'annotations', such as p\.jpg\. Mappers that fit this data set: "
-        "coco_panoptic_lsj, mask_former_panoptic",
+        match=r"2 of 2 images have no 'annotations', such as p\.jpg\. Mappers that fit this data "
+        "set: coco_panoptic_lsj, mask_former_panoptic",
     ):
         load_training_set([name], "instance", filter_empty=True)
     with pytest.raises(DatasetError, match="1 of 2 images have no 'sem_seg_file_name'"):
