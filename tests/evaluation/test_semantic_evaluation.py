@@ -14,6 +14,7 @@ from PIL import Image
 
 from mask2former.data import DatasetError
 from mask2former.evaluation import SemanticEvaluator
+from mask2former.evaluation.semantic import best_classes
 
 
 @pytest.fixture
@@ -185,6 +186,19 @@ def test_ground_truth_may_be_panoptic(tmp_path, from_json):
     assert list(results.values()) == pytest.approx(values, abs=1e-9, nan_ok=True)
     assert 5 < results["mIoU"] < 95
     assert list(results)[2] == "IoU-cat"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 3, 4), (256, 20, 7), (257, 9, 31), (5, 300, 451), (4, 0, 3)])
+def test_best_class_is_the_first_of_the_highest(shape, dtype):
+    generator = torch.manual_seed(0)
+    scores = torch.randint(-20, 3, shape, generator=generator).to(dtype)  # many are equal
+    expected = scores.numpy(force=True) if dtype != torch.bfloat16 else scores.float().numpy()
+    labels = best_classes(scores)
+    np.testing.assert_array_equal(labels, expected.argmax(axis=0))
+    assert labels.dtype.itemsize == (1 if shape[0] <= 256 else 2)
+    transposed = best_classes(scores.permute(0, 2, 1))
+    np.testing.assert_array_equal(transposed, expected.argmax(axis=0).T)
 
 
 def test_nothing_to_count(register):
