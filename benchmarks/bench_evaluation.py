@@ -1,26 +1,39 @@
-"""COCO evaluation against pycocotools, on a load like COCO val2017.
+"""Evaluation against pycocotools, panopticapi and Detectron2, on loads like COCO and ADE20K.
 
-    python benchmarks/bench_evaluation.py --images 1000 --detections 100 --classes 80
+    python benchmarks/bench_evaluation.py --images 1000 --detections 100 --classes 80 --maps 200
 
-Both sides get the same annotations and the same predictions, already in COCO's result format, and
-must give the same twelve numbers. The second table is the run-length encoding of predicted masks.
+Both sides get the same ground truth and the same predictions, and must give the same numbers. The
+first table is AP of predictions that already are in COCO's result format, the second the run-length
+encoding of masks. The third is all of panoptic and of semantic evaluation, from the outputs of a
+model to the numbers; for the former `panopticapi` (on PyPI: panopticapi-lite) has to be installed,
+which uses all cores, while ours uses one.
 """
 
 import argparse
 import contextlib
 import copy
+import importlib.util
 import io
+import json
+import logging
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hotcoco
 import numpy as np
 import pycocotools.mask as mask_util
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, SemSegEvaluator
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mask2former.evaluation import PanopticEvaluator, SemanticEvaluator
 from mask2former.evaluation.average_precision import (
     load_ground_truth,
     match_results,
@@ -139,12 +152,171 @@ def encode_with_ours(masks: np.ndarray) -> list[dict]:
     return [hotcoco.mask.encode(mask) for mask in masks]
 
 
+def _segments(rng: np.random.Generator, height: int, width: int, number: int) -> np.ndarray:
+    """(H, W) numbers from 1 of segments with wobbly outlines, each nearest to its center."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    y += 6 * np.sin(x / 17)
+    x += 6 * np.sin(y / 13)
+    cy, cx = rng.uniform(0, height, number), rng.uniform(0, width, number)
+    distance = [(y - a) ** 2 + (x - b) ** 2 for a, b in zip(cy, cx, strict=True)]
+    return np.argmin(distance, axis=0).astype(np.int32) + 1
+
+
+def make_maps(folder: Path, images: int, classes: int) -> str:
+    """Write panoptic and semantic ground truth, 12 segments an image; return the set's name."""
+    rng = np.random.default_rng(0)
+    names = [f"class {k}" for k in range(classes)]
+    things = range(classes // 2)
+    content: dict[str, list] = {
+        "images": [],
+        "annotations": [],
+        "categories": [
+            {"id": k, "name": name, "isthing": int(k in things)} for k, name in enumerate(names)
+        ],
+    }
+    records = []
+    for i in range(images):
+        ids = _segments(rng, HEIGHT, WIDTH, 12)
+        kinds = rng.choice(classes, 13, replace=False)
+        png, labels = f"{i:06d}.png", f"{i:06d}_labels.png"
+        Image.fromarray(np.stack([ids * 20, ids, 0 * ids], -1).astype(np.uint8)).save(folder / png)
+        Image.fromarray(kinds[ids].astype(np.uint8)).save(folder / labels)
+        segments = [
+            {
+                "id": s * 20 % 256 + 256 * s,
+                "category_id": int(kinds[s]),
+                "area": int((ids == s).sum()),
+                "iscrowd": 0,
+            }
+            for s in np.unique(ids).tolist()
+        ]
+        content["images"].append(
+            {"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH}
+        )
+        content["annotations"].append({"image_id": i, "file_name": png, "segments_info": segments})
+        path = str(folder / f"{i:06d}.jpg")
+        records.append(
+            {"file_name": path, "image_id": i, "sem_seg_file_name": str(folder / labels)}
+        )
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    DatasetCatalog.register("bench_evaluation", lambda: records)
+    MetadataCatalog.get("bench_evaluation").set(
+        panoptic_json=str(folder / "panoptic.json"),
+        panoptic_root=str(folder),
+        stuff_classes=names,
+        thing_dataset_id_to_contiguous_id={k: k for k in things},
+        stuff_dataset_id_to_contiguous_id={k: k for k in range(classes)},
+        ignore_label=255,
+    )
+    return "bench_evaluation"
+
+
+def make_outputs(name: str, classes: int) -> list[tuple[dict, dict]]:
+    """What a model gets and returns: the ground truth moved by a few pixels.
+
+    The semantic scores of all images share their memory, in a tensor that stays the same: 150
+    classes of 200 images would take 37 GB.
+    """
+    rng = np.random.default_rng(1)
+    annotations = json.loads(Path(MetadataCatalog.get(name).panoptic_json).read_text())
+    scores = torch.from_numpy(rng.uniform(size=(classes, HEIGHT, WIDTH)).astype(np.float32))
+    outputs = []
+    for record, annotation in zip(
+        DatasetCatalog.get(name), annotations["annotations"], strict=True
+    ):
+        path = Path(MetadataCatalog.get(name).panoptic_root, annotation["file_name"])
+        ids = np.asarray(Image.open(path)).astype(np.int32)[..., 1]
+        moved = torch.from_numpy(np.roll(ids, rng.integers(-9, 10, 2), (0, 1)))
+        segments = [
+            {
+                "id": s["id"] // 256,
+                "category_id": s["category_id"],
+                "isthing": s["category_id"] < classes // 2,
+            }
+            for s in annotation["segments_info"]
+        ]
+        outputs.append((record, {"panoptic_seg": (moved, segments), "sem_seg": scores}))
+    return outputs
+
+
+def evaluate(
+    make: Callable[[], DatasetEvaluator], outputs: list[tuple[dict, dict]]
+) -> dict[str, float]:
+    """The numbers of an evaluator, from its making on."""
+    evaluator = make()
+    evaluator.reset()
+    for inputs, output in copy.deepcopy([(i, {**o, "sem_seg": None}) for i, o in outputs]):
+        output["sem_seg"] = outputs[0][1]["sem_seg"]
+        evaluator.process([inputs], [output])
+    results = evaluator.evaluate()
+    assert results is not None
+    return next(iter(results.values()))
+
+
+def read_labels(path: str, dtype: type) -> np.ndarray:
+    """For Detectron2, whose own way to read label maps fails with numpy 2."""
+    return np.asarray(Image.open(path)).astype(dtype)
+
+
+def compare_maps(images: int, classes: int, repeats: int) -> None:
+    """Print the third table."""
+    logging.disable(logging.WARNING)
+    row = "{:<44}{:>14}{:>10}{:>8}{:>20}"
+    print(f"\n{images} images {WIDTH}x{HEIGHT}, {classes} classes; medians of {repeats} runs")
+    print(row.format("", "Detectron2 s", "ours s", "ratio", "largest difference"))
+    with tempfile.TemporaryDirectory() as temporary:
+        name = make_maps(Path(temporary), images, classes)
+        outputs = make_outputs(name, classes)
+        theirs_dir, ours_dir = f"{temporary}/theirs", f"{temporary}/ours"
+        comparisons: list[tuple[str, Callable, Callable]] = [
+            (
+                "mIoU, predictions written",
+                lambda: SemSegEvaluator(
+                    name, output_dir=theirs_dir, sem_seg_loading_fn=read_labels
+                ),
+                lambda: SemanticEvaluator(name, ours_dir),
+            ),
+            (
+                "mIoU",
+                lambda: SemSegEvaluator(name, sem_seg_loading_fn=read_labels),
+                lambda: SemanticEvaluator(name),
+            ),
+        ]
+        if importlib.util.find_spec("panopticapi"):
+            comparisons += [
+                (
+                    "PQ, predictions written (theirs: JSON only)",
+                    lambda: COCOPanopticEvaluator(name, theirs_dir),
+                    lambda: PanopticEvaluator(name, ours_dir),
+                ),
+                ("PQ", lambda: COCOPanopticEvaluator(name), lambda: PanopticEvaluator(name)),
+            ]
+        for label, theirs, ours in comparisons:
+            with contextlib.redirect_stdout(io.StringIO()):
+                slow, fast, expected, found = time_both(
+                    lambda theirs=theirs: evaluate(theirs, outputs),
+                    lambda ours=ours: evaluate(ours, outputs),
+                    repeats,
+                )
+            difference = np.nanmax([abs(expected[key] - value) for key, value in found.items()])
+            print(
+                row.format(
+                    label, f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f}", f"{difference:.1e}"
+                )
+            )
+        start = time.perf_counter()
+        for _, output in outputs:
+            output["sem_seg"].argmax(0)
+        print(f"of mIoU, finding the best of {classes} scores: {time.perf_counter() - start:.2f} s")
+
+
 def main() -> None:
     """Run both and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
     parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--maps", type=int, default=200, help="images of panoptic and semantic")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
 
@@ -181,6 +353,7 @@ def main() -> None:
         same = "none" if expected == ours else "DIFFERENT"
         name = f"encode {count} {width}x{height}"
         print(row.format(name, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}", same))
+    compare_maps(args.maps, 133, args.repeats)
 
 
 if __name__ == "__main__":
