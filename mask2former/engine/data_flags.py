@@ -45,8 +45,9 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a user's own data."""
     data = parser.add_argument_group(
         "your own data",
-        "Replaces DATASETS.TRAIN and DATASETS.TEST. Instances: --*-json, --*-images. Panoptic: "
-        "--*-json, --*-images, --*-panoptic. Semantic: --*-images, --*-labels, --classes.",
+        "Replaces DATASETS.TRAIN and DATASETS.TEST; checked before training.\n"
+        "instance: --*-json, --*-images; panoptic: --*-json, --*-images, --*-panoptic;\n"
+        "semantic: --*-images, --*-labels, --classes",
     )
     for split in SPLITS:
         for name, metavar, text in (

@@ -41,6 +41,9 @@ def test_the_names_are_those_that_fit_the_model(registered, count, names):
     assert class_names(PANOPTIC, count) == names
     assert class_names(registered, count) == names
     assert class_names({"thing_classes": ALL}, count) == (names if count == 4 else None)
+    # stuff_classes are all classes, and things some of them
+    both = {"thing_classes": ALL[::-1], "stuff_classes": ALL}
+    assert class_names(both, count) == (ALL if count == 4 else None)
 
 
 def test_files_of_earlier_versions_name_things_only(tmp_path):

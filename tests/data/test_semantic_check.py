@@ -1,6 +1,7 @@
 """The check of label maps, by a sound data set that is broken in one way at a time."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +240,11 @@ def test_names_that_end_differently(tmp_path, image_end, label_end, hint):
     report = check_semantic_folders(str(tmp_path / "images"), str(tmp_path / "labels"), CLASSES)
     assert report.num_errors == 6
     assert hint in str(report)
+    # there is no such hint if that would not pair them all
+    next((tmp_path / "images").glob("c2*")).rename(tmp_path / f"images/d2{image_end}.png")
+    report = check_semantic_folders(str(tmp_path / "images"), str(tmp_path / "labels"), CLASSES)
+    assert report.num_errors == 6
+    assert "away" not in str(report)
 
 
 def test_folders_that_do_not_fit(data, tmp_path):
@@ -279,13 +285,14 @@ def test_a_check_that_is_interrupted_stops():
 
     def work(number):
         started.append(number)
+        time.sleep(0.01)
         if number == 3:
             raise KeyboardInterrupt
         return number
 
     with pytest.raises(KeyboardInterrupt):
         list(map_files(work, range(100_000), "test"))
-    assert len(started) < 100_000
+    assert len(started) < 100
     assert list(map_files(str, range(100), "test")) == [str(i) for i in range(100)]
 
 

@@ -240,6 +240,19 @@ def test_evaluation_takes_the_classes_of_the_run(trained):
         assert sorted(ids.values()) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("trained", ["instance"], indirect=True)
+def test_evaluation_data_may_lack_a_class_of_the_run(trained, tmp_path):
+    task, config, arguments = trained
+    content = json.loads(Path(arguments[3]).read_text())
+    del content["categories"][1]
+    objects = content["annotations"]
+    content["annotations"] = [o for o in objects if o["category_id"] != 2]
+    arguments[3] = tmp_path / "four.json"
+    arguments[3].write_text(json.dumps(content))
+    cfg = run(task, "--eval-only", *arguments, config=config)
+    assert MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes == THINGS
+
+
 def test_evaluation_refuses_other_classes(trained, tmp_path):
     task, config, arguments = trained
     if task == "semantic":
