@@ -23,11 +23,11 @@ class QueryEnsemble:
 
     An object is a group of queries, at most one of each view. Each new view's queries are assigned
     to the objects so far by the Hungarian algorithm; a query whose mask agrees with none opens an
-    object of its own. Of the objects, the Q with the most class probability are kept. The mask of
-    an object is the mean of the probabilities of its queries; its classes are the mean over all
-    views, where a view that does not show it says "no object".
+    object of its own. Of the objects, the Q with the most class probability are kept.
 
-    Equal views give what one gives. A single view stays as it is, bit for bit.
+    Mask logits of an object are the mean over its queries, and so are logarithms of class
+    probabilities; a view that does not show the object says "no object" for certain. A single view
+    stays as it is, bit for bit, and equal views give what one gives.
 
     Args:
         first: the prediction whose order of queries, grid of masks and sizes the result has.
@@ -36,12 +36,10 @@ class QueryEnsemble:
     def __init__(self, first: QueryPrediction):
         self.first = first
         self.views = 1
+        # of each object the number of queries, and their sums
         self._members = torch.ones(len(first.class_logits), device=first.class_logits.device)  # (C)
-        # Sums over members. Those of masks as logarithms, lest probabilities near 1 be rounded to
-        # it: the resize that follows mixes logits.
-        self._classes = first.class_logits.float().softmax(-1)  # (C, K + 1)
-        self._inside = F.logsigmoid(first.mask_logits.float())  # (C, h, w)
-        self._outside = F.logsigmoid(-first.mask_logits.float())
+        self._classes = first.class_logits.float().log_softmax(-1)  # (C, K + 1)
+        self._masks = first.mask_logits.float().clone()  # (C, h, w)
 
     @torch.no_grad()
     def add(self, prediction: QueryPrediction, *, flipped: bool) -> None:
@@ -53,36 +51,36 @@ class QueryEnsemble:
         """
         with torch.autocast(prediction.mask_logits.device.type, enabled=False):
             self._add(
-                prediction.class_logits.float().softmax(-1),
+                prediction.class_logits.float().log_softmax(-1),
                 resampled(prediction, self.first, flipped=flipped),
             )
 
     def _add(self, classes: Tensor, masks: Tensor) -> None:
-        objects, queries = self._assign(classes, masks.sigmoid())
-        inside, outside = F.logsigmoid(masks), F.logsigmoid(-masks)
+        objects, queries = self._assign(classes, masks)
         self.views += 1
         self._members[objects] += 1
         self._classes[objects] += classes[queries]
-        self._inside[objects] = self._inside[objects].logaddexp(inside[queries])
-        self._outside[objects] = self._outside[objects].logaddexp(outside[queries])
+        self._masks[objects] += masks[queries]
 
         new = torch.ones(len(classes), dtype=torch.bool, device=classes.device)
         new[queries] = False
         if not new.any():
             return
-        # of those so far and the new ones, the likeliest
-        evidence = torch.cat((self._members - self._classes[:, -1], 1 - classes[new, -1]))
-        kept = evidence.topk(len(classes)).indices.sort().values
-        self._members = torch.cat((self._members, torch.ones_like(classes[new, -1])))[kept]
-        self._classes = torch.cat((self._classes, classes[new]))[kept]
-        self._inside = torch.cat((self._inside, inside[new]))[kept]
-        self._outside = torch.cat((self._outside, outside[new]))[kept]
+        self._members = torch.cat((self._members, torch.ones_like(classes[new, 0])))
+        self._classes = torch.cat((self._classes, classes[new]))
+        self._masks = torch.cat((self._masks, masks[new]))
+        likeliest = self._probabilities()[:, :-1].sum(-1).topk(len(classes)).indices.sort().values
+        self._members = self._members[likeliest]
+        self._classes = self._classes[likeliest]
+        self._masks = self._masks[likeliest]
 
     def _assign(self, classes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Objects and the queries that show them, given probabilities (Q, K + 1) and (Q, h, w)."""
-        overlap = mask_overlap((self._inside - self._outside).sigmoid(), masks)
+        """Objects and the queries that show them, given (Q, K + 1) and (Q, h, w)."""
+        means = self._masks / self._members[:, None, None]
+        overlap = mask_overlap(means.sigmoid_(), masks.sigmoid())
         # Bhattacharyya's coefficient, 1 for equal distributions
-        affinity = (self._classes / self._members[:, None]).sqrt() @ classes.sqrt().T
+        mean_classes = (self._classes / self._members[:, None]).softmax(-1)
+        affinity = mean_classes.sqrt() @ classes.exp().sqrt().T
         # Both terms are least for equals alone, so that equal views are assigned one to one. Pairs
         # that are no match cost the same whatever they are, and more than any that is one.
         cost = ((1 - affinity) + (1 - overlap)).where(overlap >= MIN_OVERLAP, 2.0)
@@ -92,15 +90,20 @@ class QueryEnsemble:
         matched = overlap[objects, queries] >= MIN_OVERLAP
         return objects[matched], queries[matched]
 
+    def _probabilities(self) -> Tensor:
+        """Class probabilities of the objects (C, K + 1)."""
+        shown = (self._members / self.views)[:, None]
+        probabilities = (self._classes / self._members[:, None]).softmax(-1) * shown
+        probabilities[:, -1:] += 1 - shown
+        return probabilities
+
     def result(self) -> QueryPrediction:
-        """The mean so far, as the prediction of the first view's queries."""
+        """The mean so far, as one prediction of Q queries."""
         if self.views == 1:
             return self.first
-        classes = self._classes / self.views
-        classes[:, -1] += 1 - self._members / self.views
         return QueryPrediction(
-            class_logits=classes.log(),
-            mask_logits=self._inside - self._outside,
+            class_logits=self._probabilities().log(),
+            mask_logits=self._masks / self._members[:, None, None],
             padded_size=self.first.padded_size,
             image_size=self.first.image_size,
         )

@@ -27,15 +27,13 @@ class InferenceWithTTA(nn.Module):
 
     Semantic scores are averaged over the views at the size of the result, one view at a time, so
     that there are never more than two maps of them. Instances and panoptic segments come from the
-    mean queries (`QueryEnsemble`), of which the first view is the one that is nearest in size to
-    the model's input without augmentation.
+    mean queries (`QueryEnsemble`) at the resolution of the largest view.
 
     Args:
         model: a MaskFormer, or a model that returns ``sem_seg`` (K, H, W) and nothing else.
         min_sizes: of each view the length of the shorter side, pixels.
         max_size: limit of the longer side; the image is resized to less where it would be more.
         flip: whether each view is also seen in a mirror.
-        plain_size: shorter side of the model's input without augmentation; 0 is that of the image.
         image_format: of files, such as "RGB".
     """
 
@@ -47,7 +45,6 @@ class InferenceWithTTA(nn.Module):
         min_sizes: Sequence[int],
         max_size: int,
         flip: bool,
-        plain_size: int,
         image_format: str,
     ):
         super().__init__()
@@ -59,10 +56,10 @@ class InferenceWithTTA(nn.Module):
             )
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.train(model.training)
-        self.min_sizes = tuple(int(size) for size in min_sizes)
+        # The first view's masks are the grid of all: the finest one loses nothing.
+        self.min_sizes = sorted((int(size) for size in min_sizes), reverse=True)
         self.max_size = int(max_size)
         self.flip = flip
-        self.plain_size = plain_size
         self.read = SegmentationMapper(False, augmentations=[], image_format=image_format)
 
     @classmethod
@@ -73,7 +70,6 @@ class InferenceWithTTA(nn.Module):
             "min_sizes": cfg.TEST.AUG.MIN_SIZES,
             "max_size": cfg.TEST.AUG.MAX_SIZE,
             "flip": cfg.TEST.AUG.FLIP,
-            "plain_size": cfg.INPUT.MIN_SIZE_TEST,
             "image_format": cfg.INPUT.FORMAT,
         }
 
@@ -140,13 +136,9 @@ class InferenceWithTTA(nn.Module):
         return result["sem_seg"]
 
     def views(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
-        """The views of an image (3, h, w), and whether each is flipped; first the plainest."""
+        """The views of an image (3, h, w), from large to small, and whether each is flipped."""
         array = image.permute(1, 2, 0).cpu().numpy()
-        plain = self.plain_size or min(array.shape[:2])
-        nearest = min(self.min_sizes, key=lambda size: abs(size - plain))
-        sizes = list(self.min_sizes)
-        sizes.remove(nearest)
-        for size in (nearest, *sizes):
+        for size in self.min_sizes:
             resize = T.ResizeShortestEdge(size, self.max_size).get_transform(array)
             resized = np.ascontiguousarray(resize.apply_image(array).transpose(2, 0, 1))
             view = torch.from_numpy(resized)

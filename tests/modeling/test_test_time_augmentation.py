@@ -163,21 +163,20 @@ def test_sizes_change_little_where_the_model_sees_colours_alone(tiny_cfg):
     )
 
 
-def test_the_view_nearest_to_the_plain_size_comes_first(tiny_cfg, model):
-    tiny_cfg.INPUT.MIN_SIZE_TEST = 64
-    augmented = augment(tiny_cfg, model, [32, 70, 128], flip=True, max_size=160)
-    views = [(tuple(v.shape[1:]), flipped) for v, flipped in augmented.views(photo(50, 100))]
-    assert views == [
+def test_views_are_the_sizes_and_their_mirror_images_from_large_to_small(tiny_cfg, model):
+    augmented = augment(tiny_cfg, model, [32, 128, 70], flip=True, max_size=160)
+    image = photo(50, 100)
+    views = list(augmented.views(image))
+    assert [(tuple(view.shape[1:]), flipped) for view, flipped in views] == [
+        ((80, 160), False),  # as large as MAX_SIZE allows
+        ((80, 160), True),
         ((70, 140), False),
         ((70, 140), True),
         ((32, 64), False),
         ((32, 64), True),
-        ((80, 160), False),  # as large as MAX_SIZE allows
-        ((80, 160), True),
     ]
-    tiny_cfg.INPUT.MIN_SIZE_TEST = 0  # the size of the image
-    (first, _), *_ = augment(tiny_cfg, model, [32, 60, 128]).views(photo(50, 100))
-    assert first.shape == (3, 60, 120)
+    for (view, _), (mirrored, _) in zip(views[::2], views[1::2], strict=True):
+        assert torch.equal(mirrored, view.flip(-1)) and not torch.equal(mirrored, view)
 
 
 class TwoMaps(nn.Module):
