@@ -29,7 +29,7 @@ def large_scale_jitter(cfg: CfgNode, ignore_label: int | None = None) -> list[T.
     size = cfg.INPUT.IMAGE_SIZE
     return [
         *_flip(cfg),
-        T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, size, size),
+        ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, size, size),
         T.FixedSizeCrop((size, size), pad_value=IMAGE_PADDING, seg_pad_value=PADDING_BYTE),
     ]
 
@@ -54,7 +54,7 @@ def resize_crop_color(cfg: CfgNode, ignore_label: int | None = None) -> list[T.A
     _require(input_.MIN_SIZE_TRAIN_SAMPLING, "MIN_SIZE_TRAIN_SAMPLING", ("range", "choice"))
     sizes = input_.MIN_SIZE_TRAIN
     augmentations: list[T.Augmentation] = [
-        T.ResizeShortestEdge(sizes, input_.MAX_SIZE_TRAIN, input_.MIN_SIZE_TRAIN_SAMPLING)
+        ResizeShortestEdge(sizes, input_.MAX_SIZE_TRAIN, input_.MIN_SIZE_TRAIN_SAMPLING)
     ]
     if input_.CROP.ENABLED:
         kind, size = input_.CROP.TYPE, input_.CROP.SIZE
@@ -88,6 +88,25 @@ def _flip(cfg: CfgNode) -> list[T.Augmentation]:
     if direction == "none":
         return []
     return [T.RandomFlip(horizontal=direction == "horizontal", vertical=direction == "vertical")]
+
+
+class _KeepAPixel(T.Augmentation):
+    """Resizing in which very thin images do not vanish: each side keeps at least a pixel."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Return the resizing of an image (H, W, C)."""
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        return resize
+
+
+class ResizeScale(_KeepAPixel, T.ResizeScale):
+    """Detectron2's, for thin images too."""
+
+
+class ResizeShortestEdge(_KeepAPixel, T.ResizeShortestEdge):
+    """Detectron2's, for thin images too."""
 
 
 class PadToMultiple(T.Augmentation):

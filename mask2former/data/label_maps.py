@@ -28,6 +28,7 @@ _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "L", "1")
 # Pillow stretches grey of fewer bits to 0..255: by how much.
 _STRETCH = {"L;2": 85, "L;4": 17}
+_BLOCK = 64
 
 
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
@@ -107,6 +108,18 @@ def check_size(path: str, size: Sequence[int], image_path: str, image_size: Sequ
     )
 
 
+def look_up(table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return ``table[numbers]`` of a map (H, W).
+
+    NumPy makes indices of 8 bytes first; of a few rows at a time they do not fill the memory.
+    """
+    result = np.empty(numbers.shape, dtype=table.dtype)
+    for start in range(0, len(numbers), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        np.take(table, numbers[rows], out=result[rows], mode="clip")
+    return result
+
+
 def transform_labels(labels: np.ndarray, transforms: T.Transform | T.TransformList) -> np.ndarray:
     """Move a label map as an image: each pixel takes the number of the nearest one.
 
@@ -159,7 +172,7 @@ class LabelledInput(T.AugInput):
     def sem_seg(self) -> np.ndarray | None:
         """(H, W) classes, if known."""
         if self.labels is None and self.segments is not None and self._segment_labels is not None:
-            return self._segment_labels[self.segments]
+            return look_up(self._segment_labels, self.segments)
         return self.labels
 
     @sem_seg.setter

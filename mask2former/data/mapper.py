@@ -20,7 +20,7 @@ from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 from PIL import Image
 
-from .augmentations import large_scale_jitter, resize_crop_color
+from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
 from .errors import DatasetError
 from .label_maps import PADDING_BYTE, LabelledInput, check_size, read_label_map
 from .targets import (
@@ -93,10 +93,10 @@ class SegmentationMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Read the constructor's arguments from `cfg`."""
         if not is_train:
-            augmentations = detection_utils.build_augmentation(cfg, is_train=False)
+            sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
             return {
                 "is_train": False,
-                "augmentations": augmentations,
+                "augmentations": [ResizeShortestEdge(*sizes, "choice")],
                 "image_format": cfg.INPUT.FORMAT,
             }
         preset = get_preset(cfg)

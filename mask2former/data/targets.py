@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 
 from ..structures import PackedMasks
 from .errors import DatasetError
-from .label_maps import check_size, read_panoptic_png
+from .label_maps import check_size, look_up, read_panoptic_png
 from .segmentation import decode_rle, parse_polygon, rasterize_polygons
 
 Size = tuple[int, int]  # height, width
@@ -201,7 +201,7 @@ def read_segments(
         except ValueError as error:
             raise DatasetError(f"segment id {segment_id} of {path}: {error}.") from error
         numbers[segment_id] = number
-    result = numbers[ids]
+    result = look_up(numbers, ids)
     if len(segments) and not result.any():
         found = np.unique(ids)
         raise DatasetError(

@@ -11,6 +11,8 @@ from mask2former import load_config
 from mask2former.data.augmentations import (
     ColorTransform,
     PadToMultiple,
+    ResizeScale,
+    ResizeShortestEdge,
     SSDColorJitter,
     resize_crop_color,
 )
@@ -115,6 +117,23 @@ def test_padding_to_a_multiple(size):
     padded[: size[0], : size[1]] = 128
     labels[: size[0], : size[1]] = 255
     assert (padded == 128).all() and (labels == 255).all()
+
+
+@pytest.mark.parametrize("size", [(2000, 3), (3, 2000), (1, 1)])
+def test_thin_images_do_not_vanish(size):
+    image = np.full((*size, 3), 9, dtype=np.uint8)
+    for resize, plain in (
+        (ResizeScale(0.1, 2.0, 100, 100), T.ResizeScale(0.1, 2.0, 100, 100)),
+        (ResizeShortestEdge((20, 40), 60), T.ResizeShortestEdge((20, 40), 60)),
+    ):
+        for seed in range(10):
+            np.random.seed(seed)
+            ours = resize.get_transform(image)
+            np.random.seed(seed)
+            theirs = plain.get_transform(image)
+            assert (ours.new_h, ours.new_w) == (max(1, theirs.new_h), max(1, theirs.new_w))
+            assert (ours.apply_image(image) == 9).all()
+            assert ours.apply_segmentation(image[..., 0]).shape == (ours.new_h, ours.new_w)
 
 
 def make_cfg(**keys):
