@@ -7,6 +7,9 @@ import sys
 import pytest
 from support import QUICKSTART, REPOSITORY, TINY
 
+from mask2former.engine import argument_parser
+from train_net import main
+
 CONFIGS = REPOSITORY / "configs/quickstart"
 THINGS = ["disk", "ring", "rectangle", "triangle", "star"]
 
@@ -114,12 +117,6 @@ def test_everything_wrong_is_reported_before_training(shapes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_half_of_the_data_arguments_is_an_error(shapes, tmp_path):
-    result = train_net("--config-file", QUICKSTART, *own_data(shapes)[:2], *TINY)
-    assert result.returncode == 1
-    assert "--train-images and --val-json and --val-images" in result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -129,7 +126,7 @@ def test_half_of_the_data_arguments_is_an_error(shapes, tmp_path):
     ],
 )
 def test_config_mistakes_are_one_line(arguments, message):
-    result = train_net(*arguments)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit) as caught:
+        main(argument_parser().parse_args([str(argument) for argument in arguments]))
+    assert str(caught.value).startswith("error: ")
+    assert message in str(caught.value)

@@ -189,6 +189,7 @@ def test_data_of_another_task_than_the_config(shapes, classes, data, config, par
         (["--train-json", "a.json", "--train-labels", "x"], "--train-labels is for label maps"),
         (["--val-panoptic", "a", "--ignore-label", "3"], "--ignore-label is for label maps"),
         (["--train-images", "a"], "--train-images needs annotations too"),
+        (["--train-json", "a"], "needs --train-images and --val-json and --val-images too"),
         (["--classes", "a"], "needs --train-images and --train-labels and --val-images and"),
         (["--train-panoptic", "a"], "needs --train-json and --train-images and --val-json"),
     ],
