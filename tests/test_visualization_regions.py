@@ -130,6 +130,15 @@ def test_by_class_a_thing_has_the_colour_of_its_class(image, segments):
             np.testing.assert_allclose(found, expected, atol=4)
 
 
+def test_things_can_be_given_colours(image, segments):
+    ids, info = segments
+    colors = {300: (1, 200, 3), 70000: (250, 4, 5), 4: (6, 7, 180)}
+    picture = np.asarray(draw_panoptic(image, ids, info, unnamed(4), thing_colors=colors))
+    for thing, color in colors.items():
+        *found, _ = hue_of(picture, image, interior(ids == thing))
+        np.testing.assert_allclose(found, color, atol=4)
+
+
 def test_things_can_be_named_instead(image, segments):
     ids, info = segments
     bare = [{k: v for k, v in segment.items() if k != "isthing"} for segment in info]

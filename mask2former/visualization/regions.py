@@ -86,6 +86,7 @@ def draw_panoptic(
     colors: Sequence[Color] | None = None,
     *,
     by_class: bool = False,
+    thing_colors: Mapping[int, Color] | None = None,
 ) -> Image.Image:
     """Draw panoptic segments: things bright and outlined, stuff calmer.
 
@@ -100,6 +101,7 @@ def draw_panoptic(
         colors: K colours; by default, some that can be told apart.
         by_class: things take their class's colour as well, which is stable over the frames of a
             video; by default, each has one of its own.
+        thing_colors: colours of things by the `id` of their segments.
 
     Returns:
         an RGB image, as large as `image` or, if that is small, a multiple of it.
@@ -121,7 +123,9 @@ def draw_panoptic(
             )
         is_thing = bool(segment["isthing"]) if things is None else category in things
         color = colors[category] if colors else palette_color(category)
-        if is_thing and not by_class:
+        if is_thing and thing_colors is not None:
+            color = thing_colors[segment["id"]]
+        elif is_thing and not by_class:
             color = palette_color(num_things)
         num_things += is_thing
         name = names[category]

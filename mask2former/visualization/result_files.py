@@ -1,0 +1,167 @@
+"""Predictions from result files: COCO's formats, Detectron2's for semantic maps, and the demo's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+
+from ..data.errors import DatasetError
+from ..data.label_maps import read_label_map, read_panoptic_png
+from .scenes import InstanceScene, PanopticScene, Scene, SemanticScene, to_rle
+
+
+class ResultFile:
+    """The predictions in a file, by image.
+
+    Attributes:
+        task: "instance", "panoptic" or "semantic", by what the file holds.
+    """
+
+    def __init__(self, path: str, png_root: str | None = None):
+        """
+        Args:
+            path: JSON file: COCO instance results (``coco_instances_results.json``), COCO panoptic
+                results, Detectron2's ``sem_seg_predictions.json``, or what the demo writes.
+            png_root: folder of the PNG files that `path` names; by default that of its name
+                without suffix or, if there is none, its own.
+
+        Raises:
+            DatasetError: the file cannot be read, is empty or is none of these.
+        """
+        self.path = path
+        content = _read_json(path)
+        folder = os.path.splitext(path)[0]
+        self._root = png_root or (folder if os.path.isdir(folder) else os.path.dirname(path))
+        if isinstance(content, dict) and content.get("annotations"):
+            entries = content["annotations"]
+            self.task = "panoptic" if "segments_info" in entries[0] else "semantic"
+        elif isinstance(content, list) and content:
+            entries, content = content, {}
+            self.task = "instance" if "score" in entries[0] else "semantic"
+        else:
+            raise DatasetError(
+                f"{path} has no predictions: neither a list of results that is not empty, nor "
+                "'annotations'"
+            )
+        names = {image["id"]: image["file_name"] for image in content.get("images", ())}
+        self._by_id: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
+        self._by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        try:
+            for entry in entries:
+                # "file_name" is the image's, unless there are images to ask for theirs
+                name = names.get(entry["image_id"]) if content else entry.get("file_name")
+                if name is not None:
+                    self._by_name[name].append(entry)
+                else:
+                    self._by_id[entry["image_id"]].append(entry)
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{path}: an entry has no {error}: {str(entry)[:200]}") from error
+        self._by_base_name: dict[str, list[str]] = defaultdict(list)
+        for name in self._by_name:
+            self._by_base_name[os.path.basename(name)].append(name)
+
+    def some_images(self) -> str:
+        """An example of what images are called in the file, for messages."""
+        return repr(next(iter(self._by_name or self._by_id)))
+
+    def find(self, record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+        """Results for the image of a dataset dict, or None if the file does not have it.
+
+        Images are told by their file names if the file has these, otherwise by their ids.
+        """
+        if not self._by_name:
+            found = self._by_id.get(record.get("image_id"))
+            return found or None
+        path = record["file_name"]
+        if path in self._by_name:
+            return self._by_name[path]
+        # Elsewhere than when the file was written: then the ends of both paths are the same.
+        candidates = self._by_base_name.get(os.path.basename(path), [])
+        shared = [_common_suffix(Path(path).parts, Path(name).parts) for name in candidates]
+        if not shared or shared.count(max(shared)) > 1:
+            return None
+        return self._by_name[candidates[shared.index(max(shared))]]
+
+    def scene(
+        self,
+        entries: Sequence[Mapping[str, Any]],
+        size: tuple[int, int],
+        to_index: Mapping[int, int],
+        *,
+        threshold: float,
+        things: frozenset[int],
+        ignore_label: int,
+    ) -> Scene:
+        """Make what `find` returned drawable.
+
+        Args:
+            entries: of one image.
+            size: (height, width) of the image.
+            to_index: from category ids to contiguous ids.
+            threshold: lowest score of instances.
+            things: contiguous ids of things.
+            ignore_label: for pixels that are of no class.
+
+        Raises:
+            ValueError: a mask is wrong.
+            DatasetError: an entry has an unknown category, or a PNG file cannot be read.
+        """
+        if self.task == "instance":
+            kept = [entry for entry in entries if entry["score"] >= threshold]
+            kept.sort(key=lambda entry: -entry["score"])
+            if any("segmentation" not in entry for entry in kept):
+                raise DatasetError(f"{self.path} has boxes without masks ('segmentation')")
+            return InstanceScene(
+                [to_rle(e["segmentation"], size) for e in kept],
+                [self._index(e["category_id"], to_index) for e in kept],
+                [e["score"] for e in kept],
+            )
+        if self.task == "panoptic":
+            ids = read_panoptic_png(os.path.join(self._root, entries[0]["file_name"]))
+            segments = []
+            for segment in entries[0]["segments_info"]:
+                index = self._index(segment["category_id"], to_index)
+                segments.append({**segment, "category_id": index, "isthing": index in things})
+            return PanopticScene(ids, segments)
+        if "segmentation" not in entries[0]:
+            return SemanticScene(
+                read_label_map(os.path.join(self._root, entries[0]["file_name"])).astype(np.int32)
+            )
+        labels = np.full(size, ignore_label, np.int32)
+        for entry in entries:
+            mask = mask_util.decode(to_rle(entry["segmentation"], size)).astype(bool)
+            labels[mask] = self._index(entry["category_id"], to_index)
+        return SemanticScene(labels)
+
+    def _index(self, category_id: int, to_index: Mapping[int, int]) -> int:
+        if category_id not in to_index:
+            raise DatasetError(
+                f"{self.path} has category_id {category_id}; the data set has "
+                f"{sorted(to_index)}: are the results of another data set?"
+            )
+        return to_index[category_id]
+
+
+def _read_json(path: str) -> Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"results cannot be read: {path}: {error}") from error
+
+
+def _common_suffix(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many parts at the end are the same."""
+    count = 0
+    for x, y in zip(reversed(a), reversed(b), strict=False):
+        if x != y:
+            break
+        count += 1
+    return count

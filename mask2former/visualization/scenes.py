@@ -1,0 +1,256 @@
+"""What is in an image, be it ground truth or predicted, in a form that can be drawn and compared.
+
+Shapes:
+    H, W: height and width of the image, N: number of instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from PIL import Image
+
+from ..data.label_maps import read_label_map, read_panoptic_png
+from ..data.segmentation import checked_run_lengths, parse_polygon
+from ..evaluation.ground_truth import semantic_labels
+from .colors import Color, palette_color
+from .instances import draw_instances
+from .regions import draw_panoptic, draw_semantic
+
+# Where a prediction overlaps an object so far, both have one colour.
+_SAME = 0.5
+
+
+@dataclass(frozen=True)
+class SceneClasses:
+    """Classes of a data set, by their contiguous ids."""
+
+    names: Sequence[str]
+    """Those that a task does not have are empty."""
+    colors: Sequence[Color] | None
+    ignore_label: int
+
+
+@dataclass(frozen=True)
+class InstanceScene:
+    """Instances that may overlap."""
+
+    rles: Sequence[Mapping[str, Any]]
+    """N compressed RLE masks, (H, W)."""
+    categories: Sequence[int]
+    scores: Sequence[float] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+    def draw(
+        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+    ) -> Image.Image:
+        """Draw on an image (H, W, 3); `colors` are by position."""
+        labels = [classes.names[category] for category in self.categories]
+        if self.scores is not None:
+            labels = [f"{n} {s:.0%}" for n, s in zip(labels, self.scores, strict=True)]
+        return draw_instances(
+            image, _Decoded(self.rles), labels, [colors[i] for i in range(len(self))]
+        )
+
+    def count(self) -> str:
+        """The number of instances."""
+        return f"{len(self)} instance{'' if len(self) == 1 else 's'}"
+
+
+class _Decoded(Sequence[np.ndarray]):
+    """Masks that are decoded when they are asked for: all together may be gigabytes."""
+
+    def __init__(self, rles: Sequence[Mapping[str, Any]]):
+        self._rles = rles
+
+    def __len__(self) -> int:
+        return len(self._rles)
+
+    def __getitem__(self, index: Any) -> Any:
+        return mask_util.decode(self._rles[index]).astype(bool)
+
+
+@dataclass(frozen=True)
+class PanopticScene:
+    """Segments that do not overlap."""
+
+    ids: np.ndarray
+    """(H, W) integers."""
+    segments: Sequence[Mapping[str, Any]]
+    """`id`, `category_id` and `isthing` of each."""
+
+    def __len__(self) -> int:
+        return len(self.segments)
+
+    def draw(
+        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+    ) -> Image.Image:
+        """Draw on an image (H, W, 3); `colors` are by position."""
+        return draw_panoptic(
+            image, self.ids, self.segments, classes.names, None, classes.colors,
+            thing_colors={segment["id"]: colors[i] for i, segment in enumerate(self.segments)},
+        )  # fmt: skip
+
+    def count(self) -> str:
+        """The number of segments."""
+        return f"{len(self)} segment{'' if len(self) == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class SemanticScene:
+    """A class for each pixel."""
+
+    labels: np.ndarray
+    """(H, W) integers."""
+
+    def __len__(self) -> int:
+        return 0  # there is nothing that needs a colour of its own
+
+    def draw(
+        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+    ) -> Image.Image:
+        """Draw on an image (H, W, 3)."""
+        return draw_semantic(
+            image, self.labels, classes.names, classes.colors, classes.ignore_label
+        )
+
+    def count(self) -> str:
+        """The number of classes, that of pixels without class included."""
+        number = len(np.unique(self.labels))
+        return f"{number} class{'' if number == 1 else 'es'}"
+
+
+Scene = InstanceScene | PanopticScene | SemanticScene
+
+
+def true_scene(task: str, record: Mapping[str, Any], classes: SceneClasses) -> Scene | None:
+    """The ground truth of a dataset dict.
+
+    Args:
+        task: "instance", "panoptic" or "semantic". Panoptic ground truth is that of the others too.
+        record: Detectron2's dataset dict.
+        classes: of the data set.
+
+    Returns:
+        None if there is none, as of test sets.
+
+    Raises:
+        ValueError: a mask is wrong, or a file cannot be read (`DatasetError`).
+    """
+    if task == "semantic" and "sem_seg_file_name" in record:
+        return SemanticScene(read_label_map(record["sem_seg_file_name"]))
+    if task == "instance" and "annotations" in record:
+        found = [a for a in record["annotations"] if a.get("segmentation")]
+        size = record["height"], record["width"]
+        return InstanceScene(
+            [to_rle(a["segmentation"], size) for a in found], [a["category_id"] for a in found]
+        )
+    if "pan_seg_file_name" not in record or "segments_info" not in record:
+        return None
+    ids, segments = read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"]
+    if task == "semantic":
+        return SemanticScene(semantic_labels(ids, segments, classes.ignore_label))
+    if task == "panoptic":
+        return PanopticScene(ids, segments)
+    things = [segment for segment in segments if segment["isthing"]]
+    rles = [mask_util.encode(np.asfortranarray(ids == thing["id"])) for thing in things]
+    return InstanceScene(rles, [thing["category_id"] for thing in things])
+
+
+def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Compressed RLE of COCO polygons or of an RLE of any kind.
+
+    Args:
+        segmentation: a list of polygons, or a dict with ``size`` and ``counts``.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: it is neither, or not of an image of this size.
+    """
+    if isinstance(segmentation, list):
+        polygons = [parse_polygon(polygon).reshape(-1).tolist() for polygon in segmentation]
+        return mask_util.merge(mask_util.frPyObjects(polygons, *size))
+    if not isinstance(segmentation, Mapping):
+        raise ValueError("a segmentation is neither a list of polygons nor an RLE")
+    checked_run_lengths(segmentation, *size)
+    if isinstance(segmentation["counts"], (str, bytes)):
+        return {"size": list(size), "counts": segmentation["counts"]}
+    return mask_util.frPyObjects(dict(segmentation), *size)
+
+
+def shared_colors(
+    truth: Scene | None, prediction: Scene
+) -> tuple[dict[int, Color], dict[int, Color]]:
+    """Colours of what is in two scenes, by position; the same for the same object.
+
+    It is the same if the class is and at least half of the union is shared.
+    """
+    pairs: dict[int, int] = {}
+    if isinstance(truth, InstanceScene) and isinstance(prediction, InstanceScene):
+        pairs = _matches(_instance_overlaps(truth, prediction), truth, prediction)
+    elif isinstance(truth, PanopticScene) and isinstance(prediction, PanopticScene):
+        pairs = _matches(_segment_overlaps(truth, prediction), truth, prediction)
+    number = 0 if truth is None else len(truth)
+    own = {i: palette_color(i) for i in range(number)}
+    others = {}
+    for i in range(len(prediction)):
+        if i not in pairs:
+            number += 1
+        others[i] = palette_color(pairs.get(i, number - 1))
+    return own, others
+
+
+def _matches(
+    overlaps: np.ndarray,
+    truth: InstanceScene | PanopticScene,
+    prediction: InstanceScene | PanopticScene,
+) -> dict[int, int]:
+    """Position of the object that a prediction shows, the largest overlaps first.
+
+    Args:
+        overlaps: intersections over unions, predictions by objects.
+        truth: the objects.
+        prediction: the predictions.
+    """
+    classes = [np.array(_categories(scene), int) for scene in (prediction, truth)]
+    overlaps = np.where(classes[0][:, None] == classes[1], overlaps, 0)
+    pairs: dict[int, int] = {}
+    while overlaps.size and overlaps.max() >= _SAME:
+        i, j = (int(v) for v in np.unravel_index(np.argmax(overlaps), overlaps.shape))
+        pairs[i] = j
+        overlaps[i], overlaps[:, j] = 0, 0
+    return pairs
+
+
+def _categories(scene: InstanceScene | PanopticScene) -> list[int]:
+    if isinstance(scene, InstanceScene):
+        return list(scene.categories)
+    return [segment["category_id"] for segment in scene.segments]
+
+
+def _instance_overlaps(truth: InstanceScene, prediction: InstanceScene) -> np.ndarray:
+    if not len(truth) or not len(prediction):
+        return np.zeros((len(prediction), len(truth)))
+    return mask_util.iou(list(prediction.rles), list(truth.rles), [0] * len(truth))
+
+
+def _segment_overlaps(truth: PanopticScene, prediction: PanopticScene) -> np.ndarray:
+    found = []
+    for scene in (prediction, truth):
+        table = np.zeros(max([int(scene.ids.max()), *(s["id"] for s in scene.segments)]) + 1, int)
+        for i, segment in enumerate(scene.segments, start=1):
+            table[segment["id"]] = i
+        found.append(table[scene.ids])
+    shape = len(prediction) + 1, len(truth) + 1
+    shared = np.bincount(
+        (found[0] * shape[1] + found[1]).reshape(-1), minlength=shape[0] * shape[1]
+    )
+    shared = shared.reshape(shape)
+    union = shared.sum(1, keepdims=True) + shared.sum(0) - shared
+    return (shared / union.clip(min=1))[1:, 1:]

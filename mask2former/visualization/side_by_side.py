@@ -1,0 +1,49 @@
+"""Pictures of one image beside each other, each with a caption."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from .labels import LabelStyle
+
+_BACKGROUND = (24, 24, 28)
+_TEXT = (235, 235, 235)
+
+
+def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """Join pictures of one size: in a row or, if they are wide, one below the other.
+
+    Args:
+        pictures: N of the same size.
+        captions: N lines of text.
+
+    Returns:
+        an RGB image, larger than the pictures by strips of text and gaps alone.
+    """
+    width, height = pictures[0].size
+    style = LabelStyle.for_picture(pictures[0])
+    strip, gap = round(1.9 * style.height), max(4, round(0.4 * style.height))
+    wide = width > 1.6 * height
+    columns, rows = (1, len(pictures)) if wide else (len(pictures), 1)
+    canvas = Image.new(
+        "RGB",
+        (columns * (width + gap) - gap, rows * (height + strip + gap) - gap),
+        _BACKGROUND,
+    )
+    draw = ImageDraw.Draw(canvas)
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left = 0 if wide else i * (width + gap)
+        top = i * (height + strip + gap) if wide else 0
+        canvas.paste(picture, (left, top + strip))
+        at = (left + style.pad * 2, top + strip / 2)
+        draw.text(at, _fitting(caption, style, width), font=style.font, fill=_TEXT, anchor="lm")
+    return canvas
+
+
+def _fitting(text: str, style: LabelStyle, width: int) -> str:
+    """The text, cut off where it does not fit."""
+    if style.width(text) <= width:
+        return text
+    while text and style.width(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
