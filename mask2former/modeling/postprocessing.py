@@ -19,6 +19,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..structures.packed_masks import boxes_of_projections
+
 # Full-resolution logits are made for as many masks at a time as fit into this many pixels (but one
 # at least): 64 MiB of float32.
 CHUNK_PIXELS = 1 << 24
@@ -98,15 +100,16 @@ def instance_inference(
     # a query can be among the best pairs with several classes
     unique, inverse = queries.unique(return_inverse=True)
     sizes = padded_size, image_size, output_size
-    for i, logits in enumerate(_upsampled(mask_logits, unique, *sizes)):
-        rows = (inverse == i).nonzero()[:, 0]
+    for part, logits in _upsampled(mask_logits, unique, *sizes):
         inside = logits > 0
         # In place: a temporary of this size costs as much time as the arithmetic.
         probabilities = logits.masked_fill_(~inside, -torch.inf).sigmoid_()
-        score = probabilities.sum() / (inside.count_nonzero() + 1e-6)
-        masks[rows] = inside
-        mask_scores[rows] = score
-        boxes[rows] = mask_box(inside)
+        means = probabilities.flatten(1).sum(1) / (_areas(inside) + 1e-6)
+        rows = ((inverse >= part.start) & (inverse < part.stop)).nonzero()[:, 0]
+        which = inverse[rows] - part.start
+        masks[rows] = inside[which]
+        mask_scores[rows] = means[which]
+        boxes[rows] = mask_boxes(inside)[which]
     result = Instances(output_size)
     result.pred_masks = masks
     result.pred_boxes = Boxes(boxes)
@@ -205,17 +208,19 @@ def panoptic_inference(
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = (labels != class_logits.shape[1] - 1) & (scores > object_mask_threshold)
     queries, device = kept.nonzero()[:, 0], mask_logits.device
+    scores = scores[queries]
     if len(queries) == 0:
         return torch.zeros(output_size, dtype=torch.int32, device=device), []
     best = torch.full(output_size, -1.0, device=device)  # below the least of probabilities
     winner = torch.zeros(output_size, dtype=torch.int32, device=device)
     mask_areas = torch.zeros(len(queries), dtype=torch.int64, device=device)
     sizes = padded_size, image_size, output_size
-    for i, logits in enumerate(_upsampled(mask_logits, queries, *sizes)):
+    upsampled = _upsampled(mask_logits, queries, *sizes)
+    for i, logits in enumerate(mask for _, part in upsampled for mask in part):
         weighted = logits.sigmoid_()
         inside = weighted >= 0.5
         mask_areas[i] = inside.count_nonzero()
-        weighted *= scores[queries[i]]
+        weighted *= scores[i]
         better = weighted > best
         torch.maximum(best, weighted, out=best)
         # one map for both: 2 i + (1 within the mask, else 0)
@@ -223,7 +228,7 @@ def panoptic_inference(
     won = winner.flatten().bincount(minlength=2 * len(queries)).view(-1, 2)
     table = torch.stack((labels[queries], mask_areas, won.sum(1), won[:, 1]), dim=1)
     ids, segments = _segments(
-        table.tolist(), scores[queries].tolist(), overlap_threshold, frozenset(thing_classes)
+        table.tolist(), scores.tolist(), overlap_threshold, frozenset(thing_classes)
     )
     # 0 outside the mask
     lookup = torch.tensor([[0, i] for i in ids], dtype=torch.int32, device=device).flatten()
@@ -267,12 +272,20 @@ def _segments(
 
 def _upsampled(
     mask_logits: Tensor, queries: Tensor, padded_size: Size, image_size: Size, output_size: Size
-) -> Iterator[Tensor]:
-    """The masks of ``queries`` at output size, one after the other; they may be written to."""
+) -> Iterator[tuple[slice, Tensor]]:
+    """The masks of ``queries`` at output size, (n, H, W) at a time; they may be written to.
+
+    With them comes which of the queries they are: one on the CPU, where a mask may fit into the
+    caches, and as many as a chunk has elsewhere, so that a GPU has enough to do.
+    """
     if len(queries) == 0:  # cannot be resized
         return
+    first = 0
     for chunk in queries.split(_masks_within(CHUNK_PIXELS, padded_size, output_size)):
-        yield from upsample_masks(mask_logits[chunk], padded_size, image_size, output_size)
+        masks = upsample_masks(mask_logits[chunk], padded_size, image_size, output_size)
+        for part in masks.split(1 if masks.is_cpu else len(masks)):
+            yield slice(first, first + len(part)), part
+            first += len(part)
 
 
 def _masks_within(limit: int, *sizes: Size) -> int:
@@ -294,9 +307,13 @@ def _return_freed_memory() -> None:
         trim(0)
 
 
-def mask_box(mask: Tensor) -> Tensor:
-    """Bounding box (x0, y0, x1, y1) of a bool mask (H, W), in pixels, upper ends exclusive."""
-    columns, rows = (mask.any(dim).nonzero()[:, 0] for dim in (0, 1))
-    if len(rows) == 0:
-        return torch.zeros(4, device=mask.device)
-    return torch.stack((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)).float()
+def _areas(masks: Tensor) -> Tensor:
+    """Pixels (N,) of bool masks (N, H, W)."""
+    if masks.is_cpu:  # where sums of booleans take more than ten times as long
+        return torch.stack([mask.count_nonzero() for mask in masks])
+    return masks.flatten(1).sum(1)
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Bounding boxes (N, 4), x0, y0, x1, y1, of bool masks (N, H, W), upper ends exclusive."""
+    return boxes_of_projections(masks.any(1), masks.any(2))

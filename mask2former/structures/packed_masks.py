@@ -177,14 +177,7 @@ class PackedMasks:
 
     def get_bounding_boxes(self) -> Boxes:
         """Tight boxes (N, 4), upper ends exclusive as in Detectron2; zeros for empty masks."""
-        ends = []
-        for hit in (self._projected(1), self._projected(2)):  # (N, w), (N, h)
-            positions = torch.arange(hit.shape[1], device=self.device)
-            first = positions.where(hit, hit.shape[1]).amin(1)
-            ends.append((first, positions.where(hit, -1).amax(1) + 1))
-        (x0, x1), (y0, y1) = ends
-        boxes = torch.stack((x0, y0, x1, y1), dim=1).float()
-        return Boxes(boxes.where((x1 > x0)[:, None], 0.0))
+        return Boxes(boxes_of_projections(self._projected(1), self._projected(2)))
 
     def sample(self, points: Tensor, of: Tensor | None = None) -> Tensor:
         """Bilinear values at points, without unpacking the masks.
@@ -203,23 +196,22 @@ class PackedMasks:
             of = of.to(self.device)
         elif points.ndim == 3:
             of = torch.arange(len(self), device=self.device)
-        h, w = self.planes.shape[1:]
         # The arithmetic is that of grid_sample, so that predictions and targets meet at the pixel.
-        x, y = (
-            ((2 * points[..., axis] - 1) + 1) * (0.5 * size) - 0.5
-            for axis, size in enumerate(reversed(self.image_size))
+        axes = [
+            _neighbours(((2 * points[..., axis] - 1) + 1) * (0.5 * size) - 0.5, stored)
+            for axis, size, stored in zip(
+                (1, 0), self.image_size, self.planes.shape[1:], strict=True
+            )
+        ]
+        # All four corners in one go: on a GPU, each further operation waits for the CPU.
+        (rows, row_weights), (columns, column_weights) = (
+            (at.unsqueeze(dim), weights.unsqueeze(dim))
+            for (at, weights), dim in zip(axes, (-2, -3), strict=True)
         )
-        top, left = y.floor(), x.floor()
-        result: Tensor | None = None
-        for row in (top, top + 1):
-            for column in (left, left + 1):
-                weights = (1 - (y - row).abs()) * (1 - (x - column).abs())
-                weights *= (row >= 0) & (row < h) & (column >= 0) & (column < w)
-                pixels = row.clamp(0, h - 1).long() * w + column.clamp(0, w - 1).long()
-                corner = self._values(pixels, of).float()
-                result = corner * weights if result is None else result.addcmul_(corner, weights)
-        assert result is not None
-        return result
+        pixels = (rows * self.planes.shape[2] + columns).flatten(-3)  # (4P,) or (N, 4P)
+        weights = (row_weights * column_weights).flatten(-3, -2)  # (4, P) or (N, 4, P)
+        corners = self._values(pixels, of).float().unflatten(-1, weights.shape[-2:])
+        return corners.mul_(weights).sum(-2)
 
     def _values(self, pixels: Tensor, of: Tensor | None) -> Tensor:
         """Bits (N, P), as 0 and 1, of masks ``of``, or all, at flat indices (P,) or (N, P)."""
@@ -257,6 +249,35 @@ class PackedMasks:
                 folded.narrow(dim, 0, 1).bitwise_or_(values.narrow(dim, size - 1, 1))
             values = folded
         return _unpacked(values.squeeze(dim), len(self)).bool()
+
+
+def boxes_of_projections(columns: Tensor, rows: Tensor) -> Tensor:
+    """Tight boxes (N, 4) of masks, (x0, y0, x1, y1), upper ends exclusive; zeros for empty ones.
+
+    Args:
+        columns: bool (N, W), where each mask has a pixel.
+        rows: bool (N, H), likewise.
+    """
+    ends = []
+    for hit in (columns, rows):
+        positions = torch.arange(hit.shape[1], device=hit.device)
+        first = positions.where(hit, hit.shape[1]).amin(1)
+        ends.append((first, positions.where(hit, -1).amax(1) + 1))
+    (x0, x1), (y0, y1) = ends
+    boxes = torch.stack((x0, y0, x1, y1), dim=1).float()
+    return boxes.where((x1 > x0)[:, None], 0.0)
+
+
+def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Pixels before and after positions (..., P) along an axis, and their weights: (..., 2, P).
+
+    A pixel that does not exist has no weight, and the index of one that does.
+    """
+    before = positions.floor()
+    pixels = torch.stack((before, before + 1), dim=-2)
+    existing = pixels.clamp(0, size - 1)
+    weights = 1 - (positions.unsqueeze(-2) - pixels).abs_()
+    return existing.long(), weights.mul_(existing == pixels)
 
 
 def _pack(count: int, size: Size, device: torch.device, rows: Callable[[slice], Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mask2former.modeling import postprocessing
 from mask2former.modeling.postprocessing import (
     instance_inference,
-    mask_box,
+    mask_boxes,
     panoptic_inference,
     semantic_inference,
 )
@@ -118,7 +118,7 @@ def test_instances_equal_the_literal_rule(monkeypatch, output, chunk):
         assert got.pred_classes[i] == label
         assert torch.equal(got.pred_masks[i], mask)
         assert got.scores[i].item() == pytest.approx(score, rel=1e-5, abs=1e-7)
-        assert torch.equal(got.pred_boxes.tensor[i], mask_box(mask))
+        assert torch.equal(got.pred_boxes.tensor[i], mask_boxes(mask[None])[0])
 
 
 @pytest.mark.parametrize("things", [{0, 2}, set(), {0, 1, 2}])
@@ -147,10 +147,9 @@ def test_more_detections_than_pairs_gives_all_pairs():
 
 
 def test_boxes_enclose_masks_tightly():
-    mask = torch.zeros(5, 7, dtype=torch.bool)
-    assert mask_box(mask).tolist() == [0, 0, 0, 0]
-    mask[1, 2] = mask[3, 5] = True
-    assert mask_box(mask).tolist() == [2, 1, 6, 4]
+    masks = torch.zeros(2, 5, 7, dtype=torch.bool)
+    masks[1, 1, 2] = masks[1, 3, 5] = True
+    assert mask_boxes(masks).tolist() == [[0, 0, 0, 0], [2, 1, 6, 4]]
 
 
 @pytest.mark.parametrize("resize_first", [True, False])
