@@ -20,5 +20,5 @@ def palette_color(index: int) -> Color:
 def calm(color: Color) -> Color:
     """The colour with less saturation, for what is not to draw the eye."""
     grey = 0.3 * color[0] + 0.59 * color[1] + 0.11 * color[2]
-    r, g, b = (round(0.65 * c + 0.35 * grey) for c in color)
+    r, g, b = (round(0.75 * c + 0.25 * grey) for c in color)
     return r, g, b

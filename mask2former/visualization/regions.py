@@ -132,9 +132,9 @@ def draw_panoptic(
         if segment.get("score") is not None:
             name += f" {segment['score']:.0%}"
         if is_thing:
-            regions.append(_Region(name, color, True, 0.5, 1.0))
+            regions.append(_Region(name, color, True, 0.52, 1.0))
         else:
-            regions.append(_Region(name, calm(color), False, 0.4, 0.65))
+            regions.append(_Region(name, calm(color), False, 0.46, 0.7))
     return _draw(image, _compact(id_map, [segment["id"] for segment in segments]), regions)
 
 
