@@ -1,7 +1,7 @@
 """Evaluators for every data set type that the project supports."""
 
 from .average_precision import summarize_coco
-from .build import build_evaluator
+from .build import build_evaluator, check_evaluation
 from .coco import COCOInstanceEvaluator, instances_to_coco_results
 from .panoptic import PanopticEvaluator
 from .semantic import SemanticEvaluator
@@ -11,6 +11,7 @@ __all__ = [
     "PanopticEvaluator",
     "SemanticEvaluator",
     "build_evaluator",
+    "check_evaluation",
     "instances_to_coco_results",
     "summarize_coco",
 ]

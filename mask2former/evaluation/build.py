@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from .cityscapes import CityscapesInstances, CityscapesSemantic
+from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
 from .coco import COCOInstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .semantic import SemanticEvaluator
@@ -108,25 +108,37 @@ def build_evaluator(
         DatasetError: files of the ground truth are missing.
         ImportError: Cityscapes' scripts are needed and not installed.
     """
-    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if evaluator_type not in _EVALUATORS:
-        raise ValueError(
-            f"data set {dataset_name!r} declares evaluator_type {evaluator_type!r}; known types: "
-            f"{', '.join(sorted(_EVALUATORS))}. Set it where the data set is registered: "
-            f"MetadataCatalog.get({dataset_name!r}).evaluator_type = ..."
+    builders = _builders(dataset_name)
+    predicted = predicted_tasks(cfg) if tasks is None else set(tasks)
+    chosen = _choose(dataset_name, builders, predicted)
+    for task in sorted(predicted - set(chosen)):
+        _logger.info(
+            f"{dataset_name!r} has no ground truth for {task!r}, which is not evaluated; "
+            f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]} False would save the time to predict it."
         )
+    if len(chosen) > 1 and "sem_seg" in chosen and not _same_classes(cfg, dataset_name):
+        chosen.remove("sem_seg")
     if output_folder is None:
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             output_folder = os.path.join(output_folder, dataset_name)
-    builders = _EVALUATORS[evaluator_type]
-    predicted = predicted_tasks(cfg) if tasks is None else set(tasks)
-    _check(dataset_name, evaluator_type, builders, predicted)
-    chosen = [task for task in builders if task in predicted]
-    if len(chosen) > 1 and "sem_seg" in chosen and not _same_classes(cfg, dataset_name):
-        chosen.remove("sem_seg")
     evaluators = [builders[task](cfg, dataset_name, output_folder) for task in chosen]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)
+
+
+def check_evaluation(cfg: CfgNode) -> None:
+    """Find out before a long training whether `DATASETS.TEST` can be evaluated at all.
+
+    No file of a data set is read.
+
+    Raises:
+        ValueError, ImportError: as `build_evaluator`.
+    """
+    for dataset_name in cfg.DATASETS.TEST:
+        builders = _builders(dataset_name)
+        chosen = _choose(dataset_name, builders, predicted_tasks(cfg))
+        if any(builders[task] in (_cityscapes_instances, _cityscapes_semantic) for task in chosen):
+            require_scripts(dataset_name)
 
 
 def predicted_tasks(cfg: CfgNode) -> set[str]:
@@ -143,22 +155,30 @@ def predicted_tasks(cfg: CfgNode) -> set[str]:
     return set(_SWITCHES)
 
 
-def _check(
-    dataset_name: str, evaluator_type: str, scored: Collection[str], predicted: Collection[str]
-) -> None:
-    """Raise unless something is both `predicted` and `scored`; log what is only predicted."""
-    if not set(scored) & set(predicted):
+def _builders(dataset_name: str) -> Mapping[str, Build]:
+    evaluator_type = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if evaluator_type not in _EVALUATORS:
+        raise ValueError(
+            f"data set {dataset_name!r} declares evaluator_type {evaluator_type!r}; known types: "
+            f"{', '.join(sorted(_EVALUATORS))}. Set it where the data set is registered: "
+            f"MetadataCatalog.get({dataset_name!r}).evaluator_type = ..."
+        )
+    return _EVALUATORS[evaluator_type]
+
+
+def _choose(dataset_name: str, scored: Collection[str], predicted: Collection[str]) -> list[str]:
+    """Return what is both `scored` by the data set and `predicted`, in the order of the former."""
+    chosen = [task for task in scored if task in predicted]
+    if not chosen:
         wanted = " or ".join(f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]}" for task in scored)
+        evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
         raise ValueError(
             f"data set {dataset_name!r} (evaluator_type {evaluator_type!r}) has ground truth for "
-            f"{', '.join(scored)}, but the model predicts {', '.join(sorted(predicted))} only: set "
+            f"{', '.join(scored)}, but the model predicts only "
+            f"{', '.join(sorted(predicted)) or 'nothing'}: set "
             f"{wanted} True, or test on another data set"
         )
-    for task in sorted(set(predicted) - set(scored)):
-        _logger.info(
-            f"{dataset_name!r} has no ground truth for {task!r}, which is not evaluated; "
-            f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]} False would save the time to predict it."
-        )
+    return chosen
 
 
 def _same_classes(cfg: CfgNode, dataset_name: str) -> bool:

@@ -66,7 +66,8 @@ class CityscapesSemantic(CityscapesSemSegEvaluator):
             return super().evaluate()
 
 
-def _require(dataset_name: str, kind: str) -> None:
+def require_scripts(dataset_name: str) -> None:
+    """Raise `ImportError` unless cityscapesscripts, which `dataset_name` needs, is installed."""
     try:
         importlib.import_module("cityscapesscripts")
     except ImportError as error:
@@ -74,6 +75,10 @@ def _require(dataset_name: str, kind: str) -> None:
             f"evaluating on {dataset_name!r} needs Cityscapes' scripts: pip install "
             "cityscapesscripts"
         ) from error
+
+
+def _require(dataset_name: str, kind: str) -> None:
+    require_scripts(dataset_name)
     gt_dir = MetadataCatalog.get(dataset_name).gt_dir
     pattern = os.path.join(gt_dir, "*", f"*_gtFine_{kind}.png")
     if not glob.glob(pattern):

@@ -17,6 +17,7 @@ from mask2former.evaluation import (
     PanopticEvaluator,
     SemanticEvaluator,
     build_evaluator,
+    check_evaluation,
 )
 
 QUICKSTART = REPOSITORY / "configs/quickstart"
@@ -102,10 +103,15 @@ def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
     assert "no ground truth for 'panoptic_seg'" in caplog.text
     assert "MODEL.MASK_FORMER.TEST.SEMANTIC_ON False" in caplog.text
     cfg = make_cfg(shapes, tmp_path, "panoptic", *switches("panoptic_seg"))
-    with pytest.raises(ValueError, match=r"predicts panoptic_seg only: set .*INSTANCE_ON True"):
+    with pytest.raises(ValueError, match=r"predicts only panoptic_seg: set .*INSTANCE_ON True"):
         build_evaluator(cfg, "synthetic_shapes_instance_val")
     with pytest.raises(ValueError, match=r"for sem_seg, .*TEST\.SEMANTIC_ON True"):
         build_evaluator(cfg, "synthetic_shapes_semantic_val")
+    cfg.DATASETS.TEST = ("synthetic_shapes_panoptic_val",)
+    check_evaluation(cfg)
+    cfg.DATASETS.TEST += ("synthetic_shapes_semantic_val",)
+    with pytest.raises(ValueError, match=r"for sem_seg, .*TEST\.SEMANTIC_ON True"):
+        check_evaluation(cfg)
 
 
 def test_semantic_classes_of_another_number(shapes, tmp_path, panoptic_set, caplog):

@@ -15,7 +15,7 @@ from PIL import Image
 from test_build_evaluator import make_cfg, switches
 
 from mask2former.data import DatasetError
-from mask2former.evaluation import build_evaluator
+from mask2former.evaluation import build_evaluator, check_evaluation
 
 NAME = "test_cityscapes_evaluation"
 HEIGHT, WIDTH = 64, 128
@@ -208,7 +208,7 @@ def test_sets_of_one_task(scripts, cfg, dataset, root, task):
     try:
         results = run(build_evaluator(cfg, name), dataset, predict)
         cfg.merge_from_list(switches("panoptic_seg"))
-        with pytest.raises(ValueError, match="predicts panoptic_seg only"):
+        with pytest.raises(ValueError, match="predicts only panoptic_seg"):
             build_evaluator(cfg, name)
     finally:
         MetadataCatalog.remove(name)
@@ -236,3 +236,9 @@ def test_missing_scripts(cfg, dataset, monkeypatch):
     monkeypatch.setitem(sys.modules, "cityscapesscripts", None)
     with pytest.raises(ImportError, match="pip install cityscapesscripts"):
         build_evaluator(cfg, NAME)
+    cfg.DATASETS.TEST = (NAME,)
+    with pytest.raises(ImportError, match="pip install cityscapesscripts"):
+        check_evaluation(cfg)
+    cfg.merge_from_list(switches("panoptic_seg"))
+    check_evaluation(cfg)
+    build_evaluator(cfg, NAME)
