@@ -160,6 +160,7 @@ class PanopticResults(MapResults):
                         "area": int(areas[segment["id"]]),
                         "bbox": _box(boxes[segment["id"] - 1]),
                         "iscrowd": 0,
+                        **({"score": segment["score"]} if "score" in segment else {}),
                     }
                     for segment in segments
                 ],

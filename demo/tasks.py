@@ -22,7 +22,7 @@ DEFAULT_THRESHOLD = 0.5
 _SWITCHES = {"panoptic": "PANOPTIC_ON", "instance": "INSTANCE_ON", "semantic": "SEMANTIC_ON"}
 
 Segments = tuple[np.ndarray, list[dict[str, Any]]]
-"""(H, W) ids and the segments' `id`, `category_id` in [0, K), `isthing`."""
+"""(H, W) ids and the segments' `id`, `category_id` in [0, K), `isthing` and perhaps `score`."""
 Found = TypeVar("Found")
 
 
@@ -99,19 +99,13 @@ def build_task(
             "--confidence-threshold means nothing for semantic segmentation, where each pixel "
             "takes the class with the highest score"
         )
-    with_panoptic = False
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
         test = cfg.MODEL.MASK_FORMER.TEST
-        # The model then knows which of the classes are things.
-        with_panoptic = name == "instance" and test.PANOPTIC_ON
         for task, key in _SWITCHES.items():
             test[key] = task == name
-        test.PANOPTIC_ON |= with_panoptic
         if name == "panoptic" and threshold is not None:
             test.OBJECT_MASK_THRESHOLD = threshold
     predictor = Predictor.from_config(cfg, allow_unsafe_weights)
-    if with_panoptic:
-        predictor.model.panoptic_on = False  # type: ignore[assignment]  # an attribute of MaskFormer
     if name == "instance":
         threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         return InstanceTask(predictor, classes, threshold)

@@ -67,6 +67,29 @@ def test_ids_count_only_where_there_are_no_names(tmp_path):
     assert found_names(path, record) == ["b.png"]
 
 
+def test_segments_under_the_threshold_are_left_out(tmp_path):
+    Image.fromarray(np.array([[[1, 0, 0], [2, 0, 0]]], np.uint8)).save(tmp_path / "m.png")
+    segments = [
+        {"id": 1, "category_id": 9, "score": 0.4},
+        {"id": 2, "category_id": 8, "score": 0.6},
+    ]
+    annotation = {"image_id": 7, "file_name": "m.png", "segments_info": segments}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"annotations": [annotation]}))
+    results = ResultFile(str(path))
+    assert results.has_scores
+    for threshold, expected in ((None, [1, 2]), (0.5, [2])):
+        scene = results.scene(
+            results.find({"file_name": "a.jpg", "image_id": 7}), (1, 2), {9: 0, 8: 1},
+            threshold=threshold, things=frozenset([1]), ignore_label=255,
+        )  # fmt: skip
+        assert [segment["id"] for segment in scene.segments] == expected
+    assert scene.segments[0]["isthing"] and scene.segments[0]["category_id"] == 1
+    del segments[0]["score"]
+    path.write_text(json.dumps({"annotations": [annotation]}))
+    assert not ResultFile(str(path)).has_scores
+
+
 def test_the_demos_label_maps(tmp_path):
     Image.fromarray(np.array([[0, 2]], np.uint8)).save(tmp_path / "m.png")
     images = [{"id": 7, "file_name": "a.jpg", "height": 1, "width": 2}]
@@ -75,7 +98,7 @@ def test_the_demos_label_maps(tmp_path):
     results = ResultFile(str(tmp_path / "r.json"))
     assert results.task == "semantic"
     entries = results.find({"file_name": "a.jpg"})
-    scene = results.scene(entries, (1, 2), {}, threshold=0, things=frozenset(), ignore_label=255)
+    scene = results.scene(entries, (1, 2), {}, things=frozenset(), ignore_label=255)
     assert scene.labels.tolist() == [[0, 2]]
 
 

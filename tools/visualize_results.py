@@ -73,8 +73,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--confidence-threshold",
         type=float,
         metavar="SCORE",
-        help=f"leave out instances under this score (default: {DEFAULT_THRESHOLD}); other "
-        "predictions have none",
+        help="leave out instances or segments under this score (default: of instances "
+        f"{DEFAULT_THRESHOLD}, of segments none)",
     )
     parser.add_argument(
         "--num", type=int, default=20, metavar="N", help="images to draw (default: %(default)s)"
@@ -158,12 +158,12 @@ def pairs(
 class Drawer:
     """Draws predictions and ground truth of one image after the other."""
 
-    def __init__(self, results: ResultFile, metadata: Metadata, threshold: float):
+    def __init__(self, results: ResultFile, metadata: Metadata, threshold: float | None):
         """
         Args:
             results: the predictions.
             metadata: of the data set.
-            threshold: lowest score of instances.
+            threshold: lowest score of instances or segments, if any.
         """
         self._results, self._threshold = results, threshold
         self._classes, self._to_index = classes_of(metadata, results.task)
@@ -212,15 +212,14 @@ def run(args: argparse.Namespace) -> str:
         raise ValueError(f"--num {args.num}: at least one image is needed")
     results = ResultFile(args.results, args.png_root)
     threshold = args.confidence_threshold
-    if threshold is not None and results.task != "instance":
+    if threshold is None and results.task == "instance":
+        threshold = DEFAULT_THRESHOLD
+    elif threshold is not None and not results.has_scores:
         raise ValueError(
-            f"--confidence-threshold: {args.results} has {results.task} predictions, which have no "
-            "scores"
+            f"--confidence-threshold: {args.results} has {results.task} predictions without scores"
         )
     name = dataset_name(args)
-    drawer = Drawer(
-        results, MetadataCatalog.get(name), DEFAULT_THRESHOLD if threshold is None else threshold
-    )
+    drawer = Drawer(results, MetadataCatalog.get(name), threshold)
     records = DatasetCatalog.get(name)
     found = list(islice(pairs(results, records), args.num))
     if not found:

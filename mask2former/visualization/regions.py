@@ -95,7 +95,7 @@ def draw_panoptic(
         id_map: (H, W) integers, the segment of each pixel; other ids than in `segments_info` (as 0)
             are no segments and stay as they are.
         segments_info: of each segment `id` and `category_id` (in [0, K)) and, if `things` is not
-            given, `isthing`; optionally `score`.
+            given, `isthing`; optionally `score`, which is written beside the names of things.
         names: K names.
         things: which classes are things.
         colors: K colours; by default, some that can be told apart.
@@ -129,7 +129,7 @@ def draw_panoptic(
             color = palette_color(num_things)
         num_things += is_thing
         name = names[category]
-        if segment.get("score") is not None:
+        if is_thing and segment.get("score") is not None:
             name += f" {segment['score']:.0%}"
         if is_thing:
             regions.append(_Region(name, color, True, 0.52, 1.0))

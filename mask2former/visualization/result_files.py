@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,17 @@ class ResultFile:
         for name in self._by_name:
             self._by_base_name[os.path.basename(name)].append(name)
 
+    @property
+    def has_scores(self) -> bool:
+        """Whether the predictions can be told by their scores."""
+        if self.task != "panoptic":
+            return self.task == "instance"
+        segments = (s for entries in self._entries() for e in entries for s in e["segments_info"])
+        return all("score" in segment for segment in segments)
+
+    def _entries(self) -> Iterator[list[dict[str, Any]]]:
+        return chain(self._by_id.values(), self._by_name.values())
+
     def some_images(self) -> str:
         """An example of what images are called in the file, for messages."""
         return repr(next(iter(self._by_name or self._by_id)))
@@ -95,7 +107,7 @@ class ResultFile:
         size: tuple[int, int],
         to_index: Mapping[int, int],
         *,
-        threshold: float,
+        threshold: float | None = None,
         things: frozenset[int],
         ignore_label: int,
     ) -> Scene:
@@ -105,7 +117,7 @@ class ResultFile:
             entries: of one image.
             size: (height, width) of the image.
             to_index: from category ids to contiguous ids.
-            threshold: lowest score of instances.
+            threshold: lowest score of instances or segments, if any.
             things: contiguous ids of things.
             ignore_label: for pixels that are of no class.
 
@@ -114,7 +126,7 @@ class ResultFile:
             DatasetError: an entry has an unknown category, or a PNG file cannot be read.
         """
         if self.task == "instance":
-            kept = [entry for entry in entries if entry["score"] >= threshold]
+            kept = [e for e in entries if threshold is None or e["score"] >= threshold]
             kept.sort(key=lambda entry: -entry["score"])
             if any("segmentation" not in entry for entry in kept):
                 raise DatasetError(f"{self.path} has boxes without masks ('segmentation')")
@@ -127,6 +139,8 @@ class ResultFile:
             ids = read_panoptic_png(os.path.join(self._root, entries[0]["file_name"]))
             segments = []
             for segment in entries[0]["segments_info"]:
+                if threshold is not None and segment["score"] < threshold:
+                    continue
                 index = self._index(segment["category_id"], to_index)
                 segments.append({**segment, "category_id": index, "isthing": index in things})
             return PanopticScene(ids, segments)

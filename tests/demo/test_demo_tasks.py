@@ -75,6 +75,7 @@ def test_panoptic_results_are_the_models_in_cocos_format(demo, panoptic_config, 
     assert [s["id"] for s in info] == [s["id"] for s in segments]
     for found, segment in zip(info, segments, strict=True):
         assert found["category_id"] == ALL_IDS[segment["category_id"]]
+        assert found.get("score") == segment.get("score")
         rows, columns = np.nonzero(written == segment["id"])
         left, top, width, height = found["bbox"]
         assert (left, left + width - 1) == (columns.min(), columns.max())

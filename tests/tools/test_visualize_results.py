@@ -225,7 +225,9 @@ def test_wrong_commands_say_what_to_do(command, evaluated, shapes, tmp_path):
         ((tmp_path / "others.json", *data), "has one for 'elsewhere.jpg', the data set's are like"),
     ]
     if task != "instance":
-        cases.append(((results, *data, "--confidence-threshold", 0.5), "which have no scores"))
+        cases.append(
+            ((results, *data, "--confidence-threshold", 0.5), "predictions without scores")
+        )
     for arguments, message in cases:
         status, _, err = command(*arguments, *out)
         assert status == 2, arguments
