@@ -3,6 +3,7 @@
 # ruff: noqa: NPY002  Detectron2 draws from NumPy's global generator.
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from label_files import id_colors, patches, save
@@ -40,6 +41,37 @@ def test_labels_of_16_bits(record, tmp_path, ignore_label):
             assert (mask.numpy() == (expected == label)).all()
         seen.update(present)
     assert seen == {*classes} - {ignore_label}
+
+
+def test_an_ignore_label_that_the_file_cannot_hold(record):
+    """Nothing in a map of 8 bits is 65535, but padding is."""
+    name = "test_mapper_8_bits"
+    MetadataCatalog.get(name).set(ignore_label=65535)
+    scale = ["INPUT.MIN_SIZE_TRAIN", (60,), "INPUT.CROP.ENABLED", False]
+    cfg = make_cfg("mask_former_semantic", *scale, sets=(name,), classes=256)
+    mapper = build_mapper(cfg)
+    assert MetadataCatalog.pop(name)
+    result = run(mapper, record, 0)
+    padding = result["padding_mask"]
+    assert padding.any() and (result["sem_seg"][padding] == 65535).all()
+    assert 255 in result["instances"].gt_classes and result["sem_seg"][~padding].max() == 255
+
+
+def test_the_crop_follows_the_labels_of_the_data_set(record):
+    name = "test_mapper_crop"
+    MetadataCatalog.get(name).set(ignore_label=9)
+    for task in ("semantic", "panoptic"):
+        mapper = build_mapper(make_cfg(f"mask_former_{task}", sets=(name,)))
+        assert mapper.augmentations.augs[1].ignored_category == 9
+    MetadataCatalog.pop(name)
+    # Instances have no labels: the crop is free, whatever the config says about classes.
+    share = "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA"
+    record["annotations"] = []
+    images = [
+        run(build_mapper(make_cfg("mask_former_instance", share, value)), record, 5)["image"]
+        for value in (0.1, 1.0)
+    ]
+    assert torch.equal(*images)
 
 
 def test_the_ignore_label_is_the_data_sets(record, tmp_path):
