@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> dict | None:
             trainer = Trainer(cfg)
             trainer.checkpointer.allow_unsafe = args.allow_unsafe_weights
             trainer.resume_or_load(resume=args.resume)
-    except ValueError as error:  # what the user can mend; the message says how
+    except (ValueError, ImportError) as error:  # what the user can mend; the message says how
         sys.exit(f"error: {error}")
     return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 

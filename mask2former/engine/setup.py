@@ -16,6 +16,7 @@ from detectron2.utils.logger import setup_logger
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, class_names, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
+from ..evaluation import check_evaluation
 from .data_flags import add_data_flags, register_run_datasets
 
 EPILOG = """
@@ -68,6 +69,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         ValueError: if the config, the device or the data do not fit; the message says how.
+        ImportError: if the evaluation needs a package that is not installed.
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
@@ -75,6 +77,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_device(cfg)
     register_run_datasets(cfg, args)
     check_datasets(cfg, args.eval_only)
+    check_evaluation(cfg)
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
