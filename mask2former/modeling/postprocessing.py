@@ -53,6 +53,7 @@ def upsample_masks(
     return x[0]
 
 
+@torch.no_grad()  # masks are written to in place
 def instance_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -168,6 +169,7 @@ def semantic_inference(
     return scores
 
 
+@torch.no_grad()
 def panoptic_inference(
     class_logits: Tensor,
     mask_logits: Tensor,
@@ -283,9 +285,10 @@ def _upsampled(
     first = 0
     for chunk in queries.split(_masks_within(CHUNK_PIXELS, padded_size, output_size)):
         masks = upsample_masks(mask_logits[chunk], padded_size, image_size, output_size)
-        for part in masks.split(1 if masks.is_cpu else len(masks)):
-            yield slice(first, first + len(part)), part
-            first += len(part)
+        step = 1 if masks.is_cpu else len(masks)
+        for i in range(0, len(masks), step):
+            yield slice(first + i, first + i + step), masks[i : i + step]
+        first += len(masks)
 
 
 def _masks_within(limit: int, *sizes: Size) -> int:

@@ -146,6 +146,17 @@ def test_more_detections_than_pairs_gives_all_pairs():
     assert len(result) == 4
 
 
+def test_logits_of_a_model_that_records_gradients():
+    logits = torch.randn(6, 4, requires_grad=True), torch.randn(6, 8, 10, requires_grad=True)
+    where = sizes((32, 40), (25, 36), (20, 30))
+    instances = instance_inference(*logits, **where, max_detections=10)
+    assert len(instances) == 10 and not instances.scores.requires_grad
+    ids, segments = panoptic_inference(
+        *logits, **where, object_mask_threshold=0.0, overlap_threshold=0.0, thing_classes={0}
+    )
+    assert ids.max() == len(segments) > 0
+
+
 def test_boxes_enclose_masks_tightly():
     masks = torch.zeros(2, 5, 7, dtype=torch.bool)
     masks[1, 1, 2] = masks[1, 3, 5] = True
