@@ -62,8 +62,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         choices=TASKS,
-        help="what to find (default: the first of these that the config predicts). A panoptic "
-        "model can be run for each",
+        help="what to find (default: the first of these that the config predicts, or instances if "
+        "it predicts them and no class is stuff). A panoptic model can be run for each",
     )
     parser.add_argument(
         "--json",

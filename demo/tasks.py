@@ -44,7 +44,7 @@ def choose_task(cfg: CfgNode, requested: str | None, classes: Classes, config_fi
         # The published configs for instances of ADE20K predict panoptic segments as well.
         no_stuff = classes.things is not None and len(classes.things) == len(classes.names)
         return "instance" if no_stuff and "instance" in offered else offered[0]
-    if requested in offered:
+    if requested is not None and requested in offered:
         return requested
     if cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
         raise ValueError(
