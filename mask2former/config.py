@@ -27,7 +27,8 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
 
 
 def _add_input_keys(cfg: CfgNode) -> None:
-    # What turns a dataset dict into a training sample: `coco_instance_lsj`, ...
+    # What turns a dataset dict into a training sample: targets and augmentations, one of
+    # coco_{instance,panoptic}_lsj and mask_former_{instance,panoptic,semantic}.
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
     # Large-scale jitter (LSJ): resize by a random factor of IMAGE_SIZE between MIN_SCALE and
     # MAX_SCALE, then crop or pad to IMAGE_SIZE x IMAGE_SIZE pixels.

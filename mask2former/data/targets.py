@@ -5,7 +5,6 @@ Shape letters: H, W height and width of the augmented image; N targets; S segmen
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -79,32 +78,9 @@ def instance_targets(
                 classes.append(annotation["category_id"])
                 yield mask
 
-    instances = _make_instances(_pack(masks(), len(annotations), size), classes)
+    instances = _make_instances(PackedMasks.from_masks(masks(), size), classes)
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
     return instances
-
-
-def _pack(masks: Iterator[np.ndarray], at_most: int, size: Size) -> PackedMasks:
-    """Pack `at_most` masks of `transform_segmentation`, which are made one at a time."""
-    planes = np.zeros((-(-at_most // 8), *size), dtype=np.uint8)
-    count = 0
-    for plane in planes:
-        # Rasterised polygons are written column by column; turning eight at a time is quicker.
-        columns: np.ndarray | None = None
-        for bit, mask in enumerate(itertools.islice(masks, 8)):
-            (h, w), values = mask.shape, mask.view(np.uint8) * np.uint8(1 << bit)
-            if mask.flags.c_contiguous:
-                plane[:h, :w] |= values
-            else:
-                columns = np.zeros(size[::-1], dtype=np.uint8) if columns is None else columns
-                columns[:w, :h] |= values.T
-            count += 1
-        if columns is not None:
-            plane |= columns.T
-    used = -(-count // 8)
-    return PackedMasks(
-        torch.from_numpy(planes if used == len(planes) else planes[:used].copy()), count
-    )
 
 
 def _check_class(category_id: int, num_classes: int | None) -> None:

@@ -225,13 +225,25 @@ def test_on_a_gpu():
     torch.testing.assert_close(got.cpu(), packed.sample(points[:2], of), **close)
 
 
+def test_a_smaller_mask_is_the_upper_left_corner_of_one():
+    generator = np.random.default_rng(0)
+    full = np.zeros((11, 9, 7), dtype=bool)
+    parts = []
+    for i, mask in enumerate(full):
+        part = generator.random((1 + i % 9, 1 + i % 7)) < 0.5
+        mask[: part.shape[0], : part.shape[1]] = part
+        parts.append(np.asfortranarray(part) if i % 3 else part)
+    packed = PackedMasks.from_masks(iter(parts), (9, 7))
+    assert np.array_equal(packed.tensor.numpy(), full)
+
+
 def test_mistakes_are_named():
     planes = torch.zeros(2, 4, 4, dtype=torch.uint8)
     with pytest.raises(ValueError, match=r"planes of 17 masks must be uint8 \(3, H, W\)"):
         PackedMasks(planes, 17)
     with pytest.raises(ValueError, match="smaller"):
         PackedMasks(planes, 16, (4, 3))
-    with pytest.raises(ValueError, match=r"mask 1 has the shape \(4, 5\), not \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"mask 1 has the shape \(4, 5\), more than \(4, 4\)"):
         PackedMasks.from_masks([np.zeros((4, 4)), np.zeros((4, 5))], (4, 4))
     with pytest.raises(ValueError, match="fractions"):
         PackedMasks.from_tensor(torch.full((1, 4, 4), 0.5))
