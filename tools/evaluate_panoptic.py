@@ -1,7 +1,7 @@
 """Panoptic quality of predictions in COCO's panoptic format: a JSON file and a folder of PNG files.
 
     python tools/evaluate_panoptic.py --truth annotations/panoptic_val2017.json \
-        --predictions output/inference/predictions.json
+        --results output/inference/predictions.json
 """
 
 import argparse
@@ -17,7 +17,7 @@ from mask2former.evaluation.panoptic_files import evaluate_files, read_folder
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the files, print the numbers; `arguments` by default those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, what in (("truth", "ground truth"), ("predictions", "predictions")):
+    for name, what in (("truth", "ground truth"), ("results", "predictions")):
         parser.add_argument(f"--{name}", required=True, metavar="JSON", help=what)
         parser.add_argument(
             f"--{name}-folder", metavar="DIR", help="its PNG files (default: JSON without .json)"
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     try:
         truth = read_folder(args.truth, args.truth_folder)
-        predictions = read_folder(args.predictions, args.predictions_folder)
+        predictions = read_folder(args.results, args.results_folder)
         quality = evaluate_files(truth, predictions, workers=args.workers)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -382,7 +382,7 @@ def test_tool_for_files(register, tmp_path, capsys):
     out = tmp_path / "out"
     results = run(PanopticEvaluator(register(tmp_path, content), out), predictions, content)
     options = ["--truth", str(tmp_path / "panoptic.json")]
-    options += ["--predictions", str(out / "predictions.json")]
+    options += ["--results", str(out / "predictions.json")]
     for workers in "12":
         main([*options, "--workers", workers, "--output", str(tmp_path / "scores.json")])
         written = json.loads((tmp_path / "scores.json").read_text())
@@ -395,8 +395,8 @@ def test_tool_for_files(register, tmp_path, capsys):
         if change:
             change(predicted["annotations"])
         (out / "changed.json").write_text(json.dumps(predicted))
-        files = ["--predictions", str(out / "changed.json"), "--workers", "1"]
-        files += ["--predictions-folder", str(out / "predictions")]
+        files = ["--results", str(out / "changed.json"), "--workers", "1"]
+        files += ["--results-folder", str(out / "predictions")]
         with pytest.raises(SystemExit, match=match):
             main([*options[:2], *files, *more])
 
