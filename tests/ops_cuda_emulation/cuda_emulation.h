@@ -4,10 +4,13 @@
 // see what the kernel does: reads and writes out of bounds, and races between threads. Warp
 // shuffles wait for the lanes that the mask names; a lane that never comes, or reads from one that
 // the mask does not name, ends the program with a message. Shuffles order memory between their
-// lanes, which on a GPU they do not; the kernels' lanes exchange nothing through memory.
+// lanes, which on a GPU they do not: of a __syncwarp() that is missing next to one, ThreadSanitizer
+// cannot know.
 //
-// There is no shared memory and no __syncthreads(): the kernels use neither.
+// Shared memory is that of the threads of a block, and holds what an earlier block left. There is
+// no __syncthreads(): the kernels do not use it.
 //
+// CUDA_EMULATION_NO_SYNCWARP makes __syncwarp() do nothing, to see the tests fail.
 // CUDA_EMULATION_PLAIN_ADD makes atomicAdd() an ordinary addition, to see the tests fail.
 #pragma once
 
@@ -94,10 +97,16 @@ struct Warp {
   std::map<unsigned, Meeting> meetings_;
 };
 
+constexpr size_t kSharedBytes = 48 * 1024;  // what every GPU has
+struct alignas(64) SharedMemory {
+  unsigned char bytes[kSharedBytes];
+};
+
 struct Thread {
   dim3 thread_index, block_index, block_size, grid_size;
   uint64_t block;
   Warp* warp;
+  SharedMemory* shared;
   int next_slots = 0;
 };
 inline thread_local Thread self;
@@ -124,6 +133,16 @@ T shuffle(unsigned mask, T value, int source) {
   return value;
 }
 
+// The block's one variable in shared memory.
+template <typename T>
+T& shared_variable() {
+  static_assert(sizeof(T) <= kSharedBytes);
+  if (reinterpret_cast<uintptr_t>(self.shared) % alignof(T) != 0) {
+    fail("shared memory is not aligned");
+  }
+  return *reinterpret_cast<T*>(self.shared);
+}
+
 constexpr int kBlocksAtATime = 3;
 
 // kernel<<<grid, threads>>>(arguments...), waiting for its end.
@@ -132,12 +151,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, Argument
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   const unsigned warps = (threads + 31) / 32;
   std::vector<Warp> all_warps(kBlocksAtATime * warps);
+  std::vector<SharedMemory> shared(kBlocksAtATime);
   std::vector<std::thread> running;
   for (uint64_t first = 0; first < kBlocksAtATime && first < blocks; ++first) {
     for (unsigned thread = 0; thread < threads; ++thread) {
       Warp* const warp = &all_warps[first * warps + thread / 32];
+      SharedMemory* const memory = &shared[first];
       running.emplace_back([=] {
-        self = {{thread}, {}, {threads}, grid, 0, warp};
+        self = {{thread}, {}, {threads}, grid, 0, warp, memory};
         for (uint64_t block = first; block < blocks; block += kBlocksAtATime) {
           self.block = block;
           self.block_index = {static_cast<unsigned>(block % grid.x),
@@ -163,6 +184,14 @@ void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, Argument
 #undef CUDA_KERNEL_ASSERT
 #define CUDA_KERNEL_ASSERT(condition) \
   (static_cast<void>((condition) ? 0 : ++::cuda_emulation::failed_assertions))
+
+#define MASK2FORMER_SHARED(type, name) type& name = ::cuda_emulation::shared_variable<type>()
+
+inline void __syncwarp() {
+#ifndef CUDA_EMULATION_NO_SYNCWARP
+  ::cuda_emulation::self.warp->meeting(~0u).wait_for(32);
+#endif
+}
 
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {

@@ -38,6 +38,7 @@ BUILDS = {
     ),
     "races": ("fuzz.cpp", ["-fsanitize=thread"]),
     "races_plain_add": ("fuzz.cpp", ["-fsanitize=thread", "-DCUDA_EMULATION_PLAIN_ADD"]),
+    "races_no_syncwarp": ("fuzz.cpp", ["-fsanitize=thread", "-DCUDA_EMULATION_NO_SYNCWARP"]),
     "bounds_90": (
         "fuzz.cpp",
         [
@@ -271,11 +272,15 @@ def test_sanitizers_find_nothing(build, program, count):
     assert result.stdout == f"{count} problems\n"
 
 
-def test_sanitizers_find_a_race(build):
-    result = run_fuzz(build("races_plain_add"), "1", "4")
+@pytest.mark.parametrize(
+    ("program", "kernel"),
+    [("races_plain_add", "backward_kernel"), ("races_no_syncwarp", "forward_kernel")],
+)
+def test_sanitizers_find_a_race(build, program, kernel):
+    result = run_fuzz(build(program), "1", "4")
     assert result.returncode != 0
     assert "ThreadSanitizer: data race" in result.stderr
-    assert "backward_kernel" in result.stderr
+    assert kernel in result.stderr
 
 
 @pytest.mark.parametrize("defect", ["short-value", "short-gradient"])

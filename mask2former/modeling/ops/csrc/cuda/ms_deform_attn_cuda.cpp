@@ -38,9 +38,11 @@ kernels::Sizes sizes_of(const Tensor& value, const Tensor& sampling_locations) {
   sizes.queries = sampling_locations.size(1);
   TORCH_CHECK_VALUE(sizes.heads <= kernels::kMaxHeads, "value has ", sizes.heads,
                     " heads, but on CUDA there may be at most ", kernels::kMaxHeads);
-  TORCH_CHECK_VALUE(sizes.heads * sizes.channels <= INT32_MAX, "value has ", sizes.heads,
-                    " heads of ", sizes.channels,
-                    " channels, but on CUDA these may be at most 2^31 - 1 together");
+  TORCH_CHECK_VALUE(sizes.heads * sizes.channels <= kernels::kMaxRow, "value has ", sizes.heads,
+                    " heads of ", sizes.channels, " channels, but on CUDA these may be at most ",
+                    kernels::kMaxRow, " together");
+  TORCH_CHECK_VALUE(sizes.positions <= kernels::kMaxPositions, "value has ", sizes.positions,
+                    " positions, but on CUDA there may be at most ", kernels::kMaxPositions);
   sizes.levels = static_cast<int>(sampling_locations.size(3));
   sizes.points = static_cast<int>(sampling_locations.size(4));
   return sizes;

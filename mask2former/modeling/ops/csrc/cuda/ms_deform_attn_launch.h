@@ -16,6 +16,9 @@ namespace mask2former::kernels {
 
 constexpr int kMaxInlineLevels = 8;  // more than any published model has
 constexpr int kMaxHeads = 65535;     // as many blocks as a grid may have along y and z
+// Bounds that keep bytes of a position and indices of positions in 32 bits.
+constexpr int64_t kMaxRow = int64_t{1} << 28;  // heads times channels
+constexpr int64_t kMaxPositions = int64_t{UINT32_MAX} - 1;
 
 struct Sizes {
   int64_t batch, positions, queries, heads, channels;
@@ -55,7 +58,8 @@ struct Accumulator<double> {
 };
 
 // T is the value's type, C that of locations and weights: T, or float where T is a half type. All
-// pointers are aligned to 16 bytes; no size but levels and points is 0, and H * D fits into an int.
+// pointers are aligned to 16 bytes; no size but levels and points is 0, none is beyond the bounds
+// above.
 template <typename T, typename C>
 void launch_forward(const T* value, const LevelTable& levels, const C* locations, const C* weights,
                     T* output, const Sizes& sizes, CUstream_st* stream);

@@ -7,7 +7,7 @@
 
 namespace mask2former::kernels {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 128;  // of a block
 
 // An instance: how many channels a lane owns at a time, and how many lanes serve a query.
 template <int kVectorOf, int kLanesOf>
