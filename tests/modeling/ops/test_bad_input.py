@@ -138,7 +138,7 @@ def message_of(function, *args):
 
 def both_ways(given):
     """The operator and its backward, each with its arguments."""
-    grad_output = torch.zeros(2, 5, 12)
+    grad_output = torch.zeros(2, 5, 12, device=given["value"].device)
     yield torch.ops.mask2former.ms_deform_attn, tuple(given.values())
     yield torch.ops.mask2former.ms_deform_attn_backward, (grad_output, *given.values())
     yield ms_deform_attn_pytorch, tuple(given.values())
@@ -148,8 +148,11 @@ def both_ways(given):
 @pytest.mark.parametrize(
     ("name", "wrong", "message"), WITHOUT_DATA + WITH_DATA, ids=names(WITHOUT_DATA + WITH_DATA)
 )
-def test_the_argument_is_named(name, wrong, message):
+def test_the_argument_is_named(name, wrong, message, device):
     given = {**arguments(), name: wrong}
+    for key in ("value", "sampling_locations", "attention_weights"):
+        given[key] = given[key].to(device)
+    message = message.replace("on cpu", f"on {given['value'].device}")
     for function, args in both_ways(given):
         assert message_of(function, *args) == message
 
@@ -229,10 +232,11 @@ def test_devices_that_differ(name, message):
         fake = {k: mode.from_tensor(v) for k, v in given.items()}
         fake[name] = torch.empty(given[name].shape, dtype=given[name].dtype, device="cuda:0")
         assert message_of(torch.ops.mask2former.ms_deform_attn, *fake.values()) == message
-    given[name] = given[name].to("meta")
-    message = message.replace("cuda:0", "meta")
-    assert message_of(torch.ops.mask2former.ms_deform_attn, *given.values()) == message
-    assert message_of(ms_deform_attn_pytorch, *given.values()) == message
+    for other in ("meta", "cuda:0") if torch.cuda.is_available() else ("meta",):
+        mixed = {**given, name: given[name].to(other)}
+        text = message.replace("cuda:0", other)
+        assert message_of(torch.ops.mask2former.ms_deform_attn, *mixed.values()) == text
+        assert message_of(ms_deform_attn_pytorch, *mixed.values()) == text
 
 
 @pytest.mark.parametrize(

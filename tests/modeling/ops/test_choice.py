@@ -30,7 +30,8 @@ for _ in range(2):
 def run(*command, **variables):
     chosen = ("MASK2FORMER_OPS", "TRITON_INTERPRET")
     environment = {k: v for k, v in os.environ.items() if k not in chosen}
-    environment["PYTHONPATH"] = str(REPOSITORY)
+    path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.run(
         [sys.executable, *command],
         env={**environment, **variables},
@@ -56,6 +57,8 @@ def test_the_choice_is_logged_once(variables, line):
     if variables.get("MASK2FORMER_OPS") == "triton":
         pytest.importorskip("triton")
     done = run("-c", CALL, **variables)
+    if "only 0-dimensional arrays" in done.stderr and "interpreter.py" in done.stderr:
+        pytest.skip("this Triton's interpreter does not work with this NumPy (2.5 and Triton 3.6)")
     assert done.stdout.splitlines() == ["imported", *["[[[1.0]]]"] * 2], done.stderr
     logged = [text for text in done.stderr.splitlines() if "ms_deform_attn" in text]
     assert len(logged) == 1

@@ -79,7 +79,9 @@ def test_numbers_with_every_instruction_set(capability):
     environment = {
         **os.environ,
         "ATEN_CPU_CAPABILITY": capability,
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+        ),
         library.VARIABLE: "compiled",
     }
     subprocess.run([sys.executable, __file__], env=environment, check=True, timeout=600)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from support import REPOSITORY
 
 from mask2former.modeling.ops import library
@@ -32,14 +33,29 @@ def test_every_implementation_passes_the_same_tests(name, files):
     compiled, reason = library.find_compiled(REPOSITORY / "mask2former")
     if name == "compiled" and compiled is None:
         pytest.skip(reason)
-    environment = {**os.environ, library.VARIABLE: name, "PYTHONPATH": str(REPOSITORY)}
+    interpreter = {"TRITON_INTERPRET": "1"} if name == "triton" else {}
+    run(name, files, CUDA_VISIBLE_DEVICES="", **interpreter)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", library.IMPLEMENTATIONS)
+def test_every_implementation_passes_the_same_tests_on_a_gpu(name):
+    if name == library.implementation("cuda").name:
+        pytest.skip("the other tests ran with it")
+    compiled, reason = library.find_compiled(REPOSITORY / "mask2former")
+    if name == "compiled" and compiled is None:
+        pytest.skip(reason)
+    run(name, FILES, "-k", "cuda or devices")
+
+
+def run(name, files, *options, **variables):
+    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, library.VARIABLE: name, "PYTHONPATH": path}
     environment.pop("TRITON_INTERPRET", None)
-    if name == "triton":
-        environment["TRITON_INTERPRET"] = "1"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
+        [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *options]
         + [str(HERE / file) for file in files],
-        env=environment,
+        env={**environment, **variables},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

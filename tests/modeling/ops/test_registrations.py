@@ -10,20 +10,21 @@ from mask2former.modeling.ops.library import implementation
 OPS = torch.ops.mask2former
 
 
-def inputs(height=3, width=5, dtype=torch.float32):
+def inputs(height=3, width=5, dtype=torch.float32, device="cpu"):
     """Two levels' maps (2, H_l, W_l, 2, 4), locations and weights of 7 queries."""
     torch.manual_seed(0)
-    return (
+    tensors = (
         torch.randn(2, height, width, 2, 4, dtype=dtype),
         torch.randn(2, 2 * height, 2 * width, 2, 4, dtype=dtype),
         torch.rand(2, 7, 2, 2, 3, 2, dtype=dtype),
         torch.rand(2, 7, 2, 2, 3, dtype=dtype),
     )
+    return tuple(tensor.to(device) for tensor in tensors)
 
 
-def arguments(dtype=torch.float32, requires_grad=False):
+def arguments(dtype=torch.float32, requires_grad=False, device="cpu"):
     """The operator's own."""
-    coarse, fine, locations, weights = inputs(dtype=dtype)
+    coarse, fine, locations, weights = inputs(dtype=dtype, device=device)
     value = torch.cat([coarse.flatten(1, 2), fine.flatten(1, 2)], dim=1)
     tensors = (value, torch.tensor([[3, 5], [6, 10]]), torch.tensor([0, 15]), locations, weights)
     return tuple(
@@ -41,12 +42,14 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_the_forward_is_registered_correctly(requires_grad):
-    torch.library.opcheck(OPS.ms_deform_attn.default, arguments(requires_grad=requires_grad))
+def test_the_forward_is_registered_correctly(requires_grad, device):
+    given = arguments(requires_grad=requires_grad, device=device)
+    torch.library.opcheck(OPS.ms_deform_attn.default, given)
 
 
-def test_the_backward_is_registered_correctly():
-    torch.library.opcheck(OPS.ms_deform_attn_backward.default, (torch.randn(2, 7, 8), *arguments()))
+def test_the_backward_is_registered_correctly(device):
+    given = (torch.randn(2, 7, 8, device=device), *arguments(device=device))
+    torch.library.opcheck(OPS.ms_deform_attn_backward.default, given)
 
 
 @pytest.mark.parametrize("op", [OPS.ms_deform_attn.default, OPS.ms_deform_attn_backward.default])
@@ -55,11 +58,11 @@ def test_the_operators_are_tagged_for_the_compiler(op):
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiles_as_one_graph(dynamic):
+def test_compiles_as_one_graph(dynamic, device):
     torch.compiler.reset()
     compiled = torch.compile(Attention(), fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for size in ((3, 5), (4, 6)):
-        tensors = [x.requires_grad_() for x in inputs(*size)]
+        tensors = [x.requires_grad_() for x in inputs(*size, device=device)]
         out, expected = compiled(*tensors), Attention()(*tensors)
         torch.testing.assert_close(out, expected)
         grad = torch.randn_like(out)
@@ -69,10 +72,10 @@ def test_compiles_as_one_graph(dynamic):
 
 
 @pytest.mark.slow
-def test_compiles_with_the_default_compiler():
+def test_compiles_with_the_default_compiler(device):
     torch.compiler.reset()
     compiled = torch.compile(Attention(), fullgraph=True)
-    tensors = [x.requires_grad_() for x in inputs()]
+    tensors = [x.requires_grad_() for x in inputs(device=device)]
     out, expected = compiled(*tensors), Attention()(*tensors)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(
@@ -80,9 +83,9 @@ def test_compiles_with_the_default_compiler():
     )
 
 
-def test_compiles_with_shapes_as_a_tensor():
+def test_compiles_with_shapes_as_a_tensor(device):
     torch.compiler.reset()
-    value, shapes, _, locations, weights = arguments()
+    value, shapes, _, locations, weights = arguments(device=device)
     compiled = torch.compile(ms_deform_attn, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(
         compiled(value, shapes, locations, weights),
@@ -91,26 +94,28 @@ def test_compiles_with_shapes_as_a_tensor():
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_exports_with_sizes_left_open(strict):
+def test_exports_with_sizes_left_open(strict, device):
     Dim = torch.export.Dim
     height, width = Dim("height", min=2, max=64), Dim("width", min=2, max=64)
     sizes = ({1: height, 2: width}, {1: 2 * height, 2: 2 * width}, {}, {})
-    program = torch.export.export(Attention(), inputs(), dynamic_shapes=sizes, strict=strict)
+    program = torch.export.export(
+        Attention(), inputs(device=device), dynamic_shapes=sizes, strict=strict
+    )
     assert OPS.ms_deform_attn.default in [node.target for node in program.graph.nodes]
     for size in ((3, 5), (4, 9)):
-        tensors = inputs(*size)
+        tensors = inputs(*size, device=device)
         torch.testing.assert_close(program.module()(*tensors), Attention()(*tensors))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_autocast_spares_the_coordinates(dtype, compiled):
+def test_autocast_spares_the_coordinates(dtype, compiled, device):
     torch.compiler.reset()
-    tensors = [x.requires_grad_() for x in inputs()]
+    tensors = [x.requires_grad_() for x in inputs(device=device)]
     function = Attention()
     if compiled:
         function = torch.compile(function, fullgraph=True, backend="aot_eager")
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(device, dtype=dtype):
         out = function(*tensors)
     assert out.dtype == dtype
     # the same as values rounded, and coordinates not
@@ -120,23 +125,23 @@ def test_autocast_spares_the_coordinates(dtype, compiled):
     assert all(grad.dtype == torch.float32 for grad in grads)
 
 
-def test_autocast_makes_positions_float32():
-    tensors = inputs(dtype=torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_makes_positions_float32(device):
+    tensors = inputs(dtype=torch.bfloat16, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         out = Attention()(*tensors)
     expected = Attention()(*tensors[:2], *(x.float() for x in tensors[2:]))
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
 
-def test_autocast_leaves_float64_alone():
-    tensors = inputs(dtype=torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_leaves_float64_alone(device):
+    tensors = inputs(dtype=torch.float64, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         out = Attention()(*tensors)
     torch.testing.assert_close(out, Attention()(*tensors), rtol=0, atol=0)
 
 
-def test_a_second_derivative_is_an_error():
-    value, shapes, starts, locations, weights = arguments(requires_grad=True)
+def test_a_second_derivative_is_an_error(device):
+    value, shapes, starts, locations, weights = arguments(requires_grad=True, device=device)
     out = OPS.ms_deform_attn(value, shapes, starts, locations, weights)
     (grad,) = torch.autograd.grad(out.square().sum(), value, create_graph=True)
     with pytest.raises(RuntimeError, match="second derivative of ms_deform_attn"):
@@ -150,23 +155,23 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-def test_deterministic_algorithms(deterministic):
+def test_deterministic_algorithms(deterministic, device):
     """The same bits twice, or an error where sums are taken in no fixed order."""
-    value, shapes, starts, locations, weights = arguments(requires_grad=True)
+    value, shapes, starts, locations, weights = arguments(requires_grad=True, device=device)
     runs = []
     for _ in range(2):
         out = OPS.ms_deform_attn(value, shapes, starts, locations, weights)
-        if implementation("cpu").name == "triton":
-            with pytest.raises(RuntimeError, match="use_deterministic_algorithms"):
+        if device == "cuda" or implementation(device).name == "triton":
+            with pytest.raises(RuntimeError, match="deterministic"):
                 out.sum().backward()
             return
         runs.append([out, *torch.autograd.grad(out.square().sum(), (value, locations, weights))])
     torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
 
 
-def test_inference_mode():
-    given = arguments()
-    grad_output = torch.randn(2, 7, 8)
+def test_inference_mode(device):
+    given = arguments(device=device)
+    grad_output = torch.randn(2, 7, 8, device=device)
     expected = OPS.ms_deform_attn(*given), *OPS.ms_deform_attn_backward(grad_output, *given)
     with torch.inference_mode():
         out = OPS.ms_deform_attn(*given), *OPS.ms_deform_attn_backward(grad_output, *given)
@@ -187,8 +192,8 @@ def test_meta_tensors_give_meta_tensors():
     assert public.is_meta and public.shape == (2, 7, 8)
 
 
-def test_only_what_needs_a_gradient_gets_one():
-    value, shapes, starts, locations, weights = arguments()
+def test_only_what_needs_a_gradient_gets_one(device):
+    value, shapes, starts, locations, weights = arguments(device=device)
     weights.requires_grad_()
     OPS.ms_deform_attn(value, shapes, starts, locations, weights).sum().backward()
     assert weights.grad is not None

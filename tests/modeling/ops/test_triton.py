@@ -157,6 +157,8 @@ def worker(arguments, **environment):
         text=True,
         check=False,
     )
+    if "only 0-dimensional arrays" in done.stderr and "interpreter.py" in done.stderr:
+        pytest.skip("this Triton's interpreter does not work with this NumPy (2.5 and Triton 3.6)")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
