@@ -82,8 +82,10 @@ class MSDeformAttn(nn.Module):
         H, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(value).view(B, S, H, -1)
         # One projection gives both, the offsets as parts of a level's size instead of pixels.
-        sizes = points.new_tensor([(w, h) for h, w in spatial_shapes])  # (L, 2)
-        scale = (1 / sizes)[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
+        # What is made while a compiler traces, or with fake tensors about, must not be kept.
+        keep = type(points) is Tensor and not torch.compiler.is_compiling()
+        scale = (_kept_pixels if keep else _pixels)(spatial_shapes, points.device)  # (L, 2)
+        scale = scale[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
         offsets, weights = F.linear(
             query,
             torch.cat((self.sampling_offsets.weight * scale, self.attention_weights.weight)),
@@ -173,6 +175,18 @@ class MSDeformAttnTransformer(nn.Module):
             part.transpose(1, 2).unflatten(2, shape)
             for part, shape in zip(parts, shapes, strict=True)
         ]
+
+
+def _pixels(shapes: Shapes, device: torch.device) -> Tensor:
+    """Size (L, 2) of a pixel of each level as (x, y), as a part of the level's."""
+    return 1 / torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_pixels(shapes: Shapes, device: torch.device) -> Tensor:
+    # To make it anew would make the CPU wait for a GPU, in every layer.
+    with torch.inference_mode(False):
+        return _pixels(shapes, device)
 
 
 @functools.lru_cache(maxsize=64)
