@@ -1,10 +1,14 @@
 #!/usr/bin/env python
 """Inference of Mask2Former R50 (COCO instances): peak memory and time against Hugging Face.
 
-Each case runs in a process of its own, with random weights, on two threads of the CPU. The peak is
-that of the whole process, Python and PyTorch included; Linux only.
+Each case runs in a process of its own, with random weights.
 
     python benchmarks/bench_inference.py [--repeat 3] [--threads 2]
+        On the CPU, the first call; the peak is that of the whole process, Python and PyTorch
+        included; Linux only.
+
+    python benchmarks/bench_inference.py --device cuda [--precision float16]
+        On a GPU, the median of 10 calls after 3 others; the peak is PyTorch's of GPU memory.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 CONFIG = (
     Path(__file__).parents[1] / "configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"
@@ -28,37 +33,46 @@ CASES = {
     "800x1216": ((800, 1216), (800, 1216)),
     "800x1067 to 3000x4000": ((800, 1067), (3000, 4000)),
 }
+PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+CALLS_ON_A_GPU, WARM_UP = 10, 3
 Size = tuple[int, int]
 
 
-def ours(size: Size, output: Size) -> Callable[[], int]:
-    """Our model; returns what to time, which gives the number of instances."""
+def our_model(device: str) -> nn.Module:
+    """Mask2Former R50 with random weights, in training mode."""
     from detectron2.modeling import build_model
 
     from mask2former import load_config
 
-    cfg = load_config(str(CONFIG), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
-    model = build_model(cfg).eval().to(memory_format=torch.channels_last)
+    model = build_model(load_config(str(CONFIG), ["MODEL.DEVICE", device, "MODEL.WEIGHTS", ""]))
+    return model.to(memory_format=torch.channels_last) if device == "cpu" else model
+
+
+def hugging_face_model(device: str) -> nn.Module:
+    """The same architecture in ``transformers``."""
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
+
+    backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
+    config = Mask2FormerConfig(backbone_config=backbone, num_labels=80)
+    return Mask2FormerForUniversalSegmentation(config).to(device).train()
+
+
+def ours(size: Size, output: Size, device: str) -> Callable[[], int]:
+    """Our model; returns what to time, which gives the number of instances."""
+    model = our_model(device).eval()
     image = torch.randint(256, (3, *size), dtype=torch.uint8)
     inputs = [{"image": image, "height": output[0], "width": output[1]}]
     return lambda: len(model(inputs)[0]["instances"])
 
 
-def hugging_face(size: Size, output: Size) -> Callable[[], int]:
-    """The same architecture in ``transformers``, its own post-processing included."""
-    from transformers import (
-        Mask2FormerConfig,
-        Mask2FormerForUniversalSegmentation,
-        Mask2FormerImageProcessor,
-        ResNetConfig,
-    )
+def hugging_face(size: Size, output: Size, device: str) -> Callable[[], int]:
+    """The same in ``transformers``, its own post-processing included."""
+    from transformers import Mask2FormerImageProcessor
 
-    backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
-    config = Mask2FormerConfig(backbone_config=backbone, num_labels=80)
-    model = Mask2FormerForUniversalSegmentation(config).eval()
+    model = hugging_face_model(device).eval()
     processor = Mask2FormerImageProcessor()
     height, width = (-(-s // 32) * 32 for s in size)
-    pixels = torch.randn(1, 3, height, width)
+    pixels = torch.randn(1, 3, height, width, device=device)
 
     def run() -> int:
         outputs = model(pixel_values=pixels)
@@ -74,15 +88,30 @@ IMPLEMENTATIONS = {"ours": ours, "transformers": hugging_face}
 
 
 @torch.no_grad()
-def measure(implementation: str, case: str, threads: int) -> None:
-    """Run one case once and print the figures as JSON."""
-    torch.set_num_threads(threads)
+def measure(implementation: str, case: str, options: argparse.Namespace) -> None:
+    """Run one case and print the figures as JSON."""
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    run = IMPLEMENTATIONS[implementation](*CASES[case])
+    dtype = PRECISIONS[options.precision]
+    run = IMPLEMENTATIONS[implementation](*CASES[case], options.device)
+    with torch.autocast(options.device, dtype=dtype, enabled=dtype is not None):
+        if options.device == "cpu":
+            seconds, count = timed(run)
+            found = memory()
+        else:
+            calls = [timed(run) for _ in range(WARM_UP + CALLS_ON_A_GPU)][WARM_UP:]
+            seconds, count = statistics.median(s for s, _ in calls), calls[0][1]
+            found = {"peak": torch.cuda.max_memory_allocated()}
+    print(json.dumps({"seconds": seconds, "instances": count, **found}))
+
+
+def timed(run: Callable[[], int]) -> tuple[float, int]:
+    """Seconds of a call, until its last work on a GPU is done, and what it returns."""
     start = time.perf_counter()
-    count = run()
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "instances": count, **memory()}))
+    result = run()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start, result
 
 
 def memory() -> dict[str, int]:
@@ -103,18 +132,25 @@ def main() -> None:
     )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="of autocast; default: none"
+    )
+    parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
-        measure(*args.measure, args.threads)
+        measure(*args.measure, args)
         return
+    print(f"{args.device}, {args.precision}, PyTorch {torch.__version__}")
     print("| case | implementation | seconds | ratio | peak GB | ratio | instances |")
     print("|---|---|---|---|---|---|---|")
-    for case in CASES:
+    for case in args.case:
         figures: dict[str, list[dict]] = {name: [] for name in IMPLEMENTATIONS}
         for _ in range(args.repeat):
             for name in IMPLEMENTATIONS:
                 command = [sys.executable, __file__, "--threads", str(args.threads)]
+                command += ["--device", args.device, "--precision", args.precision]
                 command += ["--measure", name, case]
                 result = subprocess.run(command, capture_output=True, text=True, check=True)
                 figures[name].append(json.loads(result.stdout.splitlines()[-1]))
@@ -125,7 +161,7 @@ def main() -> None:
                 statistics.median(r[k] for r in base) for k in ("seconds", "peak")
             )
             print(
-                f"| {case} | {name} | {seconds:.2f} | {base_seconds / seconds:.2f}x faster "
+                f"| {case} | {name} | {seconds:.3f} | {base_seconds / seconds:.2f}x faster "
                 f"| {peak / 1e9:.2f} | {base_peak / peak:.2f}x less | {runs[0]['instances']} |",
                 flush=True,
             )

@@ -1,21 +1,24 @@
 #!/usr/bin/env python
-"""Multi-scale deformable attention on the CPU: the compiled operator against its peers.
+"""Multi-scale deformable attention: the operator against its peers, on the CPU or a GPU.
 
 The shape is that of an 800x1216 image: levels 25x38, 50x76, 100x152, as many queries as positions,
 8 heads x 32 channels, 4 points. Locations are "grid", each position plus offsets of a few pixels of
-the level, as in a network, or "uniform", anywhere. All of it runs in turn, in one process; figures
-are medians.
+the level, "initial", the offsets of a network before its training, or "uniform", anywhere. All of
+it runs in turn, in one process; figures are medians, on a GPU by its own clock.
 
     grid_sample           the PyTorch form, which other devices use
+    transformers          Hugging Face's function, if it is installed
     torch-ms-deform-attn  the package of that name, if it is installed (0.1.1 is what we measured)
+    triton                the Triton form, on a GPU
 
-    python benchmarks/bench_ms_deform_attn.py [--threads 2] [--repeat 9]
+    python benchmarks/bench_ms_deform_attn.py [--device cuda] [--threads 2] [--repeat 9]
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import statistics
 import subprocess
 import sys
@@ -26,7 +29,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mask2former.modeling.ops import reference_points
+from mask2former.modeling.ops import reference_points, triton_kernels
 from mask2former.modeling.ops.library import implementation
 from mask2former.modeling.ops.pytorch import ms_deform_attn_pytorch
 from mask2former.modeling.pixel_decoder import msdeformattn
@@ -34,51 +37,85 @@ from mask2former.modeling.pixel_decoder import msdeformattn
 SHAPES = ((25, 38), (50, 76), (100, 152))
 HEADS, CHANNELS, POINTS = 8, 32, 4
 POSITIONS = sum(h * w for h, w in SHAPES)
+HALF = (torch.bfloat16, torch.float16)
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 Operator = Callable[..., Tensor]
 
 
-def arguments(kind: str, dtype: torch.dtype = torch.float32, queries: int = POSITIONS) -> Arguments:
-    """The operator's arguments, `queries` of them taken in order."""
+def arguments(
+    kind: str,
+    dtype: torch.dtype = torch.float32,
+    *,
+    device: str = "cpu",
+    batch: int = 1,
+    queries: int = POSITIONS,
+) -> Arguments:
+    """The operator's arguments, `queries` of them taken in order.
+
+    With half types on a GPU, locations and weights are float32, as autocast leaves them.
+    """
     torch.manual_seed(0)
     sizes = torch.tensor(SHAPES)
     starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
-    value = torch.randn(1, POSITIONS, HEADS, CHANNELS)
-    shape = (1, POSITIONS, HEADS, len(SHAPES), POINTS)
+    value = torch.randn(batch, POSITIONS, HEADS, CHANNELS, device=device)
+    shape = (batch, POSITIONS, HEADS, len(SHAPES), POINTS)
     if kind == "uniform":
-        locations = torch.rand(*shape, 2)
+        locations = torch.rand(*shape, 2, device=device)
     else:
-        points = reference_points(SHAPES, torch.device("cpu"))[:, None, None, None]
-        locations = points + 2 * torch.randn(*shape, 2) / sizes.flip(1)[:, None]
-    weights = torch.rand(shape).flatten(3).softmax(-1).view(shape)
+        points = reference_points(SHAPES, torch.device(device))[:, None, None, None]
+        offsets = initial_offsets().to(device)
+        if kind == "grid":
+            offsets = 2 * torch.randn(*shape, 2, device=device)
+        locations = (points + offsets / sizes.flip(1).to(device)[:, None]).expand(*shape, 2)
+    weights = torch.rand(shape, device=device).flatten(3).softmax(-1).view(shape)
+    coordinates = torch.float32 if dtype in HALF and device == "cuda" else dtype
     return (
         value.to(dtype),
         sizes,
         starts,
-        locations[:, :queries].to(dtype),
-        weights[:, :queries].to(dtype),
+        locations[:, :queries].to(coordinates).contiguous(),
+        weights[:, :queries].to(coordinates).contiguous(),
     )
 
 
-def peers() -> dict[str, Operator]:
+def initial_offsets() -> Tensor:
+    """Offsets in pixels (HEADS, 1, POINTS, 2): head i looks along 2 pi i / HEADS."""
+    angle = torch.arange(HEADS) * (2 * math.pi / HEADS)
+    direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
+    direction /= direction.abs().amax(-1, keepdim=True)
+    return direction[:, None, None] * torch.arange(1, POINTS + 1)[:, None]
+
+
+def peers(device: str) -> dict[str, Operator]:
     """Operators by name; ours is the first."""
     found: dict[str, Operator] = {
         "here": torch.ops.mask2former.ms_deform_attn,
         "grid_sample": ms_deform_attn_pytorch,
     }
     try:
-        from torch_ms_deform_attn.functional import ms_deform_attn as package
+        from transformers.models.mask2former.modeling_mask2former import (
+            multi_scale_deformable_attention,
+        )
     except ImportError:
-        print("torch-ms-deform-attn is not installed: not compared")
+        print("transformers is not installed: not compared")
     else:
-        found["torch-ms-deform-attn"] = functools.partial(package, im2col_step=64)
+        found["transformers"] = lambda value, sizes, starts, locations, weights: (
+            multi_scale_deformable_attention(value, SHAPES, locations, weights)
+        )
+    if device == "cpu":
+        try:
+            from torch_ms_deform_attn.functional import ms_deform_attn as package
+        except ImportError:
+            print("torch-ms-deform-attn is not installed: not compared")
+        else:
+            found["torch-ms-deform-attn"] = functools.partial(package, im2col_step=64)
     return found
 
 
 def with_backward(operator: Operator, args: Arguments) -> Callable[[], object]:
     """Forward and backward to all three inputs."""
     inputs = [args[i].clone().requires_grad_() for i in (0, 3, 4)]
-    grad = torch.randn(1, args[3].shape[1], HEADS * CHANNELS, dtype=args[0].dtype)
+    grad = torch.randn(*args[3].shape[:2], HEADS * CHANNELS).to(args[0])
 
     def run() -> object:
         output = operator(inputs[0], args[1], args[2], inputs[1], inputs[2])
@@ -87,37 +124,101 @@ def with_backward(operator: Operator, args: Arguments) -> Callable[[], object]:
     return run
 
 
-def milliseconds(runs: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
-    """Medians; the runs alternate, after one of each that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+def triton(args: Arguments) -> dict[str, Callable[[], object]]:
+    """The Triton form, with sizes on the GPU, where it wants them."""
+    args = (args[0], *(x.cuda() for x in args[1:]))
+    grad = torch.randn(*args[3].shape[:2], HEADS * CHANNELS).to(args[0])
+
+    def both() -> None:
+        triton_kernels.ms_deform_attn_triton(*args)
+        triton_kernels.ms_deform_attn_backward_triton(grad, *args)
+
+    return {
+        "forward": functools.partial(triton_kernels.ms_deform_attn_triton, *args),
+        "forward + backward": both,
+    }
+
+
+def one_measurement(run: Callable[[], object], device: str, runs: int) -> float:
+    """Milliseconds of a run, the mean of several."""
+    if device == "cpu":
+        start = time.perf_counter()
+        for _ in range(runs):
+            run()
+        return 1000 * (time.perf_counter() - start) / runs
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(runs):
+        run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / runs
+
+
+def milliseconds(runs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict:
+    """Medians; the runs alternate, after one or two of each that do not count.
+
+    On a GPU a measurement is of as many runs as take 5 ms, so that the queue never runs empty.
+    """
+    counts = dict.fromkeys(runs, 1)
+    if device == "cuda":
+        for name, run in runs.items():
+            run()
+            counts[name] = max(1, min(50, int(5 / one_measurement(run, device, 1))))
+    found: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeat + 1):
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
+            ms = one_measurement(run, device, counts[name])
             if i:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+                found[name].append(ms)
+    return {name: statistics.median(values) for name, values in found.items()}
 
 
 def print_ratios(title: str, times: dict[str, float]) -> None:
     """One line; ratios are to the first."""
     base = next(iter(times.values()))
     parts = [
-        f"{name} {ms:.1f} ms" + (f" ({ms / base:.1f}x)" if i else "")
+        f"{name} {ms:.{1 if base > 5 else 3}f} ms" + (f" ({ms / base:.1f}x)" if i else "")
         for i, (name, ms) in enumerate(times.items())
     ]
     print(f"{title}: {', '.join(parts)}", flush=True)
 
 
-def extra_memory() -> None:
-    """Print by how much the process's peak grows in a forward, beyond the output."""
-    args = arguments("grid")
+def compare(device: str, batch: int, dtype: torch.dtype, repeat: int) -> None:
+    """Print the operator and its peers, forward and with the backward."""
+    operators = peers(device)
+    if dtype in HALF:  # which takes values and locations of one type alone
+        operators.pop("transformers", None)
+    for kind in ("grid", "initial", "uniform"):
+        args = arguments(kind, dtype, device=device, batch=batch)
+        title = f"{kind}, {str(dtype).removeprefix('torch.')}, batch {batch}"
+        with torch.no_grad():
+            runs = {name: functools.partial(op, *args) for name, op in operators.items()}
+            if device == "cuda":
+                runs["triton"] = triton(args)["forward"]
+            print_ratios(f"forward, {title}", milliseconds(runs, repeat, device))
+        runs = {name: with_backward(op, args) for name, op in operators.items()}
+        if device == "cuda":
+            runs["triton"] = triton(args)["forward + backward"]
+        print_ratios(f"forward + backward, {title}", milliseconds(runs, repeat, device))
+
+
+def extra_memory(device: str) -> float:
+    """By how many MiB the peak grows in a forward, beyond the output."""
+    args = arguments("grid", device=device)
     operator = torch.ops.mask2former.ms_deform_attn
     operator(*(x[:, :64] if x.dim() > 4 else x for x in args))  # what is set up once
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = memory("VmRSS")
-    output = operator(*args)
-    print(memory("VmHWM") - before - output.numel() * output.element_size())
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        output = operator(*args)
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = memory("VmRSS")
+        output = operator(*args)
+        peak = memory("VmHWM")
+    return (peak - before - output.numel() * output.element_size()) / 2**20
 
 
 def memory(key: str) -> int:
@@ -126,13 +227,14 @@ def memory(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
-def layer_times(repeat: int) -> dict[str, float]:
+def layer_times(repeat: int, device: str) -> dict[str, float]:
     """A whole encoder layer's attention, projections included, with either operator."""
     module = msdeformattn.MSDeformAttn(
         dim=HEADS * CHANNELS, num_levels=len(SHAPES), num_heads=HEADS, num_points=POINTS
-    ).eval()
-    x = torch.randn(1, POSITIONS, HEADS * CHANNELS)
-    points = reference_points(SHAPES, torch.device("cpu"))
+    )
+    module.eval().to(device)
+    x = torch.randn(1, POSITIONS, HEADS * CHANNELS, device=device)
+    points = reference_points(SHAPES, torch.device(device))
     sizes, starts = arguments("grid")[1:3]
     ours = msdeformattn.ms_deform_attn
 
@@ -147,7 +249,39 @@ def layer_times(repeat: int) -> dict[str, float]:
             msdeformattn.ms_deform_attn = ours
 
     runs = {"here": lambda: layer(ours), "grid_sample": lambda: layer(oracle)}
-    return milliseconds(runs, repeat)
+    return milliseconds(runs, repeat, device)
+
+
+def shares_and_threads(threads: int, repeat: int) -> None:
+    """Print how the CPU's time grows with queries and threads."""
+    ours = torch.ops.mask2former.ms_deform_attn
+    runs = {
+        f"{share:.0%} of the queries": functools.partial(
+            ours, *arguments("grid", queries=int(POSITIONS * share))
+        )
+        for share in (0.25, 0.5, 1)
+    }
+    print_ratios("forward", milliseconds(runs, repeat, "cpu"))
+    args, times = arguments("grid"), {}
+    for count in (threads, 1):
+        torch.set_num_threads(count)
+        name = f"{count} thread" + "s" * (count > 1)
+        times |= milliseconds({name: lambda: ours(*args)}, repeat, "cpu")
+    torch.set_num_threads(threads)
+    print_ratios("forward", times)
+
+
+@torch.no_grad()
+def by_dtype(device: str, repeat: int) -> dict[str, float]:
+    """The forward's time by the value's type."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    runs = {
+        str(dtype).removeprefix("torch."): functools.partial(
+            torch.ops.mask2former.ms_deform_attn, *arguments("grid", dtype, device=device)
+        )
+        for dtype in dtypes
+    }
+    return milliseconds(runs, repeat, device)
 
 
 def main() -> None:
@@ -155,49 +289,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=9)
     parser.add_argument("--extra-memory", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    device, repeat = options.device, options.repeat
     torch.set_num_threads(options.threads)
     if options.extra_memory:
-        extra_memory()
+        print(extra_memory(device))
         return
-    choice = implementation("cpu")
-    print(f"here: {choice.name} ({choice.reason}), {torch.backends.cpu.get_cpu_capability()}")
-    operators = peers()
-    ours = operators["here"]
-    for kind in ("grid", "uniform"):
-        args = arguments(kind)
-        with torch.no_grad():
-            runs = {name: functools.partial(op, *args) for name, op in operators.items()}
-            print_ratios(f"forward, {kind}", milliseconds(runs, options.repeat))
-        runs = {name: with_backward(op, args) for name, op in operators.items()}
-        print_ratios(f"forward + backward, {kind}", milliseconds(runs, options.repeat))
+    choice = implementation(device)
+    processor = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
+    print(f"here: {choice.name} ({choice.reason}), {processor}, PyTorch {torch.__version__}")
+    compare(device, 1, torch.float32, repeat)
+    if device == "cuda":
+        compare(device, 1, torch.float16, repeat)
+        compare(device, 16, torch.float32, repeat)
+        compare(device, 16, torch.float16, repeat)
+    print_ratios("forward by dtype", by_dtype(device, repeat))
     with torch.no_grad():
-        runs = {
-            str(dtype).removeprefix("torch."): functools.partial(ours, *arguments("grid", dtype))
-            for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-        }
-        print_ratios("forward by dtype", milliseconds(runs, options.repeat))
-        runs = {
-            f"{share:.0%} of the queries": functools.partial(
-                ours, *arguments("grid", queries=int(POSITIONS * share))
-            )
-            for share in (0.25, 0.5, 1)
-        }
-        print_ratios("forward", milliseconds(runs, options.repeat))
-        args, times = arguments("grid"), {}
-        for threads in (options.threads, 1):
-            torch.set_num_threads(threads)
-            name = f"{threads} thread" + "s" * (threads > 1)
-            times |= milliseconds({name: lambda: ours(*args)}, options.repeat)
-        torch.set_num_threads(options.threads)
-        print_ratios("forward", times)
-        print_ratios("attention module", layer_times(options.repeat))
-    command = [sys.executable, __file__, "--extra-memory", "--threads", str(options.threads)]
+        if device == "cpu":
+            shares_and_threads(options.threads, repeat)
+        print_ratios("attention module", layer_times(repeat, device))
+    # in a process that has held nothing yet
+    command = [sys.executable, __file__, "--extra-memory", "--device", device]
+    command += ["--threads", str(options.threads)]
     extra = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    print(f"forward: {int(extra.split()[-1]) / 2**20:.2f} MiB beyond the output")
+    print(f"forward: {float(extra.split()[-1]):.2f} MiB beyond the output")
 
 
 if __name__ == "__main__":
