@@ -163,8 +163,8 @@ def milliseconds(runs: dict[str, Callable[[], object]], repeat: int, device: str
     counts = dict.fromkeys(runs, 1)
     if device == "cuda":
         for name, run in runs.items():
-            run()
-            counts[name] = max(1, min(50, int(5 / one_measurement(run, device, 1))))
+            fastest = min(one_measurement(run, device, 1) for _ in range(4))
+            counts[name] = max(1, min(50, int(5 / fastest)))
     found: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(repeat + 1):
         for name, run in runs.items():
