@@ -13,12 +13,18 @@ from mask2former.data.synthetic import generate
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory) -> Path:
-    """The synthetic data set, 12 images to train on and 4 to validate, registered by name."""
+def datasets(tmp_path_factory) -> Path:
+    """The folder of the synthetic data set, 12 images to train on and 4 to validate."""
     root = tmp_path_factory.mktemp("datasets")
     generate(root / "synthetic_shapes", train=12, val=4, size=64, seed=0, progress=False)
-    register_synthetic(root)
-    return root / "synthetic_shapes"
+    return root
+
+
+@pytest.fixture
+def shapes(datasets) -> Path:
+    """The synthetic data set, registered by name, whatever earlier tests have registered."""
+    register_synthetic(datasets)
+    return datasets / "synthetic_shapes"
 
 
 @pytest.fixture

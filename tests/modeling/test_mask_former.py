@@ -39,9 +39,9 @@ def test_different_sizes_in_a_batch_differ_from_single_images_by_padding_only(mo
 
 
 def assert_same_instances(a, b):
-    torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
+    # a pixel may fall to the other side of 0 by rounding, and so out of the mean that scores are of
+    torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-4)
     assert torch.equal(a.pred_classes, b.pred_classes)
-    # a pixel may fall to the other side of 0 by rounding
     assert (a.pred_masks != b.pred_masks).float().mean() < 1e-3
 
 
