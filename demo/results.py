@@ -18,8 +18,8 @@ from scipy import ndimage
 from tasks import Segments, counted
 
 from mask2former.checkpoint.files import write_atomically
+from mask2former.data.label_maps import ids_to_rgb
 from mask2former.evaluation import instances_to_coco_results
-from mask2former.evaluation.panoptic import ids_to_rgb
 
 
 class Results(ABC):

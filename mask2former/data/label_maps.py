@@ -80,6 +80,14 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(pixels, dtype="<u4").reshape(size) & np.uint32(0xFFFFFF)
 
 
+def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) uint8: (H, W) ids = R + 256 G + 65536 B, each below 2**24."""
+    little_endian = np.ascontiguousarray(segment_ids, dtype="<i4")
+    return np.ascontiguousarray(
+        little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]
+    )
+
+
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     """Open an image whose decoder's errors are raised as `DatasetError`."""

@@ -30,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from .builtin import FOLDER, SPLITS, STUFF_IDS, THING_IDS
+from .label_maps import ids_to_rgb
 from .synthetic_scenes import STUFF_CLASSES, THING_CLASSES, VOID, Scene, draw_scene
 
 SEMANTIC_IGNORE = 255
@@ -231,8 +232,7 @@ def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
                 "iscrowd": 0,
             }
         )
-    picture = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
-    return picture.astype(np.uint8), segments
+    return ids_to_rgb(ids), segments
 
 
 def _semantic(scene: Scene) -> np.ndarray:

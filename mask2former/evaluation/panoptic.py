@@ -25,6 +25,7 @@ from tabulate import tabulate
 from ..checkpoint.files import write_atomically
 from ..data.dataset_files import some_of
 from ..data.errors import DatasetError
+from ..data.label_maps import ids_to_rgb
 from .ground_truth import CategoryIds, PanopticTruth, Segment
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 from .tables import class_table
@@ -267,11 +268,3 @@ class _ResultsWriter:
         path = self._output_dir / RESULTS_FILE
         write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
         _logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")
-
-
-def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) uint8: (H, W) ids = R + 256 G + 65536 B, each below 2**24."""
-    little_endian = np.ascontiguousarray(segment_ids, dtype="<i4")
-    return np.ascontiguousarray(
-        little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]
-    )

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from ..label_maps import ids_to_rgb
+
 
 def regions_of(numbers: np.ndarray) -> dict[int, dict[str, Any]]:
     """Return area and bbox (x, y, width, height) of each number in a map but 0, ascending.
@@ -47,5 +49,4 @@ def panoptic_of(
         ids[number] = position * 0x5D3B97 % (1 << 24)
         segment = {"id": int(ids[number]), "category_id": categories[number], **region}
         segments.append({**segment, "iscrowd": 0})
-    colors = np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
-    return colors[numbers], segments
+    return ids_to_rgb(ids[numbers]), segments
