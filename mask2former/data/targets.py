@@ -5,7 +5,7 @@ Shape letters: H, W height and width of the augmented image; N targets; S segmen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
 from ..structures import PackedMasks
+from .dataset_files import some_of
 from .errors import DatasetError
 from .label_maps import check_size, look_up, read_panoptic_png
 from .segmentation import decode_rle, parse_polygon, rasterize_polygons
 
 Size = tuple[int, int]  # height, width
+_LISTED = 8  # ids or labels in a message
 
 
 def _make_instances(masks: PackedMasks, classes: Sequence[int]) -> Instances:
@@ -182,7 +184,8 @@ def read_segments(
         found = np.unique(ids)
         raise DatasetError(
             f"none of the {len(segments)} segments of segments_info is in {path}; listed are "
-            f"{_some([s['id'] for s in segments])}, there are {_some(found)}. "
+            f"{some_of([s['id'] for s in segments], _LISTED)}, "
+            f"there are {some_of(found, _LISTED)}. "
             "A pixel's id is R + 256 G + 65536 B."
         )
     return result
@@ -232,7 +235,7 @@ def present_classes(labels: np.ndarray, ignore_label: int, num_classes: int | No
     if wrong:
         known = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise ValueError(
-            f"it has labels {_some(wrong)}, but classes are {known} "
+            f"it has labels {some_of(wrong, _LISTED)}, but classes are {known} "
             f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES) and pixels without class are {ignore_label} "
             "(ignore_label of the data set's metadata). Correct the file, the ignore_label or the "
             "number of classes"
@@ -250,9 +253,3 @@ def _distinct(labels: np.ndarray) -> np.ndarray:
     if labels.dtype in (np.uint8, np.uint16):
         return np.flatnonzero(np.bincount(labels.reshape(-1)))
     return np.unique(labels)
-
-
-def _some(values: Iterable[int], most: int = 8) -> str:
-    values = list(values)
-    text = ", ".join(str(int(value)) for value in values[:most])
-    return text + (f" and {len(values) - most} more" if len(values) > most else "")
