@@ -9,8 +9,10 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from mask2former.checkpoint.files import write_atomically
 from mask2former.evaluation.boundary import DILATION_RATIO, boundary_average_precision
 from mask2former.evaluation.tables import class_table
 
@@ -47,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(class_table(list(averages), [list(averages.values())]))
     print(class_table(["class", "AP"], [(k[3:], v) for k, v in scores.items() if k[:3] == "AP-"]))
     if args.output:
-        temporary = f"{args.output}.tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
-            json.dump(scores, f, indent=1)
-        os.replace(temporary, args.output)
+        text = json.dumps(scores, indent=1)
+        write_atomically(Path(args.output), lambda file: file.write(text.encode()))
 
 
 def _read(path: str) -> Any:

@@ -9,7 +9,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from mask2former.checkpoint.files import write_atomically
 from mask2former.evaluation.panoptic import panoptic_table
 from mask2former.evaluation.panoptic_files import evaluate_files, read_folder
 
@@ -40,10 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             names[i]: dict(zip(("PQ", "SQ", "RQ"), values, strict=True))
             for i, values in quality.per_category.items()
         }
-        temporary = f"{args.output}.tmp"
-        with open(temporary, "w", encoding="utf-8") as f:
-            json.dump({**quality.averages, "classes": classes}, f, indent=1)
-        os.replace(temporary, args.output)
+        text = json.dumps({**quality.averages, "classes": classes}, indent=1)
+        write_atomically(Path(args.output), lambda file: file.write(text.encode()))
 
 
 if __name__ == "__main__":
