@@ -9,7 +9,7 @@ from support import QUICKSTART, TINY
 
 from mask2former import load_config
 from mask2former.data import register_synthetic
-from mask2former.data.synthetic import generate
+from mask2former.data.preparation.synthetic import generate
 
 
 @pytest.fixture(scope="session")

@@ -3,13 +3,13 @@
 import gzip
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY, build_model
 from detectron2.modeling.backbone import BACKBONE_REGISTRY
+from support import REPOSITORY
 from torch import nn
 
 from mask2former import load_config
@@ -27,7 +27,7 @@ PARAMETERS = {
     "swin/maskformer2_swin_base_IN21k_384_bs16_50ep": 107,
     "swin/maskformer2_swin_large_IN21k_384_bs16_100ep": 216,
 }
-STATE_DICTS = Path(__file__).parent / "fixtures/state_dicts"
+STATE_DICTS = REPOSITORY / "tests/fixtures/state_dicts"
 # Where the parameters of a model with this backbone, and of its SyncBN variant, are recorded.
 RECORDS = {
     "R50": "maskformer2_R50_bs16_50ep",

@@ -5,9 +5,6 @@ python tools/prepare_dataset.py ade20k-semantic ade20k-panoptic --datasets ~/dat
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout, installed or not
 
 from mask2former.data.preparation.__main__ import main
 

@@ -14,7 +14,7 @@ from torch import nn
 from ..modeling.meta_arch.mask_former_head import migrate_names
 from .backbones import convert_backbone
 from .files import State, WeightsError, hf_weights_file, read_checkpoint, write_checkpoint
-from .hf_names import hf_to_d2, is_hf_state
+from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report
 from .sources import local_weights
 

@@ -12,7 +12,6 @@ import json
 import os
 import pickle
 import re
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +21,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from ..utils.files import write_atomically
 
 State = dict[str, Tensor]
 
@@ -136,24 +137,6 @@ def write_checkpoint(
     content = {**checkpoint, "model": with_versions(checkpoint["model"])}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: writers[path.suffix](content, file))
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a file beside `path`, then move it there."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            write(file)  # type: ignore[arg-type]  # a wrapper of the file
-            file.close()
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)  # a temporary file is its owner's only
-            os.replace(file.name, path)
-        except BaseException:
-            file.close()
-            os.unlink(file.name)
-            raise
 
 
 def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:

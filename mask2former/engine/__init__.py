@@ -1,7 +1,7 @@
 """Training: trainer, loop, optimizer, command-line setup."""
 
 from .optimizer import build_optimizer, param_groups
-from .setup import argument_parser, check_device, setup
+from .setup import argument_parser, setup
 from .train_loop import TrainLoop
 from .trainer import Trainer
 
@@ -10,7 +10,6 @@ __all__ = [
     "Trainer",
     "argument_parser",
     "build_optimizer",
-    "check_device",
     "param_groups",
     "setup",
 ]

@@ -7,10 +7,10 @@ import os
 
 from detectron2.config import CfgNode
 
-from ..data.coco_file import kind_of_json
-from ..data.mapper import MAPPER_PRESETS
-from ..data.metadata import saved_metadata
-from ..data.own_data import (
+from ..data.checks.coco_file import kind_of_json
+from ..data.checks.report import Report
+from ..data.classes import saved_metadata
+from ..data.datasets.own_data import (
     InstanceData,
     OwnData,
     PanopticData,
@@ -19,7 +19,7 @@ from ..data.own_data import (
     register_own_data,
     trained_classes,
 )
-from ..data.report import Report
+from ..data.mapper import MAPPER_PRESETS
 
 SPLITS = ("train", "val")
 # Flags of a split that each kind of data needs, without "--train-" or "--val-".

@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
@@ -14,9 +13,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data.metadata import METADATA_FILE, class_names, write_metadata
-from ..data.own_data import CUSTOM_PREFIX
+from ..data.classes import METADATA_FILE, class_names, write_metadata
+from ..data.datasets.own_data import CUSTOM_PREFIX
 from ..evaluation import check_evaluation
+from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
 
 EPILOG = """
@@ -74,7 +74,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
-    check_device(cfg)
+    check_device(cfg.MODEL.DEVICE)
     register_run_datasets(cfg, args)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
@@ -84,16 +84,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg
-
-
-def check_device(cfg: CfgNode) -> None:
-    """Fail early, with what to do, if ``MODEL.DEVICE`` is not there."""
-    device = torch.device(cfg.MODEL.DEVICE)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"MODEL.DEVICE is '{cfg.MODEL.DEVICE}', but PyTorch finds no CUDA device here. "
-            "To run on the CPU, add: MODEL.DEVICE cpu"
-        )
 
 
 def check_datasets(cfg: CfgNode, eval_only: bool) -> None:

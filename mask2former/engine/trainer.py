@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from ..checkpoint import Checkpointer
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
-from ..modeling.test_time_augmentation import InferenceWithTTA
+from ..inference.test_time_augmentation import InferenceWithTTA
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..data.dataset_files import some_of
+from ..data.datasets.files import some_of
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
 from .ground_truth import PanopticTruth, Segment

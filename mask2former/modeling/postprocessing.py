@@ -20,12 +20,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..structures.packed_masks import boxes_of_projections
+from ..utils.size import Size
 
 # Full-resolution logits are made for as many masks at a time as fit into this many pixels (but one
 # at least): 64 MiB of float32.
 CHUNK_PIXELS = 1 << 24
-
-Size = tuple[int, int]  # (height, width)
 
 
 def upsample_masks(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .postprocessing import Size
+from ..utils.size import Size
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
 
-Size = tuple[int, int]  # (height, width)
+from ..utils.size import Size
 
 
 class PackedMasks:

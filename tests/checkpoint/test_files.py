@@ -15,7 +15,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from mask2former.checkpoint import WeightsError, read_checkpoint, write_checkpoint
-from mask2former.checkpoint.files import write_atomically
+from mask2former.utils.files import write_atomically
 
 
 class Evil:

@@ -18,7 +18,7 @@ from mask2former.data import (
     register_coco_json,
 )
 from mask2former.data.loader import seeded
-from mask2former.data.synthetic import generate
+from mask2former.data.preparation.synthetic import generate
 
 
 def take(sampler, count):

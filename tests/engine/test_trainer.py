@@ -4,7 +4,8 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from mask2former.engine import Trainer, TrainLoop, check_device
+from mask2former.engine import Trainer, TrainLoop
+from mask2former.utils.device import check_device
 
 
 def train(cfg, iterations, resume=False):
@@ -167,9 +168,9 @@ def test_training_augments_the_last_evaluation_only(tiny_cfg):
 
 
 def test_a_missing_gpu_is_reported_with_what_to_do(tiny_cfg):
-    check_device(tiny_cfg)
+    check_device(tiny_cfg.MODEL.DEVICE)
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     tiny_cfg.MODEL.DEVICE = "cuda"
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
-        check_device(tiny_cfg)
+        check_device(tiny_cfg.MODEL.DEVICE)

@@ -18,10 +18,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from hf_models import config_of_hf_folder
 from torch import nn
 
-from mask2former.checkpoint.hf_config import cfg_from_hf
-from mask2former.checkpoint.hf_names import hf_to_d2
+from mask2former.checkpoint.huggingface.weight_names import hf_to_d2
 from mask2former.modeling import HungarianMatcher, SetCriterion
 
 transformers = pytest.importorskip("transformers")
@@ -202,7 +202,7 @@ def test_gradients_of_all_parameters_are_equal(backbone, tmp_path):
     theirs = their_model(backbone)
     theirs.save_pretrained(tmp_path)
     transformers.Mask2FormerImageProcessor().save_pretrained(tmp_path)
-    cfg = cfg_from_hf(tmp_path, task="instance")
+    cfg = config_of_hf_folder(tmp_path, task="instance")
     cfg.MODEL.DEVICE = "cpu"
     ours = build_model(cfg).train()
     ours.load_state_dict(hf_to_d2(theirs.state_dict()))

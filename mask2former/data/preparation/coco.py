@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ..checks.report import Report
+from ..checks.semantic_folders import check_semantic_folders
+from ..datasets.coco_panoptic import load_coco_panoptic
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
-from ..panoptic_json import load_coco_panoptic
-from ..report import Report
-from ..semantic_check import check_semantic_folders
 from .job import Job
 
 IGNORE_LABEL = 255

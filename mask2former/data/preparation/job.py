@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...checkpoint.files import write_atomically
-from ..check_files import Header, read_header
+from ...utils.files import write_atomically
+from ..checks.image_files import Header, read_header
+from ..checks.report import Report
 from ..errors import DatasetError
-from ..report import Report
 
 # Raise it when what journals hold changes.
 _JOURNAL_VERSION = 1

@@ -13,9 +13,10 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from ...utils.size import Size
 from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher
-from ..postprocessing import Size, instance_inference, panoptic_inference, semantic_inference
+from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
 from ..query_prediction import QueryPrediction
 from ..targets import image_target
 

@@ -7,12 +7,12 @@ Shapes:
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ...utils.tensor_cache import cached_tensors
 from . import library
 from .checks import check_metadata, check_spatial_shapes
 
@@ -66,14 +66,12 @@ def _metadata(
         return spatial_shapes, areas.cumsum(0) - areas
     if value.dim() == 4:  # the operator says if it is not
         check_metadata(value, spatial_shapes)
-    # A tensor made while fake tensors or a compiler's trace are about must not be kept.
-    if type(value) is Tensor and not torch.compiler.is_compiling():
-        return _kept_tensors(tuple((int(h), int(w)) for h, w in spatial_shapes), device)
-    return _tensors(spatial_shapes, device)
+    return _tensors(tuple((h, w) for h, w in spatial_shapes), device, like=value)
 
 
+@cached_tensors
 def _tensors(
-    spatial_shapes: Sequence[tuple[int, int]], device: torch.device
+    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     starts, total = [], 0
     for height, width in spatial_shapes:
@@ -88,14 +86,6 @@ def _tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
         return torch.empty(0, dtype=torch.int64, device=device)
     # torch.tensor(numbers) makes constants of them where torch 2.4 exports with open sizes.
     return torch.stack([torch.scalar_tensor(n, dtype=torch.int64, device=device) for n in numbers])
-
-
-@functools.lru_cache(maxsize=256)
-def _kept_tensors(
-    spatial_shapes: tuple[tuple[int, int], ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    with torch.inference_mode(False):  # such a tensor could not be used in training later
-        return _tensors(spatial_shapes, device)
 
 
 def reference_points(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -6,7 +6,6 @@ Shapes:
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...utils.tensor_cache import cached_tensors
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
 from .base import channels_of, conv_norm, stride_of
@@ -82,9 +82,7 @@ class MSDeformAttn(nn.Module):
         H, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(value).view(B, S, H, -1)
         # One projection gives both, the offsets as parts of a level's size instead of pixels.
-        # What is made while a compiler traces, or with fake tensors about, must not be kept.
-        keep = type(points) is Tensor and not torch.compiler.is_compiling()
-        scale = (_kept_pixels if keep else _pixels)(spatial_shapes, points.device)  # (L, 2)
+        scale = _pixels(spatial_shapes, points.device, like=points)  # (L, 2)
         scale = scale[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
         offsets, weights = F.linear(
             query,
@@ -164,11 +162,7 @@ class MSDeformAttnTransformer(nn.Module):
                 for (h, w), embed in zip(shapes, self.level_embed, strict=True)
             ]
         )  # (S, C)
-        # What is made while a compiler traces, or with fake tensors about, must not be kept.
-        keep = type(x) is Tensor and not torch.compiler.is_compiling()
-        points = (
-            _kept_reference_points(shapes, device) if keep else reference_points(shapes, device)
-        )
+        points = _reference_points(shapes, device, like=x)
         x = self.encoder(x, pos, points, shapes)
         parts = x.split([h * w for h, w in shapes], dim=1)
         return [
@@ -177,22 +171,13 @@ class MSDeformAttnTransformer(nn.Module):
         ]
 
 
+@cached_tensors
 def _pixels(shapes: Shapes, device: torch.device) -> Tensor:
     """Size (L, 2) of a pixel of each level as (x, y), as a part of the level's."""
     return 1 / torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
 
 
-@functools.lru_cache(maxsize=64)
-def _kept_pixels(shapes: Shapes, device: torch.device) -> Tensor:
-    # To make it anew would make the CPU wait for a GPU, in every layer.
-    with torch.inference_mode(False):
-        return _pixels(shapes, device)
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_reference_points(shapes: Shapes, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # such a tensor could not be used in training later
-        return reference_points(shapes, device)
+_reference_points = cached_tensors(reference_points)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()

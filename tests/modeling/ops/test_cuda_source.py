@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import REPOSITORY
 
 from mask2former.modeling.ops.pytorch import ms_deform_attn_pytorch
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = REPOSITORY
 EMULATION = ROOT / "tests/ops_cuda_emulation"
 CUDA_SOURCES = ROOT / "mask2former/modeling/ops/csrc/cuda"
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import REPOSITORY
 
 from mask2former.modeling.ops import triton_kernels
 from mask2former.modeling.ops.pytorch import ms_deform_attn_backward_pytorch, ms_deform_attn_pytorch
 
-ROOT = Path(__file__).parents[3]
+ROOT = REPOSITORY
 NAMES = ("output", "grad_value", "grad_sampling_locations", "grad_attention_weights")
 PAIRS = [
     (torch.float32, torch.float32),

@@ -1,0 +1,280 @@
+"""The keys of Hugging Face's `config.json` and ours: one table, used both ways."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..files import WeightsError
+
+# Their key: (what it is if the file lacks it, ours).
+_Keys = dict[str, tuple[Any, str]]
+_HEAD, _FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
+_MODEL_KEYS: _Keys = {
+    "feature_size": (256, f"{_HEAD}.CONVS_DIM"),
+    "mask_feature_size": (256, f"{_HEAD}.MASK_DIM"),
+    "encoder_layers": (6, f"{_HEAD}.TRANSFORMER_ENC_LAYERS"),
+    "encoder_feedforward_dim": (1024, f"{_HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD"),
+    "common_stride": (4, f"{_HEAD}.COMMON_STRIDE"),
+    "ignore_value": (255, f"{_HEAD}.IGNORE_VALUE"),
+    "num_queries": (100, f"{_FORMER}.NUM_OBJECT_QUERIES"),
+    "hidden_dim": (256, f"{_FORMER}.HIDDEN_DIM"),
+    "decoder_layers": (10, f"{_FORMER}.DEC_LAYERS"),
+    "num_attention_heads": (8, f"{_FORMER}.NHEADS"),
+    "dim_feedforward": (2048, f"{_FORMER}.DIM_FEEDFORWARD"),
+    "dropout": (0.0, f"{_FORMER}.DROPOUT"),
+    "pre_norm": (False, f"{_FORMER}.PRE_NORM"),
+    "enforce_input_projection": (False, f"{_FORMER}.ENFORCE_INPUT_PROJ"),
+    "use_auxiliary_loss": (True, f"{_FORMER}.DEEP_SUPERVISION"),
+    "no_object_weight": (0.1, f"{_FORMER}.NO_OBJECT_WEIGHT"),
+    "class_weight": (2.0, f"{_FORMER}.CLASS_WEIGHT"),
+    "mask_weight": (5.0, f"{_FORMER}.MASK_WEIGHT"),
+    "dice_weight": (5.0, f"{_FORMER}.DICE_WEIGHT"),
+    "train_num_points": (12544, f"{_FORMER}.TRAIN_NUM_POINTS"),
+    "oversample_ratio": (3.0, f"{_FORMER}.OVERSAMPLE_RATIO"),
+    "importance_sample_ratio": (0.75, f"{_FORMER}.IMPORTANCE_SAMPLE_RATIO"),
+    "mask2former_object_mask_threshold": (0.8, f"{_FORMER}.TEST.OBJECT_MASK_THRESHOLD"),
+    "mask2former_overlap_threshold": (0.8, f"{_FORMER}.TEST.OVERLAP_THRESHOLD"),
+}
+_SWIN_KEYS: _Keys = {
+    "image_size": (224, "MODEL.SWIN.PRETRAIN_IMG_SIZE"),
+    "embed_dim": (96, "MODEL.SWIN.EMBED_DIM"),
+    "depths": ([2, 2, 6, 2], "MODEL.SWIN.DEPTHS"),
+    "num_heads": ([3, 6, 12, 24], "MODEL.SWIN.NUM_HEADS"),
+    "window_size": (7, "MODEL.SWIN.WINDOW_SIZE"),
+    "mlp_ratio": (4.0, "MODEL.SWIN.MLP_RATIO"),
+    "qkv_bias": (True, "MODEL.SWIN.QKV_BIAS"),
+    "hidden_dropout_prob": (0.0, "MODEL.SWIN.DROP_RATE"),
+    "attention_probs_dropout_prob": (0.0, "MODEL.SWIN.ATTN_DROP_RATE"),
+    "drop_path_rate": (0.1, "MODEL.SWIN.DROP_PATH_RATE"),
+}
+# What is of no use to us but for this value, which is also their default.
+_MODEL_FIXED = {
+    "model_type": "mask2former",
+    "activation_function": "relu",
+    "feature_strides": [4, 8, 16, 32],
+}
+# Other ways than `backbone_config` to name a backbone.
+_OTHER_BACKBONES = {"backbone": None, "use_timm_backbone": False}
+_SWIN_FIXED = {
+    "patch_size": 4,
+    "num_channels": 3,
+    "hidden_act": "gelu",
+    "use_absolute_embeddings": False,
+    "layer_norm_eps": 1e-5,
+}
+_RESNET_FIXED = {"num_channels": 3, "hidden_act": "relu", "downsample_in_first_stage": False}
+_STAGES = {"out_features": [f"stage{i}" for i in range(1, 5)], "out_indices": [1, 2, 3, 4]}
+# Their backbone where `backbone_config` is missing: Swin-S.
+_DEFAULT_BACKBONE = {
+    "model_type": "swin",
+    "depths": [2, 2, 18, 2],
+    "drop_path_rate": 0.3,
+    **_STAGES,
+}
+
+# What every model of theirs is, in our keys.
+_OURS_FIXED = {
+    "MODEL.META_ARCHITECTURE": "MaskFormer",
+    f"{_HEAD}.NAME": "MaskFormerHead",
+    f"{_HEAD}.PIXEL_DECODER_NAME": "MSDeformAttnPixelDecoder",
+    f"{_HEAD}.NORM": "GN",
+    f"{_HEAD}.IN_FEATURES": ["res2", "res3", "res4", "res5"],
+    f"{_HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES": ["res3", "res4", "res5"],
+    f"{_HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS": 4,
+    f"{_FORMER}.TRANSFORMER_DECODER_NAME": "MultiScaleMaskedTransformerDecoder",
+    f"{_FORMER}.TRANSFORMER_IN_FEATURE": "multi_scale_pixel_decoder",
+}
+_OURS_FIXED_SWIN = {
+    "MODEL.BACKBONE.NAME": "D2SwinTransformer",
+    "MODEL.SWIN.PATCH_SIZE": 4,
+    "MODEL.SWIN.PATCH_NORM": True,
+    "MODEL.SWIN.APE": False,
+    "MODEL.SWIN.QK_SCALE": None,
+    "MODEL.SWIN.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+}
+_OURS_FIXED_RESNET = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+    "MODEL.RESNETS.NUM_GROUPS": 1,
+    "MODEL.RESNETS.RES5_DILATION": 1,
+    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False] * 4,
+}
+# Set as in the published configs, and of no concern to theirs.
+_AS_PUBLISHED = {
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.STEM_TYPE": "basic",
+    "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
+}
+# Blocks of each stage, and their kind, of the depths that Detectron2 knows.
+_RESNETS = {
+    18: ("basic", [2, 2, 2, 2]),
+    34: ("basic", [3, 4, 6, 3]),
+    50: ("bottleneck", [3, 4, 6, 3]),
+    101: ("bottleneck", [3, 4, 23, 3]),
+    152: ("bottleneck", [3, 8, 36, 3]),
+}
+_BOTTLENECK = 4  # channels of a stage, relative to those inside its bottlenecks
+
+
+def set_from_hf(cfg: CfgNode, content: Mapping[str, Any], path: Path) -> None:
+    """Set our keys of the model, but for its classes and its task, from a `config.json`.
+
+    Args:
+        cfg: changed in place.
+        content: of the file.
+        path: of the file, for messages.
+
+    Raises:
+        WeightsError: a key has a value for which ours has no counterpart.
+    """
+    _check_theirs(content, {**_MODEL_FIXED, **_OTHER_BACKBONES}, str(path))
+    _set(cfg, {**_OURS_FIXED, **_AS_PUBLISHED})
+    _translate(cfg, content, _MODEL_KEYS, str(path))
+    heads = cfg.MODEL.MASK_FORMER.NHEADS
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = heads
+    backbone, where = (
+        content.get("backbone_config") or _DEFAULT_BACKBONE,
+        f"{path}: backbone_config",
+    )
+    kind = backbone.get("model_type")
+    if kind not in ("swin", "resnet"):
+        raise WeightsError(f"{where}: 'model_type' is {kind!r}; supported are 'swin' and 'resnet'")
+    if not any(backbone.get(key) == value for key, value in _STAGES.items()):
+        raise WeightsError(
+            f"{where}: 'out_features' is {backbone.get('out_features')!r}; supported are the four "
+            f"stages, {_STAGES['out_features']}"
+        )
+    if kind == "swin":
+        _check_theirs(backbone, _SWIN_FIXED, where)
+        _set(cfg, _OURS_FIXED_SWIN)
+        _translate(cfg, backbone, _SWIN_KEYS, where)
+    else:
+        _check_theirs(backbone, _RESNET_FIXED, where)
+        _set(cfg, _OURS_FIXED_RESNET)
+        _set_resnet(cfg, backbone, where)
+
+
+def get_for_hf(cfg: CfgNode) -> dict[str, Any]:
+    """The keys of a `config.json` for the model of `cfg`, but for its classes and its task.
+
+    Raises:
+        WeightsError: the model is one that theirs cannot be.
+    """
+    _check_ours(cfg, _OURS_FIXED)
+    heads = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS
+    if heads != cfg.MODEL.MASK_FORMER.NHEADS:
+        raise WeightsError(
+            f"{_HEAD}.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS is {heads} and {_FORMER}.NHEADS "
+            f"{cfg.MODEL.MASK_FORMER.NHEADS}: Hugging Face's model has one number of heads for both"
+        )
+    if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
+        _check_ours(cfg, _OURS_FIXED_SWIN)
+        backbone = {"model_type": "swin", **_SWIN_FIXED, **_look_up(cfg, _SWIN_KEYS)}
+    else:
+        _check_ours(cfg, _OURS_FIXED_RESNET)
+        backbone = {"model_type": "resnet", **_RESNET_FIXED, **_get_resnet(cfg)}
+    return {
+        **_MODEL_FIXED,
+        **_look_up(cfg, _MODEL_KEYS),
+        "backbone_config": {**backbone, **_STAGES},
+    }
+
+
+def _set_resnet(cfg: CfgNode, backbone: Mapping[str, Any], where: str) -> None:
+    kind, blocks = backbone.get("layer_type", "bottleneck"), backbone.get("depths", [3, 4, 6, 3])
+    depth = next((depth for depth, known in _RESNETS.items() if known == (kind, blocks)), None)
+    if depth is None:
+        raise WeightsError(
+            f"{where}: 'layer_type' {kind!r} with 'depths' {blocks!r} is none of Detectron2's "
+            f"ResNets, {', '.join(map(str, _RESNETS))}"
+        )
+    channels = backbone.get("hidden_sizes", [256, 512, 1024, 2048])
+    first = channels[0]
+    if channels != [first * 2**i for i in range(4)] or (kind == "basic" and first != 64):
+        raise WeightsError(
+            f"{where}: 'hidden_sizes' is {channels!r}; supported are channels that double from "
+            "stage to stage, with 'basic' layers from 64"
+        )
+    resnets = cfg.MODEL.RESNETS
+    resnets.DEPTH = depth
+    resnets.RES2_OUT_CHANNELS = first
+    resnets.STEM_OUT_CHANNELS = backbone.get("embedding_size", 64)
+    resnets.STRIDE_IN_1X1 = backbone.get("downsample_in_bottleneck", False)
+    if kind == "bottleneck":
+        resnets.WIDTH_PER_GROUP = first // _BOTTLENECK
+
+
+def _get_resnet(cfg: CfgNode) -> dict[str, Any]:
+    resnets = cfg.MODEL.RESNETS
+    kind, blocks = _RESNETS[resnets.DEPTH]
+    first = resnets.RES2_OUT_CHANNELS
+    width = resnets.WIDTH_PER_GROUP
+    if kind == "bottleneck" and width * _BOTTLENECK != first:
+        raise WeightsError(
+            f"MODEL.RESNETS.WIDTH_PER_GROUP is {width} and RES2_OUT_CHANNELS {first}; in Hugging "
+            f"Face's ResNet the one is a {_BOTTLENECK}th of the other"
+        )
+    return {
+        "layer_type": kind,
+        "depths": blocks,
+        "hidden_sizes": [first * 2**i for i in range(4)],
+        "embedding_size": resnets.STEM_OUT_CHANNELS,
+        "downsample_in_bottleneck": resnets.STRIDE_IN_1X1,
+    }
+
+
+def _check_theirs(content: Mapping[str, Any], fixed: Mapping[str, Any], where: str) -> None:
+    for key, value in fixed.items():
+        found = content.get(key, value)
+        if found != value:
+            raise WeightsError(f"{where}: {key!r} is {found!r}; supported is only {value!r}")
+
+
+def _check_ours(cfg: CfgNode, fixed: Mapping[str, Any]) -> None:
+    for key, value in fixed.items():
+        node, leaf = _node(cfg, key)
+        if node[leaf] != value:
+            raise WeightsError(f"{key} is {node[leaf]!r}; Hugging Face's model has only {value!r}")
+
+
+def _translate(cfg: CfgNode, content: Mapping[str, Any], keys: _Keys, where: str) -> None:
+    """Set ours to their values, of the same types as their defaults."""
+    for theirs, (default, ours) in keys.items():
+        value = content.get(theirs, default)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+        if theirs == "image_size" and isinstance(value, list) and len(set(value)) == 1:
+            value = value[0]
+        if type(value) is not type(default):
+            raise WeightsError(
+                f"{where}: {theirs!r} is {value!r}; supported is a value such as {default!r}"
+            )
+        _set(cfg, {ours: value})
+
+
+def _look_up(cfg: CfgNode, keys: _Keys) -> dict[str, Any]:
+    """Their keys, with the values of ours."""
+    values = {}
+    for theirs, (_, ours) in keys.items():
+        node, leaf = _node(cfg, ours)
+        values[theirs] = node[leaf]
+    return values
+
+
+def _set(cfg: CfgNode, values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        node, leaf = _node(cfg, key)
+        node[leaf] = copy.deepcopy(value)  # lists in the tables must not change with the config
+
+
+def _node(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
+    """The node that directly holds a dotted key, and the key's last part."""
+    *path, leaf = key.split(".")
+    for part in path:
+        cfg = cfg[part]
+    return cfg, leaf

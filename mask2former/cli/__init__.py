@@ -1,0 +1,1 @@
+"""Commands; run one by `python -m mask2former.cli.NAME --help`."""

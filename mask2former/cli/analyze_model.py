@@ -1,0 +1,216 @@
+"""Count a model's parameters, FLOPs and activations, or print its structure. No weights are needed.
+
+python -m mask2former.cli.analyze_model parameter flop \\
+    --config-file configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml
+python -m mask2former.cli.analyze_model flop --config-file config.yaml --input photos/
+python -m mask2former.cli.analyze_model \\
+    structure --config-file config.yaml --opts MODEL.RESNETS.DEPTH 101
+
+FLOPs and activations are of backbone and head for one image: means over the first 100 images of
+DATASETS.TEST, resized as in evaluation, if the data set is there, and else of one input of
+800x1216 pixels. A multiplication with an addition is one FLOP, as in papers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.data.transforms import ResizeShortestEdge
+from tabulate import tabulate
+from torch import nn
+from tqdm import tqdm
+
+from .. import load_config
+from ..analysis import (
+    OperatorCounts,
+    build_on_meta,
+    count_operators,
+    padded_size,
+    parameters_by_part,
+)
+from ..data.checks.image_files import Header, read_header
+from ..data.datasets.files import require, walk_files
+from ..data.datasets.semantic_folders import IMAGE_SUFFIXES
+from ..utils.size import Size
+
+TASKS = ("parameter", "flop", "activation", "structure")
+FIXED_SIZE = (800, 1216)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--input", metavar="DIR", help="take the sizes of the images in this folder"
+    )
+    source.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="one input of this size, which is not resized",
+    )
+    parser.add_argument(
+        "--num-inputs",
+        type=int,
+        default=100,
+        metavar="N",
+        help="images of the data set or folder to take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to change"
+    )
+    return parser
+
+
+def input_sizes(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Size], str]:
+    """Sizes of the network's inputs before padding, and a text on where they are from.
+
+    Raises:
+        ValueError: a size or an image is none.
+    """
+    if args.size is not None:
+        if min(args.size) < 1:
+            raise ValueError(f"--size {args.size[0]} {args.size[1]}: no such size")
+        return [tuple(args.size)], "one input of the given size"
+    if args.num_inputs < 1:
+        raise ValueError(f"--num-inputs {args.num_inputs}: at least one is needed")
+    if args.input is not None:
+        require(args.input, "folder of images")
+        files = sorted(f for f in walk_files(args.input) if f.lower().endswith(IMAGE_SUFFIXES))
+        if not files:
+            raise ValueError(f"--input {args.input}: there is no image in this folder")
+        sizes = [_image_size(str(Path(args.input, file))) for file in files[: args.num_inputs]]
+        source = f"of {args.input}"
+    else:
+        names = cfg.DATASETS.TEST
+        try:
+            records = DatasetCatalog.get(names[0]) if names else []
+        except (KeyError, OSError, ValueError) as error:
+            return [FIXED_SIZE], f"one input of a fixed size, as {names[0]} is not there: {error}"
+        if not records:
+            return [FIXED_SIZE], "one input of a fixed size, as DATASETS.TEST is empty"
+        sizes = [
+            (record["height"], record["width"])
+            if "height" in record
+            else _image_size(record["file_name"])
+            for record in records[: args.num_inputs]
+        ]
+        source = f"of {names[0]}"
+    return [_resized(cfg, size) for size in sizes], f"{len(sizes)} images {source}"
+
+
+def _image_size(path: str) -> Size:
+    header = read_header(path)
+    if not isinstance(header, Header):
+        raise ValueError(f"{path}: {header or 'no such file'}")
+    return header.upright[::-1]
+
+
+def _resized(cfg: CfgNode, size: Size) -> Size:
+    if cfg.INPUT.MIN_SIZE_TEST == 0:
+        return size
+    height, width = ResizeShortestEdge.get_output_shape(
+        *size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    )
+    return max(1, height), max(1, width)
+
+
+def count_all(model: nn.Module, sizes: Sequence[Size]) -> list[OperatorCounts]:
+    """What is counted for inputs of these sizes, before padding."""
+    padded = [padded_size(model, *size) for size in sizes]
+    # Nothing but the size matters, and photographs have few.
+    known = {
+        size: count_operators(model, *size)
+        for size in tqdm(sorted(set(padded)), desc="sizes", delay=2)
+    }
+    return [known[size] for size in padded]
+
+
+def report_counts(counts: Sequence[Counter[tuple[str, str]]], unit: float, name: str) -> str:
+    """A table of means by operator and part, and the mean and standard deviation of all."""
+    total: Counter[tuple[str, str]] = Counter()
+    for count in counts:
+        total.update(count)
+    mean = {key: value / len(counts) / unit for key, value in total.items()}
+    parts = list(dict.fromkeys(part for part, _ in mean))
+    operators = Counter[str]()
+    for (_, operator), value in mean.items():
+        operators[operator] += value  # type: ignore[assignment]
+    rows = [
+        [operator, *(mean.get((part, operator), 0) for part in parts), value]
+        for operator, value in operators.most_common()
+    ]
+    rows.append(
+        ["all", *(sum(v for (p, _), v in mean.items() if p == part) for part in parts),
+         sum(mean.values())]
+    )  # fmt: skip
+    sums = np.array([sum(count.values()) for count in counts]) / unit
+    table = tabulate(rows, [name, *parts, "all"], floatfmt=",.3f")
+    return f"{table}\n\n{name}: {sums.mean():.1f} ± {sums.std():.1f}"
+
+
+def report_parameters(model: nn.Module) -> str:
+    """A table of parameters by part."""
+    counts = parameters_by_part(model)
+    rows = [[part, count, count / 1e6] for part, count in counts.items()]
+    total = sum(counts.values())
+    rows.append(["all", total, total / 1e6])
+    return tabulate(rows, ["parameters", "", "millions"], intfmt=",", floatfmt=".2f")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        model = build_on_meta(cfg)
+        if "structure" in args.tasks:
+            print(model, end="\n\n")
+        if "parameter" in args.tasks:
+            print(report_parameters(model), end="\n\n")
+        if "flop" in args.tasks or "activation" in args.tasks:
+            sizes, source = input_sizes(cfg, args)
+            _report_operators(args.tasks, model, sizes, source)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+def _report_operators(
+    tasks: Sequence[str], model: nn.Module, sizes: Sequence[Size], source: str
+) -> None:
+    counts = count_all(model, sizes)
+    heights, widths = zip(*(padded_size(model, *size) for size in sizes), strict=True)
+    mean = f"{np.mean(heights):.0f}x{np.mean(widths):.0f}"
+    print(f"Means over {source}; network inputs of {mean} (height x width) on average.\n")
+    if "flop" in tasks:
+        print(report_counts([c.flops for c in counts], 1e9, "GFLOPs"), end="\n\n")
+    if "activation" in tasks:
+        print(report_counts([c.activations for c in counts], 1e6, "M activations"), end="\n\n")
+    unknown = sum((c.unknown for c in counts), Counter[str]())
+    if unknown:
+        listed = ", ".join(f"{name} ({calls} calls)" for name, calls in unknown.items())
+        print(f"NOT COUNTED, as nothing is known of them: {listed}")
+    else:
+        print(
+            "Counted as 0: element by element arithmetic, softmax, pooling, batch norms, moving "
+            "data. All operators are known."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

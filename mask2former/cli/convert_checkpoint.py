@@ -1,0 +1,264 @@
+"""Convert Mask2Former models between Hugging Face folders and Detectron2 checkpoints.
+
+python -m mask2former.cli.convert_checkpoint \\
+    --from hf mask2former-swin-base-coco-instance/ --to d2 swin.pth
+    writes swin.pth (or .pkl, .safetensors), swin.yaml and metadata.json, which names the classes
+python -m mask2former.cli.convert_checkpoint --from d2 output/model_final.pth --to hf output/hf/
+    also reads the config and metadata.json beside the weights, and writes what
+    transformers' Mask2FormerForUniversalSegmentation.from_pretrained("output/hf/") wants
+
+Neither training nor the demo needs the first: they take a Hugging Face folder as --config-file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from .. import add_maskformer2_config, load_config
+from ..checkpoint import (
+    WeightsError,
+    local_weights,
+    read_checkpoint,
+    to_model_names,
+    write_checkpoint,
+)
+from ..checkpoint.huggingface.config import TASKS, hf_config, merge_hf_config, task_of_cfg
+from ..checkpoint.huggingface.preprocessor import PREPROCESSOR_FILE, hf_preprocessor
+from ..checkpoint.huggingface.weight_names import d2_to_hf
+from ..checkpoint.matching import compare, report
+from ..data.classes import METADATA_FILE, class_names, read_metadata, write_metadata
+from ..engine.setup import add_trust_flags
+
+FORMS = ("hf", "d2")
+EMPTY_WEIGHT = "criterion.empty_weight"
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for flag, name, text in (
+        ("--from", "source", "what to convert: 'hf' and a folder, or 'd2' and a file"),
+        ("--to", "target", "what to write: the other form, and a new file or folder"),
+    ):
+        parser.add_argument(
+            flag, dest=name, nargs=2, required=True, metavar=("{hf,d2}", "PATH"), help=text
+        )
+    parser.add_argument(
+        "--task",
+        choices=TASKS,
+        help="what the model of a Hugging Face folder is for, if the folder does not say",
+    )
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="config of a Detectron2 checkpoint (default, beside it: the YAML file of its name, or "
+        "config.yaml)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_trust_flags(parser)
+    return parser
+
+
+def from_hf(
+    folder: Path, file: Path, *, task: str | None, overwrite: bool, allow_unsafe: bool
+) -> str:
+    """Write a Detectron2 checkpoint, its config and the names of its classes.
+
+    Returns:
+        a summary for the user.
+
+    Raises:
+        WeightsError: the folder is not a Mask2Former of a known kind, or a file exists.
+    """
+    config_file, metadata_file = file.with_suffix(".yaml"), file.with_name(METADATA_FILE)
+    _refuse_existing((file, config_file, metadata_file), overwrite)
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    merge_hf_config(cfg, folder, task)
+    state = to_model_names(read_checkpoint(folder, allow_unsafe)["model"])
+    _complete(state, cfg)
+    _check_fit(state, cfg, folder)
+    data_set = cfg.DATASETS.TEST[0]
+    cfg.MODEL.WEIGHTS = str(file.resolve())
+    with _moved_at_the_end(file.parent) as new:
+        write_checkpoint({"model": state}, new / file.name)
+        (new / config_file.name).write_text(cfg.dump())
+        write_metadata(new / METADATA_FILE, data_set)
+    names = class_names(MetadataCatalog.get(data_set), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+    summary = _summary(state, cfg, names or ())
+    return f"{file}: {summary}\n{config_file}: its config\n{metadata_file}: its classes"
+
+
+def to_hf(
+    file: str,
+    folder: Path,
+    *,
+    config_file: str | None,
+    overwrite: bool,
+    allow_unsafe_config: bool,
+    allow_unsafe: bool,
+) -> str:
+    """Write a Hugging Face folder.
+
+    Returns:
+        a summary for the user.
+
+    Raises:
+        ValueError: the config, the weights or the names of the classes do not fit one another, or
+            are of a model that Hugging Face's cannot be, or a file exists.
+    """
+    weights_name, config_name = "model.safetensors", "config.json"
+    new_names = (weights_name, config_name, PREPROCESSOR_FILE)
+    _refuse_existing([folder / name for name in new_names], overwrite)
+    weights = Path(local_weights(file))
+    config_path = Path(config_file) if config_file else _config_beside(weights)
+    cfg = load_config(str(config_path), allow_unsafe=allow_unsafe_config)
+    state = to_model_names(read_checkpoint(weights, allow_unsafe)["model"])
+    _complete(state, cfg)
+    _check_fit(state, cfg, weights)
+    names, things = find_classes(cfg, (weights.parent, config_path.parent))
+    contents = {
+        config_name: hf_config(cfg, names, things),
+        PREPROCESSOR_FILE: hf_preprocessor(cfg),
+    }
+    theirs = d2_to_hf(state)
+    with _moved_at_the_end(folder) as new:
+        write_checkpoint({"model": theirs}, new / weights_name)
+        for name, content in contents.items():
+            (new / name).write_text(json.dumps(content, indent=2) + "\n")
+    return f"{folder}: {_summary(theirs, cfg, names)}"
+
+
+def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list[int] | None]:
+    """Names of the classes, and of a panoptic model which of them are things.
+
+    From `metadata.json` in one of the folders, else from the registered data sets of the config.
+
+    Raises:
+        WeightsError: neither names as many classes as the model has.
+    """
+    task, count = task_of_cfg(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    sources: list[tuple[str, dict[str, Any]]] = [
+        (str(path), read_metadata(path))
+        for path in dict.fromkeys(folder / METADATA_FILE for folder in folders)
+        if path.is_file()
+    ] + [
+        (f"data set {name!r}", MetadataCatalog.get(name).as_dict())
+        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    ]
+    tried = []
+    for source, metadata in sources:
+        names = class_names(metadata, count)
+        if names is not None:
+            ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+            return names, sorted(ids.values()) if task == "panoptic" else None
+        found = metadata.get("stuff_classes") or metadata.get("thing_classes") or ()
+        tried.append(f"{source} names {len(found)}")
+    raise WeightsError(
+        f"the names of the model's {count} classes are not known: "
+        f"{'; '.join(tried) or 'DATASETS is empty'}. Put a {METADATA_FILE} as train_net.py writes "
+        "it beside the checkpoint"
+    )
+
+
+def _config_beside(weights: Path) -> Path:
+    for path in (weights.with_suffix(".yaml"), weights.with_name("config.yaml")):
+        if path.is_file():
+            return path
+    raise WeightsError(f"beside {weights} there is no config.yaml: give it with --config-file")
+
+
+def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
+    existing = [str(file) for file in files if file.exists()]
+    if existing and not overwrite:
+        raise WeightsError(f"{', '.join(existing)} exists already: replace it with --overwrite")
+
+
+@contextmanager
+def _moved_at_the_end(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder, whose files move to `folder` when all are complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".converting.") as temporary:
+        yield Path(temporary)
+        for file in list(Path(temporary).iterdir()):
+            os.replace(file, folder / file.name)
+
+
+def _complete(state: dict[str, Tensor], cfg: CfgNode) -> None:
+    """Add the weights of the classes in the loss, which follow from the config."""
+    weights = torch.ones(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + 1)
+    weights[-1] = cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
+    state.setdefault(EMPTY_WEIGHT, weights)
+
+
+def _check_fit(state: dict[str, Tensor], cfg: CfgNode, source: Path) -> None:
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "meta"  # names and shapes are all that matters
+    test = cfg.MODEL.MASK_FORMER.TEST
+    test.PANOPTIC_ON, test.SEMANTIC_ON = False, True  # which needs to know no classes
+    with torch.device("meta"):
+        model = build_model(cfg).state_dict()
+    fit = compare(state, model)
+    if not fit:
+        raise WeightsError(report(fit, str(source), state, model))
+
+
+def _summary(state: dict[str, Tensor], cfg: CfgNode, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return (
+        f"{len(state)} tensors of a model for {task_of_cfg(cfg)} segmentation of {len(names)} "
+        f"classes ({shown})"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert."""
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    (source_form, source), (target_form, target) = args.source, args.target
+    if {source_form, target_form} != set(FORMS):
+        parser.error("convert --from hf DIR --to d2 FILE, or --from d2 FILE --to hf DIR")
+    if args.task and source_form == "d2":
+        parser.error("--task is of --from hf: the config of a Detectron2 checkpoint says the task")
+    if args.config_file and source_form == "hf":
+        parser.error("--config-file is of --from d2: a Hugging Face folder has its own config")
+    try:
+        if source_form == "hf":
+            summary = from_hf(
+                Path(source),
+                Path(target),
+                task=args.task,
+                overwrite=args.overwrite,
+                allow_unsafe=args.allow_unsafe_weights,
+            )
+        else:
+            summary = to_hf(
+                source,
+                Path(target),
+                config_file=args.config_file,
+                overwrite=args.overwrite,
+                allow_unsafe_config=args.allow_unsafe_config,
+                allow_unsafe=args.allow_unsafe_weights,
+            )
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

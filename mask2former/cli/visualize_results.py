@@ -1,0 +1,253 @@
+"""Draw predictions from a results file beside the ground truth.
+
+python -m mask2former.cli.visualize_results output/inference/coco_instances_results.json \\
+    --dataset coco_2017_val --output pictures/
+python -m mask2former.cli.visualize_results \\
+    results.json --json val.json --images val/ --output pictures/
+python -m mask2former.cli.visualize_results \\
+    results.json --json panoptic.json --panoptic panoptic/ \\
+    --images val/ --output pictures/
+python -m mask2former.cli.visualize_results \\
+    sem_seg_predictions.json --labels labels/ --images val/ \\
+    --classes classes.txt --output pictures/
+
+The file is what evaluation or the demo wrote: COCO instance results, COCO panoptic results with
+their PNG files, or Detectron2's sem_seg_predictions.json. An object and what was found of it (the
+same class, half of the union shared) have the same colour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
+from PIL import Image
+from tqdm import tqdm
+
+from ..data.datasets.own_data import (
+    InstanceData,
+    OwnData,
+    PanopticData,
+    SemanticData,
+    register_own_data,
+)
+from ..data.image import read_image
+from ..utils.files import write_atomically
+from ..visualization.result_files import ResultFile
+from ..visualization.scenes import SceneClasses, shared_colors, true_scene
+from ..visualization.side_by_side import side_by_side
+
+DEFAULT_THRESHOLD = 0.5
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", metavar="RESULTS", help="JSON file of predictions")
+    parser.add_argument(
+        "--png-root",
+        metavar="DIR",
+        help="PNG files of the predictions (default: the folder of RESULTS' name without .json)",
+    )
+    data = parser.add_argument_group("data set: --dataset, or files of your own")
+    data.add_argument("--dataset", metavar="NAME", help="registered data set")
+    for flag, metavar, text in (
+        ("--json", "FILE", "COCO instance or panoptic annotations"),
+        ("--images", "DIR", "images"),
+        ("--panoptic", "DIR", "PNG files of panoptic annotations"),
+        ("--labels", "DIR", "label maps, named as their images"),
+        ("--classes", "FILE", "class names of label maps, one a line or a JSON list"),
+    ):
+        data.add_argument(flag, metavar=metavar, help=text)
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        metavar="SCORE",
+        help="leave out instances or segments under this score (default: of instances "
+        f"{DEFAULT_THRESHOLD}, of segments none)",
+    )
+    parser.add_argument(
+        "--num", type=int, default=20, metavar="N", help="images to draw (default: %(default)s)"
+    )
+    return parser
+
+
+def dataset_name(args: argparse.Namespace) -> str:
+    """The data set that the arguments name, which is registered if it is one's own.
+
+    Raises:
+        ValueError: arguments are missing, or something is wrong with the data.
+    """
+    own = {key: getattr(args, key) for key in ("json", "images", "panoptic", "labels", "classes")}
+    if args.dataset is not None:
+        given = [f"--{key}" for key, value in own.items() if value is not None]
+        if given:
+            raise ValueError(f"--dataset and {' '.join(given)}: give one or the other")
+        if args.dataset not in DatasetCatalog:
+            raise ValueError(f"--dataset {args.dataset}: no data set of this name is registered")
+        return args.dataset
+    kinds: list[tuple[tuple[str, ...], type[OwnData]]] = [
+        (("json", "images"), InstanceData),
+        (("json", "images", "panoptic"), PanopticData),
+        (("images", "labels", "classes"), SemanticData),
+    ]
+    for keys, kind in kinds:
+        if {key for key, value in own.items() if value is not None} == set(keys):
+            return register_own_data(None, kind(*(own[key] for key in keys)), pixels=False).val
+    options = ["--dataset", *(" ".join(f"--{key}" for key in keys) for keys, _ in kinds)]
+    raise ValueError(f"name the data set by one of: {'; '.join(options)}")
+
+
+def classes_of(metadata: Metadata, task: str) -> tuple[SceneClasses, dict[int, int]]:
+    """Names and colours by contiguous ids, and from the ids in results to contiguous ids.
+
+    Raises:
+        ValueError: the metadata do not name the classes that a task has.
+    """
+    things = metadata.get("thing_dataset_id_to_contiguous_id")
+    stuff = metadata.get("stuff_dataset_id_to_contiguous_id")
+    thing_names, stuff_names = metadata.get("thing_classes"), metadata.get("stuff_classes")
+    if task == "instance":
+        if thing_names is None:
+            raise ValueError(f"data set {metadata.name!r} has no thing_classes in its metadata")
+        to_index = dict(enumerate(range(len(thing_names)))) if things is None else dict(things)
+        indices = sorted(to_index.values())
+        # Contiguous ids of things may be among all classes, or among the things.
+        known = dict(zip(indices, thing_names, strict=len(indices) == len(thing_names)))
+        names = [known.get(i, "") for i in range(max(indices, default=-1) + 1)]
+    else:
+        if stuff_names is None:
+            raise ValueError(f"data set {metadata.name!r} has no stuff_classes in its metadata")
+        names = list(stuff_names)
+        to_index = dict(stuff) if stuff is not None else {i: i for i in range(len(names))}
+        if task == "panoptic":
+            to_index |= things or {}
+        if max(to_index.values(), default=-1) >= len(names):
+            raise ValueError(
+                f"data set {metadata.name!r} numbers things and stuff apart, so one class has "
+                "several numbers: register it with mask2former.data.register_coco_panoptic"
+            )
+    colors = metadata.get("stuff_colors")
+    if task == "instance" or colors is None or len(colors) != len(names):
+        colors = None
+    else:
+        colors = [tuple(color) for color in colors]
+    return SceneClasses(names, colors, metadata.get("ignore_label", 255)), to_index
+
+
+def pairs(
+    results: ResultFile, records: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
+    """Dataset dicts with their predictions, of images that have some."""
+    for record in records:
+        entries = results.find(record)
+        if entries is not None:
+            yield record, entries
+
+
+class Drawer:
+    """Draws predictions and ground truth of one image after the other."""
+
+    def __init__(self, results: ResultFile, metadata: Metadata, threshold: float | None):
+        """
+        Args:
+            results: the predictions.
+            metadata: of the data set.
+            threshold: lowest score of instances or segments, if any.
+        """
+        self._results, self._threshold = results, threshold
+        self._classes, self._to_index = classes_of(metadata, results.task)
+        things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        self._things = frozenset(things.values())
+
+    def draw(
+        self, record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
+    ) -> tuple[Image.Image, str]:
+        """A picture and a few words on it.
+
+        Raises:
+            ValueError: a file cannot be read or does not fit; the message names the image.
+        """
+        path = record["file_name"]
+        image = read_image(path, "RGB")
+        record = {**record, "height": image.shape[0], "width": image.shape[1]}
+        try:
+            found = self._results.scene(
+                entries,
+                (image.shape[0], image.shape[1]),
+                self._to_index,
+                threshold=self._threshold,
+                things=self._things,
+                ignore_label=self._classes.ignore_label,
+            )
+            truth = true_scene(self._results.task, record, self._classes)
+            colors, found_colors = shared_colors(truth, found)
+            scenes = [("prediction", found, found_colors)]
+            if truth is not None:
+                scenes.insert(0, ("ground truth", truth, colors))
+            pictures = [scene.draw(image, self._classes, c) for _, scene, c in scenes]
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        captions = [f"{name}: {scene.count()}" for name, scene, _ in scenes]
+        return side_by_side(pictures, captions), ", ".join(captions)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Draw the pictures; returns a summary.
+
+    Raises:
+        ValueError: arguments, results or data do not fit.
+    """
+    if args.num < 1:
+        raise ValueError(f"--num {args.num}: at least one image is needed")
+    results = ResultFile(args.results, args.png_root)
+    threshold = args.confidence_threshold
+    if threshold is None and results.task == "instance":
+        threshold = DEFAULT_THRESHOLD
+    elif threshold is not None and not results.has_scores:
+        raise ValueError(
+            f"--confidence-threshold: {args.results} has {results.task} predictions without scores"
+        )
+    name = dataset_name(args)
+    drawer = Drawer(results, MetadataCatalog.get(name), threshold)
+    records = DatasetCatalog.get(name)
+    found = list(islice(pairs(results, records), args.num))
+    if not found:
+        raise ValueError(
+            f"{args.results} has no predictions for the images of {name}: it has one for "
+            f"{results.some_images()}, the data set's are like {records[0]['file_name']} "
+            f"(id {records[0].get('image_id')!r})"
+        )
+    folder = Path(args.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (record, entries) in enumerate(tqdm(found, desc="Drawing"), start=1):
+        picture, words = drawer.draw(record, entries)
+        path = folder / f"{number:05d}_{Path(record['file_name']).stem}.jpg"
+        write_atomically(path, partial(picture.save, format="JPEG", quality=92))
+        tqdm.write(f"{path.name}  {words}")
+    return f"{len(found)} pictures of {results.task} segmentation: {folder}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    try:
+        print(run(args))
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,182 @@
+"""Check a COCO instance JSON and its images before training starts, and list all that is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..segmentation import checked_run_lengths, parse_polygon
+from .coco_file import check_categories, check_images, is_id, is_number, load_coco
+from .image_files import check_image_files, progress
+from .report import Report
+
+
+def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) -> Report:
+    """Check a COCO instance file and the headers of the image files it names.
+
+    Errors are what would stop training or evaluation or silently change what is learned; warnings
+    are what they can live with.
+
+    Args:
+        json_file: COCO instance annotations.
+        image_root: folder that ``file_name`` of the images is relative to.
+        evaluated: whether the set is evaluated on, which needs fields that training does not.
+
+    Returns:
+        The report; it never raises for what is wrong with the data.
+    """
+    report = Report(str(json_file))
+    content = load_coco(str(json_file), report)
+    if content is None:
+        return report
+    if any("segments_info" in a for a in content["annotations"][:1]):
+        report.add(
+            "not a COCO instance file",
+            True,
+            "this is a COCO panoptic file ('segments_info'); instance annotations are needed",
+        )
+        return report
+    images = check_images(content["images"], report)
+    check_categories(content["categories"], report)
+    checker = _AnnotationChecker(report, images, evaluated)
+    checker.check_all(content["annotations"])
+    check_image_files(images, str(image_root), report)
+    return report
+
+
+class _AnnotationChecker:
+    """Checks annotations against the images and categories of the file."""
+
+    def __init__(self, report: Report, images: dict[Any, dict[str, Any]], evaluated: bool):
+        self.report = report
+        self.images = images
+        self.evaluated = evaluated
+        self.where: dict[str, Any] = {}
+
+    def check_all(self, annotations: list[dict[str, Any]]) -> None:
+        report = self.report
+        report.num_annotations = len(annotations)
+        used_ids: set[Any] = set()
+        used_images: set[Any] = set()
+        steps = progress(annotations, "Checking annotations", " objects")
+        for number, annotation in enumerate(steps):
+            image_id, annotation_id = annotation.get("image_id"), annotation.get("id")
+            image = self.images.get(image_id) if is_id(image_id) else None
+            self.where = {
+                "file_name": image["file_name"] if image else None,
+                "image_id": image_id,
+                "annotation_id": annotation_id,
+            }
+            if not is_id(annotation_id):
+                detail = f"number {number} of 'annotations' has the id {annotation_id!r}"
+                self._error("annotation without a usable id", detail)
+            elif annotation_id in used_ids:
+                self._error("annotation id used twice", "ids must be unique in the whole file")
+            else:
+                used_ids.add(annotation_id)
+            if annotation_id == 0 and self.evaluated:
+                detail = "pycocotools takes id 0 for 'no match' and counts the object as missed"
+                self._warning("annotation id 0", detail + "; number annotations from 1")
+            self._check_category(annotation)
+            if image is None:
+                self._error("annotation of an unknown image", "no image has this id")
+                continue
+            used_images.add(image_id)
+            self._check_flags(annotation)
+            self._check_box(annotation, image)
+            self._check_segmentation(annotation, image)
+        report.num_empty_images = len(self.images) - len(used_images)
+        if not annotations:
+            report.add("no annotations", True, "'annotations' is empty")
+
+    def _error(self, kind: str, detail: str) -> None:
+        self.report.add(kind, True, detail, **self.where)
+
+    def _warning(self, kind: str, detail: str) -> None:
+        self.report.add(kind, False, detail, **self.where)
+
+    def _check_category(self, annotation: dict[str, Any]) -> None:
+        category_id = annotation.get("category_id")
+        if not isinstance(category_id, int) or category_id not in self.report.categories:
+            detail = f"category_id is {category_id!r}; 'categories' has no such id"
+            self._error("annotation of an unknown category", detail)
+        elif not annotation.get("iscrowd"):
+            self.report.num_per_category[category_id] += 1
+
+    def _check_flags(self, annotation: dict[str, Any]) -> None:
+        if annotation.get("ignore", 0) != 0:
+            detail = "'ignore' is not supported by Detectron2; mark regions with iscrowd 1"
+            self._error("annotation with 'ignore'", detail)
+        if annotation.get("iscrowd", 0) not in (0, 1):
+            self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r}")
+        missing = [key for key in ("area", "iscrowd") if key not in annotation]
+        if missing and self.evaluated:
+            detail = f"without {' and '.join(missing)} pycocotools and evaluators like it fail"
+            self._warning("annotation without area or iscrowd", detail)
+
+    def _check_box(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
+        if "bbox" not in annotation:
+            if self.evaluated:
+                detail = "evaluation of boxes needs 'bbox': [x, y, width, height]"
+                self._error("annotation without bbox", detail)
+            return
+        box = annotation["bbox"]
+        is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
+        if not is_box:
+            self._error("bbox is not four numbers", f"{box!r}")
+            return
+        x, y, w, h = box
+        if w <= 0 or h <= 0:
+            self._warning("bbox without area", f"{box}; masks are used, boxes only in evaluation")
+        elif all(isinstance(image.get(key), int) for key in ("width", "height")) and (
+            x + w > image["width"] + 1 or y + h > image["height"] + 1 or x < -1 or y < -1
+        ):
+            detail = f"{box}; COCO boxes are [x, y, width, height]"
+            self._warning("bbox reaches beyond the image", detail)
+
+    def _check_segmentation(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
+        segmentation = annotation.get("segmentation")
+        width, height = image.get("width"), image.get("height")
+        if not isinstance(width, int) or not isinstance(height, int):
+            return  # reported with the image
+        if isinstance(segmentation, dict):
+            try:
+                runs = checked_run_lengths(segmentation, height, width)
+            except ValueError as error:
+                self._error("RLE does not decode", str(error))
+                return
+            if not runs[1::2].sum():
+                self._error("mask is empty", "the RLE has no pixel that is set")
+        elif isinstance(segmentation, list) and segmentation:
+            if annotation.get("iscrowd") == 1:
+                self._warning("crowd region with polygons", "COCO stores crowd regions as RLE")
+            self._check_polygons(segmentation, height, width)
+        elif segmentation in (None, [], ""):
+            if annotation.get("iscrowd", 0) == 0:
+                self._error("annotation without segmentation", "masks are what is learned")
+        else:
+            detail = f"a {type(segmentation).__name__}: a list of polygons or an RLE is needed"
+            self._error("segmentation of a wrong type", detail)
+
+    def _check_polygons(self, polygons: list[Any], height: int, width: int) -> None:
+        ignored = []
+        for polygon in polygons:
+            if isinstance(polygon, list) and len(polygon) < 6 and len(polygon) % 2 == 0:
+                ignored.append(f"a polygon of {len(polygon)} coordinates; at least 6 are needed")
+                continue
+            try:
+                points = parse_polygon(polygon)
+            except ValueError as error:
+                self._error("polygon is malformed", str(error))
+                return
+            low, high = points.min(axis=0), points.max(axis=0)
+            if (high <= 0).any() or (low >= (width, height)).any():
+                ignored.append(
+                    f"a polygon lies outside the {width}x{height} image: "
+                    f"x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}"
+                )
+            elif (high == low).any():
+                ignored.append("a polygon is a line")
+        if len(ignored) == len(polygons):
+            self._error("mask is empty", "; ".join(ignored[:3]))
+        elif ignored:
+            self._warning("polygon is ignored", "; ".join(ignored[:3]))

@@ -1,0 +1,270 @@
+"""Check COCO panoptic JSON, its PNG files and its images, and list all that is wrong.
+
+The id of a segment is R + 256 G + 65536 B of its pixels in the PNG; 0 is void.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..datasets.files import some_of
+from ..errors import DatasetError
+from ..label_maps import read_panoptic_png
+from .coco_file import check_categories, check_images, is_id, load_coco
+from .image_files import CaseHints, check_image_files, count_values, map_files, read_header
+from .report import Report
+
+_MAX_ID = (1 << 24) - 1
+
+
+def check_panoptic_json(
+    json_file: str,
+    image_root: str,
+    panoptic_root: str,
+    *,
+    evaluated: bool = True,
+    pixels: bool = True,
+) -> Report:
+    """Check a COCO panoptic file, the headers of its images and the pixels of its PNG files.
+
+    Errors are what would stop training or evaluation or silently change what is learned; warnings
+    are what they can live with.
+
+    Args:
+        json_file: COCO panoptic annotations.
+        image_root: folder that ``file_name`` of ``images`` is relative to.
+        panoptic_root: folder that ``file_name`` of ``annotations`` is relative to.
+        evaluated: whether the set is evaluated on.
+        pixels: whether to read the PNG files, which takes some milliseconds each. Otherwise only
+            their headers are looked at.
+
+    Returns:
+        The report; it never raises for what is wrong with the data.
+    """
+    report = Report(str(json_file), unit="segments")
+    content = load_coco(str(json_file), report)
+    if content is None:
+        return report
+    if not any("segments_info" in a for a in content["annotations"]) and content["annotations"]:
+        report.add(
+            "not a COCO panoptic file",
+            True,
+            "no annotation has 'segments_info'"
+            + ("; this is a COCO instance file" if "bbox" in content["annotations"][0] else ""),
+        )
+        return report
+    images = check_images(content["images"], report)
+    check_categories(content["categories"], report)
+    _check_kinds(content["categories"], report)
+    maps = _AnnotationChecker(report, images).check_all(content["annotations"])
+    check_image_files(images, str(image_root), report)
+    _check_png_files(maps, str(panoptic_root), report, evaluated, pixels)
+    return report
+
+
+def _check_kinds(records: list[dict[str, Any]], report: Report) -> None:
+    """Check what panoptic categories have beyond others."""
+    for record in records:
+        category_id, where = record.get("id"), f"category id {record.get('id')!r}"
+        if not isinstance(category_id, int):
+            continue  # reported already
+        if "isthing" not in record:
+            detail = f"{where}, {record.get('name')!r}: 1 for things, which are told apart, or 0"
+            report.add("category without isthing", True, detail)
+        elif record["isthing"] not in (0, 1):
+            report.add("isthing is neither 0 nor 1", True, f"{where}: {record['isthing']!r}")
+        elif record["isthing"]:
+            report.things.add(category_id)
+        color = record.get("color")
+        if isinstance(color, list) and len(color) == 3 and all(isinstance(c, int) for c in color):
+            report.colors[category_id] = (color[0], color[1], color[2])
+
+
+@dataclass
+class _Map:
+    """One PNG file and what the JSON says of it."""
+
+    file_name: str
+    where: dict[str, Any]
+    """Keyword arguments of `Report.add`."""
+    size: tuple[int, int] | None
+    """Width and height of the image, where they are sound."""
+    segments: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Those whose id is sound."""
+
+
+class _AnnotationChecker:
+    """Checks annotations against the images and categories of the file."""
+
+    def __init__(self, report: Report, images: dict[Any, dict[str, Any]]):
+        self.report = report
+        self.images = images
+
+    def check_all(self, annotations: list[dict[str, Any]]) -> list[_Map]:
+        report = self.report
+        if not annotations:
+            report.add("no annotations", True, "'annotations' is empty")
+        maps: dict[Any, _Map] = {}
+        for number, annotation in enumerate(annotations):
+            image_id = annotation.get("image_id")
+            image = self.images.get(image_id) if is_id(image_id) else None
+            where = {"file_name": image["file_name"] if image else None, "image_id": image_id}
+            if image is None:
+                detail = f"number {number} of 'annotations': no image has this id"
+                report.add("annotation of an unknown image", True, detail, **where)
+                continue
+            if image_id in maps:
+                detail = "all segments of an image belong into one annotation"
+                report.add("image annotated twice", True, detail, **where)
+                continue
+            name, segments = annotation.get("file_name"), annotation.get("segments_info")
+            if not isinstance(name, str) or not name:
+                report.add("annotation without file_name", True, f"{name!r}", **where)
+                name = ""
+            width, height = image.get("width"), image.get("height")
+            size = None
+            if isinstance(width, int) and isinstance(height, int):
+                size = (width, height)
+            maps[image_id] = _Map(name, where, size)
+            if isinstance(segments, list) and all(isinstance(s, dict) for s in segments):
+                self._check_segments(segments, maps[image_id])
+            else:
+                detail = "'segments_info' must be a list of objects"
+                report.add("annotation without segments_info", True, detail, **where)
+        self._check_missing(maps)
+        return [entry for entry in maps.values() if entry.file_name]
+
+    def _check_missing(self, maps: dict[Any, _Map]) -> None:
+        for image_id, image in self.images.items():
+            if image_id not in maps:
+                detail = "annotate it, with no segments if all of it is void, or remove the image"
+                where = {"file_name": image["file_name"], "image_id": image_id}
+                self.report.add("image without annotation", True, detail, **where)
+        self.report.num_empty_images = sum(not entry.segments for entry in maps.values())
+
+    def _check_segments(self, segments: list[dict[str, Any]], entry: _Map) -> None:
+        report = self.report
+        report.num_annotations += len(segments)
+        for number, segment in enumerate(segments):
+            segment_id, category_id = segment.get("id"), segment.get("category_id")
+            where = {**entry.where, "segment_id": segment_id}
+            if not isinstance(segment_id, int) or not 0 < segment_id <= _MAX_ID:
+                detail = f"number {number} of 'segments_info' has the id {segment_id!r}; ids are "
+                detail += f"whole numbers from 1 to {_MAX_ID}, 0 is void"
+                report.add("segment without a usable id", True, detail, **where)
+                continue
+            if segment_id in entry.segments:
+                report.add("segment id used twice", True, "ids are unique in an image", **where)
+                continue
+            entry.segments[segment_id] = segment
+            if not isinstance(category_id, int) or category_id not in report.categories:
+                detail = f"category_id is {category_id!r}; 'categories' has no such id"
+                report.add("segment of an unknown category", True, detail, **where)
+            elif not segment.get("iscrowd"):
+                report.num_per_category[category_id] += 1
+            if segment.get("iscrowd", 0) not in (0, 1):
+                detail = f"{segment['iscrowd']!r}"
+                report.add("iscrowd is neither 0 nor 1", True, detail, **where)
+
+
+@dataclass
+class _Png:
+    """What was found in a PNG file."""
+
+    size: tuple[int, int]
+    mode: str
+    format: str
+    areas: dict[int, int] | None = None
+    """Segment id -> pixels, without void; None if the pixels were not read."""
+
+
+def _read(path: str, pixels: bool) -> _Png | str | None:
+    """Return what is in the file; or why it cannot be read; or None if it is not there."""
+    header = read_header(path)
+    if header is None or isinstance(header, str):
+        return header
+    found = _Png(header.stored, header.mode, header.format)
+    if pixels:
+        try:
+            ids, counts = count_values(read_panoptic_png(path))
+        except DatasetError as error:
+            return str(error).removeprefix(f"{path}: ")
+        found.areas = dict(zip(ids.tolist(), counts.tolist(), strict=True))
+        found.areas.pop(0, None)
+    return found
+
+
+def _check_png_files(
+    maps: list[_Map], root: str, report: Report, evaluated: bool, pixels: bool
+) -> None:
+    """Add to `report` what is wrong with the PNG files."""
+    if not os.path.isdir(root):
+        report.add("folder of panoptic PNG files not found", True, root)
+        return
+    uses = Counter(entry.file_name for entry in maps)
+    for name in [name for name, count in uses.items() if count > 1]:
+        report.add("PNG file of several images", True, f"{name} is that of {uses[name]} images")
+    hint = CaseHints()
+    paths = [os.path.join(root, entry.file_name) for entry in maps]
+    results = map_files(lambda path: _read(path, pixels), paths, "Checking panoptic PNG files")
+    for entry, path, png in zip(maps, paths, results, strict=True):
+        if png is None:
+            report.add("PNG file not found", True, path + hint(path), **entry.where)
+        elif isinstance(png, str):
+            report.add("PNG file cannot be read", True, f"{path}: {png}", **entry.where)
+        elif entry.size is not None and png.size != entry.size:
+            _add_size_problem(entry, png, report)
+        elif png.areas is not None:
+            _check_ids(entry, png, png.areas, report, evaluated)
+
+
+def _add_size_problem(entry: _Map, png: _Png, report: Report) -> None:
+    assert entry.size is not None
+    (width, height), (expected_width, expected_height) = png.size, entry.size
+    detail = f"{entry.file_name} is {width}x{height}, the JSON says "
+    detail += f"{expected_width}x{expected_height}"
+    if png.size == entry.size[::-1]:
+        detail += "; width and height look swapped"
+    report.add("PNG size differs", True, detail, **entry.where)
+
+
+def _check_ids(
+    entry: _Map, png: _Png, areas: dict[int, int], report: Report, evaluated: bool
+) -> None:
+    """Compare the ids and areas in a PNG with those in the JSON."""
+    unknown = sorted(areas.keys() - entry.segments.keys())
+    absent = sorted(entry.segments.keys() - areas.keys())
+    encoded = png.mode in ("RGB", "RGBA") and png.format != "JPEG"
+    if (unknown or absent) and not encoded:
+        detail = (
+            f"{entry.file_name} is a {png.format} file with pixels of mode {png.mode}; segment ids "
+            "are R + 256 G + 65536 B of a PNG with 8 bit RGB"
+        )
+        report.add("panoptic map is not an RGB PNG", True, detail, **entry.where)
+        return
+    if unknown:
+        some = some_of([f"{i} ({areas[i]} pixels)" for i in unknown])
+        detail = f"{entry.file_name} has ids that 'segments_info' lacks: {some}"
+        swapped = {_swapped(i) for i in entry.segments}
+        if unknown and absent and set(unknown) <= swapped:
+            detail += "; red and blue look swapped: ids are R + 256 G + 65536 B"
+        report.add("pixels of unknown segments", True, detail, **entry.where)
+    for segment_id in absent:
+        detail = f"{entry.file_name} has no pixel of this id"
+        where = {**entry.where, "segment_id": segment_id}
+        # In training it is left out; panoptic quality counts it as missed.
+        report.add("segment without pixels", evaluated, detail, **where)
+    for segment_id in areas.keys() & entry.segments.keys():
+        area = entry.segments[segment_id].get("area", areas[segment_id])
+        if area != areas[segment_id]:
+            detail = f"'area' is {area!r}, {entry.file_name} has {areas[segment_id]} pixels of it"
+            where = {**entry.where, "segment_id": segment_id}
+            report.add("segment area differs", False, detail, **where)
+
+
+def _swapped(segment_id: int) -> int:
+    """Return the id with red and blue exchanged."""
+    return segment_id & 0xFF00 | segment_id >> 16 | (segment_id & 0xFF) << 16

@@ -1,0 +1,284 @@
+"""Check a folder of images and one of label maps, and list all that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..datasets.files import some_of, walk_files
+from ..datasets.semantic_folders import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from ..errors import DatasetError
+from ..label_maps import read_label_map
+from .image_files import Header, count_values, map_files, read_header
+from .report import Report
+
+Size = tuple[int, int]  # (width, height)
+
+# Bits a pixel by Pillow's mode; a PNG of 16 bits was "I" for older versions of it.
+_BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
+_IGNORE_LABELS = {8: 255, 16: 65535}
+_WHAT_TO_DO = (
+    "save the number of the class of each pixel as PNG of one channel of 8 or 16 bit, or with a "
+    "palette, whose indices are taken"
+)
+
+
+def read_class_names(path: str) -> list[str]:
+    """Read class names, in the order of their numbers: one a line, or a JSON list.
+
+    Raises:
+        DatasetError: the file cannot be read, or names a class twice or not at all.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"class names cannot be read: {path}: {error}") from error
+    if text.startswith(("[", "{")):
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise DatasetError(f"{path}: not JSON: {error}") from error
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DatasetError(f"{path}: JSON of class names is a list of texts: the first is 0's")
+    else:
+        names = text.splitlines()
+    names = [name.strip() for name in names]
+    if not text or not names:
+        raise DatasetError(f"{path}: there are no class names")
+    for number, name in enumerate(names):
+        if not name:
+            raise DatasetError(f"{path}: class {number} (counted from 0) has no name")
+        if name in names[:number]:
+            raise DatasetError(
+                f"{path}: classes {names.index(name)} and {number} (counted from 0) are both "
+                f"{name!r}"
+            )
+    return names
+
+
+def check_semantic_folders(
+    image_root: str,
+    label_root: str,
+    classes: Sequence[str],
+    *,
+    ignore_label: int | None = None,
+    pixels: bool = True,
+) -> Report:
+    """Check the headers of images and the pixels of their label maps.
+
+    Errors are what would stop training or evaluation or silently change what is learned; warnings
+    are what they can live with.
+
+    Args:
+        image_root: folder of the images; those in subfolders count.
+        label_root: folder of the label maps, each of its image's path, suffix aside.
+        classes: class names in the order of their labels.
+        ignore_label: value of pixels without class; None is for 255 in maps of up to 8 bit and
+            65535 in those of 16.
+        pixels: whether to read the label maps, which takes some milliseconds each. Otherwise only
+            their headers are looked at.
+
+    Returns:
+        The report, whose ``ignore_label`` says which it is; it never raises for what is wrong with
+        the data.
+    """
+    report = Report(str(label_root), unit="pixels", categories=dict(enumerate(classes)))
+    pairs = _pair(str(image_root), str(label_root), report)
+    read = map_files(lambda pair: _read(pair, pixels), pairs, "Checking label maps")
+    maps = [found for found in read if _is_sound(found, report)]
+    report.ignore_label = _ignore_label(maps, report) if ignore_label is None else ignore_label
+    if pixels:
+        _check_labels(maps, report)
+    return report
+
+
+# --- Files ---
+
+
+@dataclass
+class _Pair:
+    """An image and its label map, and what is in them."""
+
+    name: str
+    """Of the image, relative to its folder."""
+    image_path: str
+    label_path: str
+    image: Header | str | None = None
+    label: Header | str | None = None
+    areas: dict[int, int] = field(default_factory=dict)
+    """Label -> pixels."""
+
+    @property
+    def bits(self) -> int:
+        """8 or 16; 0 if the file is no label map."""
+        mode = self.label.mode if isinstance(self.label, Header) else ""
+        return 16 if mode.startswith("I;16") else _BITS.get(mode, 0)
+
+
+def _pair(image_root: str, label_root: str, report: Report) -> list[_Pair]:
+    """Return the pairs of files; add to `report` what has no counterpart."""
+    for root, what in ((image_root, "images"), (label_root, "label maps")):
+        if not os.path.isdir(root):
+            report.add(f"folder of {what} not found", True, root)
+    if report.problems:
+        return []
+    images = _by_stem(image_root, IMAGE_SUFFIXES, "images", report)
+    labels = _by_stem(label_root, LABEL_SUFFIXES, "label maps", report)
+    report.num_images = len(images)
+    if images and labels:
+        hint = _suffix_hint(list(images), list(labels))
+        for stem in sorted(images.keys() - labels.keys()):
+            detail = f"{label_root} has no {some_of([stem + s for s in LABEL_SUFFIXES])}"
+            report.add(f"image without label map{hint}", True, detail, file_name=images[stem])
+        for stem in sorted(labels.keys() - images.keys()):
+            detail = os.path.join(label_root, labels[stem])
+            report.add(f"label map without image{hint}", True, detail)
+    return [
+        _Pair(name, os.path.join(image_root, name), os.path.join(label_root, labels[stem]))
+        for stem, name in sorted(images.items())
+        if stem in labels
+    ]
+
+
+def _by_stem(root: str, suffixes: Sequence[str], what: str, report: Report) -> dict[str, str]:
+    """Path relative to `root` without suffix -> with it, of all files with one of `suffixes`."""
+    found: dict[str, str] = {}
+    others: Counter[str] = Counter()
+    for name in walk_files(root):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() not in suffixes:
+            others[suffix.lower()] += 1
+        elif stem in found:
+            report.add(f"two {what} of one name", True, f"{root}: {found[stem]} and {name}")
+        else:
+            found[stem] = name
+    if not found:
+        detail = f"{root} has no file that ends in {', '.join(suffixes)}"
+        if others:
+            detail += f"; what it has ends in {some_of([repr(s) for s in others])}"
+        if ".jpg" in others or ".jpeg" in others:
+            detail += "; JPEG changes labels at their borders"
+        report.add(f"no {what}", True, detail)
+    return found
+
+
+def _suffix_hint(images: Sequence[str], labels: Sequence[str]) -> str:
+    """Return which ends of names keep images and label maps apart, if it is that; else nothing."""
+    image_end, label_end = _common_end(images), _common_end(labels)
+    for ends in ((image_end, label_end), ("", label_end), (image_end, "")):
+        stripped = [
+            {name.removesuffix(end) for name in names}
+            for names, end in zip((images, labels), ends, strict=True)
+        ]
+        if ends[0] != ends[1] and stripped[0] == stripped[1] != {""}:
+            kinds = zip(("images", "label maps"), ends, strict=True)
+            named = " and ".join(f"{end!r} from those of {kind}" for kind, end in kinds if end)
+            return f" (take the end {named} away)"
+    return ""
+
+
+def _common_end(names: Sequence[str]) -> str:
+    end = names[0]
+    while not all(name.endswith(end) for name in names):
+        end = end[1:]
+    return end
+
+
+def _read(pair: _Pair, pixels: bool) -> _Pair:
+    """Fill in what is in the files."""
+    pair.image, pair.label = read_header(pair.image_path), read_header(pair.label_path)
+    if pixels and pair.bits:
+        try:
+            values, counts = count_values(read_label_map(pair.label_path))
+            pair.areas = dict(zip(values.tolist(), counts.tolist(), strict=True))
+        except DatasetError as error:
+            pair.label = str(error).removeprefix(f"{pair.label_path}: ")
+    return pair
+
+
+def _is_sound(pair: _Pair, report: Report) -> bool:
+    """Whether the labels can be compared with the classes; add what is wrong to `report`."""
+    image, label = pair.image, pair.label
+    if not isinstance(image, Header):
+        reason = image or "no such file"
+        report.add("image file cannot be read", True, reason, file_name=pair.name)
+    if not isinstance(label, Header):
+        detail = f"{pair.label_path}: {label or 'no such file'}"
+        report.add("label map cannot be read", True, detail, file_name=pair.name)
+        return False
+    if not pair.bits:
+        detail = f"{pair.label_path} has pixels of mode {label.mode}"
+        kind = f"label map of colours or fractions: {_WHAT_TO_DO}"
+        report.add(kind, True, detail, file_name=pair.name)
+        return False
+    if isinstance(image, Header) and label.stored != image.upright:
+        report.add("label map of another size", True, _size_problem(pair), file_name=pair.name)
+    return True
+
+
+def _size_problem(pair: _Pair) -> str:
+    assert isinstance(pair.image, Header) and isinstance(pair.label, Header)
+    label, image = pair.label.stored, pair.image.upright
+    detail = f"{pair.label_path} is {label[0]}x{label[1]}, the image {image[0]}x{image[1]}"
+    if pair.image.stored == label:
+        detail += (
+            f"; its EXIF orientation is {pair.image.orientation} and images are turned upright "
+            "when read: turn the label map too, or remove the EXIF tag"
+        )
+    elif label == image[::-1]:
+        detail += "; width and height look swapped"
+    return detail
+
+
+# --- Labels ---
+
+
+def _ignore_label(maps: Sequence[_Pair], report: Report) -> int:
+    """Return the value that stands for no class where the user gave none."""
+    examples = {pair.bits: pair.label_path for pair in maps}
+    if len(examples) > 1:
+        detail = f"such as {examples[8]} and {examples[16]}: which value stands for no class? "
+        report.add("label maps of 8 and of 16 bit", True, detail + "Give it: --ignore-label N")
+    return _IGNORE_LABELS[min(examples, default=8)]
+
+
+def _check_labels(maps: Sequence[_Pair], report: Report) -> None:
+    """Compare the labels with the classes."""
+    num_classes, ignored = len(report.categories), report.ignore_label
+    strange: Counter[int] = Counter()
+    for pair in maps:
+        for label, area in pair.areas.items():
+            if 0 <= label < num_classes and label != ignored:
+                report.num_per_category[label] += area
+            elif label != ignored:
+                strange[label] += area
+    hint = _numbering_hint(strange, report) if strange else ""
+    for pair in maps:
+        labels = pair.areas.keys() - {ignored}
+        if not labels:
+            report.num_empty_images += 1
+            detail = f"all of {pair.label_path} is {ignored}, the label to ignore"
+            report.add("label map without labels", False, detail, file_name=pair.name)
+        if wrong := sorted(labels & strange.keys()):
+            some = some_of([f"{label} ({pair.areas[label]} pixels)" for label in wrong])
+            kind = f"label without a class: there are {num_classes}, 0 to {num_classes - 1}{hint}"
+            report.add(kind, True, f"{pair.label_path} has {some}", file_name=pair.name)
+    absent = [name for i, name in report.categories.items() if not report.num_per_category[i]]
+    if absent and maps:
+        report.add("class without pixels", False, ", ".join(absent))
+
+
+def _numbering_hint(strange: Counter[int], report: Report) -> str:
+    """Return what labels without a class may mean, or nothing."""
+    num_classes = len(report.categories)
+    if len(strange) > 1:
+        return ""
+    label, ignored = next(iter(strange)), report.ignore_label
+    hint = f"; if {label} stands for no class, add --ignore-label {label}"
+    if label == num_classes:
+        hint += f"; if classes are numbered from 1, number them from 0, and no class {ignored}"
+    return hint

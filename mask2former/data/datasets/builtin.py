@@ -1,0 +1,280 @@
+"""Data sets that are registered by name, in the folder that ``DETECTRON2_DATASETS`` names.
+
+These are the data sets of the published models beyond those that Detectron2 registers itself, with
+the names, folders and metadata of the published code, and the synthetic one. docs/datasets.md lists
+them, with the files that each expects.
+
+Another package may register the same names. What it registered before this package is imported
+stays as it is. If it is to be imported afterwards, call `unregister_builtin` in between:
+Detectron2 refuses to register a name twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+from ..preparation.synthetic_scenes import STUFF_CLASSES, THING_CLASSES
+from . import read_classes
+from .coco_instances import register_coco_json
+from .coco_panoptic import register_coco_panoptic
+from .files import require
+from .semantic_folders import register_semantic_folders
+
+FOLDER = "synthetic_shapes"
+SPLITS = ("train", "val")
+# Ids with gaps, as in COCO itself, so that nothing that uses the set can confuse them with
+# contiguous ones.
+THING_IDS = (1, 2, 3, 5, 8)
+STUFF_IDS = (20, 21)
+
+_LONG_SPLITS = {"train": "training", "val": "validation"}
+_PREPARE = "Make it with: python -m mask2former.data.preparation"
+_COCO_FILES = "COCO's 2017 images and panoptic annotations have it."
+_VISTAS_FILES = "Mapillary Vistas 1.2 has it; put its folders into that of the data sets."
+
+
+@dataclass(frozen=True)
+class _Builtin:
+    """What this module puts into the DatasetCatalog, to be told from what others put there."""
+
+    load: Callable[[], list[dict[str, Any]]]
+
+    def __call__(self) -> list[dict[str, Any]]:
+        return self.load()
+
+
+@dataclass(frozen=True)
+class _Explained:
+    """Detectron2's own data set of label maps, which says how to make them if there are none."""
+
+    load: Callable[[], list[dict[str, Any]]]
+    sem_seg_root: str
+    preparation: str
+
+    def __call__(self) -> list[dict[str, Any]]:
+        require(self.sem_seg_root, "folder of label maps", self.preparation)
+        return self.load()
+
+
+def register_builtin(root: str | os.PathLike[str]) -> None:
+    """Register every built-in data set, to be read from folders of `root`.
+
+    No file of a data set is looked at. What an earlier call registered is replaced; what others
+    registered under the same names stays.
+    """
+    root = os.path.expanduser(os.fspath(root))
+    _register_ade20k(os.path.join(root, "ADEChallengeData2016"))
+    _register_ade20k_full(os.path.join(root, "ADE20K_2021_17_01"))
+    _register_coco_panoptic(os.path.join(root, "coco"))
+    _register_coco_stuff_10k(os.path.join(root, "coco", "coco_stuff_10k"))
+    _register_mapillary_vistas(os.path.join(root, "mapillary_vistas"))
+    register_synthetic(root)
+
+
+def unregister_builtin() -> None:
+    """Remove from Detectron2's catalogs what `register_builtin` put there."""
+    for name, load in list(DatasetCatalog.data.items()):
+        if isinstance(load, _Builtin):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        elif isinstance(load, _Explained):
+            DatasetCatalog[name] = load.load
+
+
+def _register(register: Callable[..., None], name: str, *args: Any, **kwargs: Any) -> None:
+    """Call ``register(name, ...)`` unless somebody else has registered that name."""
+    if name in DatasetCatalog:
+        if not isinstance(DatasetCatalog[name], _Builtin):
+            return
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    register(name, *args, **kwargs)
+    DatasetCatalog[name] = _Builtin(DatasetCatalog[name])
+
+
+def _register_instances(name: str, json_file: str, image_root: str, **kwargs: Any) -> None:
+    """Do `register_coco_json`, and say how to make the files where they are missing."""
+    preparation = kwargs.pop("preparation")
+    register_coco_json(name, json_file, image_root, **kwargs)
+    load = DatasetCatalog[name]
+
+    def load_if_there() -> list[dict[str, Any]]:
+        require(json_file, "file of instance annotations", preparation)
+        require(image_root, "folder of images", preparation)
+        return load()
+
+    DatasetCatalog[name] = load_if_there
+
+
+def register_synthetic(root: str | os.PathLike[str]) -> None:
+    """Register ``synthetic_shapes_{instance,panoptic,semantic}_{train,val}`` of ``root``.
+
+    Registrations that are already there, such as those made at import, are replaced. The files need
+    not exist yet; `mask2former.data.preparation.synthetic` writes them.
+    """
+    folder = os.path.join(os.path.expanduser(os.fspath(root)), FOLDER)
+    preparation = (
+        f"Make it with: python -m mask2former.data.preparation.synthetic --output {folder}"
+    )
+    classes = [*THING_CLASSES, *STUFF_CLASSES]
+    for split in SPLITS:
+        images = os.path.join(folder, split)
+        instance_json = os.path.join(folder, "annotations", f"instances_{split}.json")
+        label_maps = os.path.join(folder, f"semantic_{split}")
+        _register(
+            _register_instances,
+            f"{FOLDER}_instance_{split}",
+            instance_json,
+            images,
+            categories=dict(zip(THING_IDS, THING_CLASSES, strict=True)),
+            preparation=preparation,
+        )
+        _register(
+            register_coco_panoptic,
+            f"{FOLDER}_panoptic_{split}",
+            os.path.join(folder, "annotations", f"panoptic_{split}.json"),
+            os.path.join(folder, f"panoptic_{split}"),
+            images,
+            categories=[
+                {"id": i, "name": name, "isthing": i in THING_IDS}
+                for i, name in zip((*THING_IDS, *STUFF_IDS), classes, strict=True)
+            ],
+            sem_seg_root=label_maps,
+            json_file=instance_json,
+            preparation=preparation,
+        )
+        _register(
+            register_semantic_folders,
+            f"{FOLDER}_semantic_{split}",
+            images,
+            label_maps,
+            classes=classes,
+            preparation=preparation,
+        )
+
+
+def _register_ade20k(folder: str) -> None:
+    """ADE20K with 150 classes; Detectron2 registers its semantic set."""
+    categories = read_classes("ade20k")
+    things = [category for category in categories if category["isthing"]]
+    for split, long_split in _LONG_SPLITS.items():
+        images = os.path.join(folder, "images", long_split)
+        instance_json = os.path.join(folder, f"ade20k_instance_{split}.json")
+        _register(
+            _register_instances,
+            f"ade20k_instance_{split}",
+            instance_json,
+            images,
+            categories={c["id"]: c.get("instance_name", c["name"]) for c in things},
+            preparation=f"{_PREPARE} ade20k-instance",
+        )
+        _register(
+            register_coco_panoptic,
+            f"ade20k_panoptic_{split}",
+            os.path.join(folder, f"ade20k_panoptic_{split}.json"),
+            os.path.join(folder, f"ade20k_panoptic_{split}"),
+            images,
+            categories=categories,
+            json_file=instance_json,
+            evaluator_type="ade20k_panoptic_seg",
+            preparation=f"{_PREPARE} ade20k-panoptic",
+        )
+        _complete_ade20k_semantic(f"ade20k_sem_seg_{split}", categories)
+
+
+def _complete_ade20k_semantic(name: str, categories: list[dict[str, Any]]) -> None:
+    """Add to Detectron2's data set what it lacks: colours, and how to make the label maps."""
+    metadata, load = MetadataCatalog.get(name), DatasetCatalog.data.get(name)
+    if metadata.get("stuff_colors") is None:
+        metadata.stuff_colors = [category["color"] for category in categories]
+    label_maps = metadata.get("sem_seg_root")
+    if load is not None and label_maps is not None and not isinstance(load, _Explained):
+        DatasetCatalog[name] = _Explained(load, label_maps, f"{_PREPARE} ade20k-semantic")
+
+
+def _register_ade20k_full(folder: str) -> None:
+    """ADE20K with 847 classes, whose label maps have 16 bits."""
+    classes = read_classes("ade20k_full")
+    for split, long_split in _LONG_SPLITS.items():
+        _register(
+            register_semantic_folders,
+            f"ade20k_full_sem_seg_{split}",
+            os.path.join(folder, "images_detectron2", long_split),
+            os.path.join(folder, "annotations_detectron2", long_split),
+            classes=classes,
+            ignore_label=65535,
+            label_suffixes=(".tif",),
+        )
+
+
+def _register_coco_panoptic(folder: str) -> None:
+    """COCO panoptic together with the label maps that are made of it.
+
+    Detectron2's own ``coco_2017_{train,val}_panoptic`` are the same without those.
+    """
+    for split in SPLITS:
+        _register(
+            register_coco_panoptic,
+            f"coco_2017_{split}_panoptic_with_sem_seg",
+            os.path.join(folder, "annotations", f"panoptic_{split}2017.json"),
+            os.path.join(folder, f"panoptic_{split}2017"),
+            os.path.join(folder, f"{split}2017"),
+            categories=COCO_CATEGORIES,
+            sem_seg_root=os.path.join(folder, f"panoptic_semseg_{split}2017"),
+            json_file=os.path.join(folder, "annotations", f"instances_{split}2017.json"),
+            preparation=_COCO_FILES,
+        )
+
+
+def _register_coco_stuff_10k(folder: str) -> None:
+    """COCO-Stuff 10K, 171 classes."""
+    classes = read_classes("coco_stuff_10k")
+    for split in ("train", "test"):
+        _register(
+            register_semantic_folders,
+            f"coco_2017_{split}_stuff_10k_sem_seg",
+            os.path.join(folder, "images_detectron2", split),
+            os.path.join(folder, "annotations_detectron2", split),
+            classes=[category["name"] for category in classes],
+            stuff_dataset_id_to_contiguous_id={c["id"]: i for i, c in enumerate(classes)},
+        )
+
+
+def _register_mapillary_vistas(folder: str) -> None:
+    """Mapillary Vistas 1.2, 65 classes. The 66th, "Unlabeled", is the label to ignore."""
+    categories = read_classes("mapillary_vistas")
+    names = [category["name"] for category in categories]
+    colors = [category["color"] for category in categories]
+    for split, long_split in _LONG_SPLITS.items():
+        part = os.path.join(folder, long_split)
+        _register(
+            register_semantic_folders,
+            f"mapillary_vistas_sem_seg_{split}",
+            os.path.join(part, "images"),
+            os.path.join(part, "labels"),
+            classes=names,
+            colors=colors,
+            ignore_label=65,
+            preparation=_VISTAS_FILES,
+        )
+        _register(
+            register_coco_panoptic,
+            f"mapillary_vistas_panoptic_{split}",
+            os.path.join(part, "panoptic", "panoptic_2018.json"),
+            os.path.join(part, "panoptic"),
+            os.path.join(part, "images"),
+            categories=categories,
+            evaluator_type="mapillary_vistas_panoptic_seg",
+            ignore_label=65,
+            preparation=_VISTAS_FILES,
+            # As Detectron2 does for COCO and Cityscapes: all classes, so that contiguous ids index
+            # the names of things, too.
+            thing_classes=names,
+            thing_colors=colors,
+        )

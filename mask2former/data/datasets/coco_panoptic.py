@@ -1,0 +1,241 @@
+"""Register panoptic data sets in COCO's format: a JSON of segments and a PNG of their ids an image.
+
+The id of a segment is R + 256 G + 65536 B of its pixels; 0 is void.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..errors import DatasetError
+from .files import missing_files, require, some_of
+
+_logger = logging.getLogger(__name__)
+
+Category = Mapping[str, Any]
+
+
+def register_coco_panoptic(
+    name: str,
+    panoptic_json: str,
+    panoptic_root: str,
+    image_root: str,
+    *,
+    categories: Sequence[Category] | None = None,
+    sem_seg_root: str | None = None,
+    json_file: str | None = None,
+    evaluator_type: str = "coco_panoptic_seg",
+    ignore_label: int = 255,
+    preparation: str = "",
+    **metadata: Any,
+) -> None:
+    """Register a panoptic data set under `name`. Segments are read when it is loaded.
+
+    Args:
+        name: name for ``cfg.DATASETS``.
+        panoptic_json: ``images``, ``annotations`` with their ``segments_info``, ``categories``.
+        panoptic_root: folder of the PNG files that ``annotations`` name.
+        image_root: folder of the image files that ``images`` name.
+        categories: {id, name, isthing} and perhaps color (RGB, 0..255) of each class, in the order
+            of contiguous ids; by default read from `panoptic_json`, in the order of their ids.
+        sem_seg_root: folder of the same ground truth as label maps of contiguous ids, if there is
+            one: PNG files of the names of those in `panoptic_root`.
+        json_file: COCO instance annotations of the same images, if there are any.
+        evaluator_type: which evaluator suits.
+        ignore_label: value of pixels without class in `sem_seg_root`.
+        preparation: a sentence that says how to make the files, for the message where they miss.
+        metadata: what else to set in the ``MetadataCatalog``, or instead of what is set there.
+
+    Raises:
+        DatasetError: `categories` is to be read from the JSON, and cannot be.
+    """
+    if categories is None:
+        content = _read_json(panoptic_json, preparation)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+    DatasetCatalog.register(
+        name,
+        lambda: load_coco_panoptic(
+            panoptic_json,
+            panoptic_root,
+            image_root,
+            categories=categories,
+            sem_seg_root=sem_seg_root,
+            preparation=preparation,
+        ),
+    )
+    known = {
+        "panoptic_json": panoptic_json,
+        "panoptic_root": panoptic_root,
+        "image_root": image_root,
+        "json_file": json_file,
+        "evaluator_type": evaluator_type,
+        "ignore_label": ignore_label,
+        "label_divisor": 1000,
+        **panoptic_metadata(categories),
+    }
+    if sem_seg_root is not None:
+        known["sem_seg_root"] = sem_seg_root
+    MetadataCatalog.get(name).set(**{**known, **metadata})
+
+
+def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
+    """Return what Detectron2's ``MetadataCatalog`` holds of the classes of a panoptic data set.
+
+    The keys with ``stuff`` are of all classes, in the order of contiguous ids; those with ``thing``
+    of things alone. ``thing_dataset_id_to_contiguous_id`` maps to the ids among all classes, which
+    need not start at 0 or be without gaps. Colours are there if every category has one.
+
+    Args:
+        categories: as of `register_coco_panoptic`.
+    """
+    things = [category for category in categories if category["isthing"]]
+    contiguous_ids = {category["id"]: i for i, category in enumerate(categories)}
+    if len(contiguous_ids) < len(categories):
+        raise ValueError(f"{len(categories)} categories have {len(contiguous_ids)} different ids")
+    metadata: dict[str, Any] = {
+        "thing_classes": [category["name"] for category in things],
+        "stuff_classes": [category["name"] for category in categories],
+        "thing_dataset_id_to_contiguous_id": {c["id"]: contiguous_ids[c["id"]] for c in things},
+        "stuff_dataset_id_to_contiguous_id": contiguous_ids,
+    }
+    if all("color" in category for category in categories):
+        metadata["thing_colors"] = [list(category["color"]) for category in things]
+        metadata["stuff_colors"] = [list(category["color"]) for category in categories]
+    return metadata
+
+
+def load_coco_panoptic(
+    panoptic_json: str,
+    panoptic_root: str,
+    image_root: str,
+    *,
+    categories: Sequence[Category],
+    sem_seg_root: str | None = None,
+    preparation: str = "",
+) -> list[dict[str, Any]]:
+    """Read the dataset dicts; arguments as of `register_coco_panoptic`.
+
+    Where the whole folder `sem_seg_root` is missing, the dicts have no ``sem_seg_file_name``: the
+    same labels are in the panoptic PNG files.
+
+    Returns:
+        Detectron2's dataset dicts in the order of ``annotations``, with file_name, height, width,
+        image_id (as the JSON has it), pan_seg_file_name, segments_info (``category_id``
+        contiguous, ``isthing`` bool), and sem_seg_file_name where there is a `sem_seg_root`.
+
+    Raises:
+        DatasetError: a file is missing or the JSON contradicts itself; the message says where.
+    """
+    content = _read_json(panoptic_json, preparation)
+    require(image_root, "folder of images", preparation)
+    require(panoptic_root, "folder of panoptic PNG files", preparation)
+    if sem_seg_root is not None and not os.path.isdir(sem_seg_root):
+        _logger.info(
+            "There is no folder %s: semantic labels come from %s.", sem_seg_root, panoptic_root
+        )
+        sem_seg_root = None
+    images = {image["id"]: image for image in content["images"]}
+    classes = {category["id"]: (i, category) for i, category in enumerate(categories)}
+
+    records: dict[Any, dict[str, Any]] = {}
+    for annotation in content["annotations"]:
+        image_id = annotation["image_id"]
+        where = f"{panoptic_json}: image id {image_id!r}"
+        if image_id not in images:
+            raise DatasetError(f"{where} has an annotation, but is not in 'images'.")
+        if image_id in records:
+            raise DatasetError(f"{where} has two annotations.")
+        image, png = images[image_id], annotation["file_name"]
+        record = {
+            "file_name": os.path.join(image_root, image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image_id,
+            "pan_seg_file_name": os.path.join(panoptic_root, png),
+            "segments_info": _segments(annotation["segments_info"], classes, where),
+        }
+        if sem_seg_root is not None:
+            label_map = os.path.splitext(png)[0] + ".png"
+            record["sem_seg_file_name"] = os.path.join(sem_seg_root, label_map)
+        records[image_id] = record
+    if not records:
+        raise DatasetError(f"{panoptic_json}: there are no annotations.")
+    without = [image["file_name"] for i, image in images.items() if i not in records]
+    if without:
+        raise DatasetError(
+            f"{panoptic_json}: {len(without)} of {len(images)} images have no annotation: "
+            f"{some_of(without)}. Remove them from 'images', or annotate them."
+        )
+    _check_files(list(records.values()), panoptic_json, preparation)
+    return list(records.values())
+
+
+def _segments(
+    segments: Sequence[Mapping[str, Any]],
+    classes: Mapping[int, tuple[int, Category]],
+    where: str,
+) -> list[dict[str, Any]]:
+    """Return the segments of one image with contiguous ids."""
+    result: dict[int, dict[str, Any]] = {}
+    for segment in segments:
+        if "id" not in segment or "category_id" not in segment:
+            raise DatasetError(f"{where}: a segment lacks 'id' or 'category_id': {segment}")
+        segment_id, category_id = segment["id"], segment["category_id"]
+        if category_id not in classes:
+            raise DatasetError(
+                f"{where}: segment id {segment_id} has category_id {category_id}; registered are "
+                f"{sorted(classes)}."
+            )
+        if segment_id in result:
+            raise DatasetError(f"{where}: segment id {segment_id} is there twice.")
+        contiguous_id, category = classes[category_id]
+        result[segment_id] = {
+            "iscrowd": 0,
+            **segment,
+            "category_id": contiguous_id,
+            "isthing": bool(category["isthing"]),
+        }
+    return list(result.values())
+
+
+def _read_json(path: str, preparation: str) -> dict[str, Any]:
+    require(path, "file of panoptic annotations", preparation)
+    try:
+        with open(path, encoding="utf-8") as f:
+            content = json.load(f)
+    except ValueError as error:
+        raise DatasetError(f"{path}: not a JSON file: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise DatasetError(f"{path}: not COCO's panoptic format: no list {key!r}.")
+    for key, fields in (
+        ("images", ("id", "file_name", "height", "width")),
+        ("annotations", ("image_id", "file_name", "segments_info")),
+        ("categories", ("id", "name", "isthing")),
+    ):
+        for i, item in enumerate(content[key]):
+            for field in fields:
+                if field not in item:
+                    raise DatasetError(f"{path}: {key}[{i}] has no {field!r}: {str(item)[:200]}")
+    return content
+
+
+def _check_files(records: Sequence[Mapping[str, Any]], source: str, preparation: str) -> None:
+    """Raise `DatasetError` for files of the dataset dicts that are not there."""
+    for key, what in (
+        ("file_name", "images"),
+        ("pan_seg_file_name", "panoptic PNG files"),
+        ("sem_seg_file_name", "label maps"),
+    ):
+        missing = missing_files(record[key] for record in records if key in record)
+        if missing:
+            raise DatasetError(
+                f"{len(missing)} of {len(records)} {what} that {source} names are not there: "
+                f"{some_of(missing)}. {preparation}".strip()
+            )

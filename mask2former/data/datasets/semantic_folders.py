@@ -1,0 +1,129 @@
+"""Register data sets for semantic segmentation: a folder of images and one of label maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from ..errors import DatasetError
+from .files import require, some_of, walk_files
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+
+
+def register_semantic_folders(
+    name: str,
+    image_root: str,
+    sem_seg_root: str,
+    *,
+    classes: Sequence[str],
+    colors: Sequence[Sequence[int]] | None = None,
+    ignore_label: int = 255,
+    evaluator_type: str = "sem_seg",
+    image_suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    label_suffixes: Sequence[str] = LABEL_SUFFIXES,
+    preparation: str = "",
+    **metadata: Any,
+) -> None:
+    """Register a semantic data set under `name`. Nothing is read until it is loaded.
+
+    An image and its label map have the same path relative to their folders, suffixes aside;
+    subfolders are searched.
+
+    Args:
+        name: name for ``cfg.DATASETS``.
+        image_root: folder of the images.
+        sem_seg_root: folder of the label maps: one channel of 8 or 16 bit, whose values are
+            contiguous class ids and `ignore_label`.
+        classes: class names in the order of their ids.
+        colors: RGB of each class, 0..255.
+        ignore_label: value of pixels that have no class.
+        evaluator_type: which evaluator suits.
+        image_suffixes: what the names of images end in, upper or lower case, such as
+            "_leftImg8bit.png". A file that ends otherwise is none.
+        label_suffixes: the same of label maps.
+        preparation: a sentence that says how to make the files, for the message where they miss.
+        metadata: what else to set in the ``MetadataCatalog``.
+    """
+    if colors is not None and len(colors) != len(classes):
+        raise ValueError(f"data set {name}: {len(colors)} colours for {len(classes)} classes")
+    DatasetCatalog.register(
+        name,
+        lambda: load_semantic_folders(
+            image_root,
+            sem_seg_root,
+            image_suffixes=image_suffixes,
+            label_suffixes=label_suffixes,
+            preparation=preparation,
+        ),
+    )
+    if colors is not None:
+        metadata = {"stuff_colors": [list(color) for color in colors], **metadata}
+    MetadataCatalog.get(name).set(
+        image_root=image_root,
+        sem_seg_root=sem_seg_root,
+        evaluator_type=evaluator_type,
+        ignore_label=ignore_label,
+        stuff_classes=list(classes),
+        **metadata,
+    )
+
+
+def load_semantic_folders(
+    image_root: str,
+    sem_seg_root: str,
+    *,
+    image_suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    label_suffixes: Sequence[str] = LABEL_SUFFIXES,
+    preparation: str = "",
+) -> list[dict[str, Any]]:
+    """Pair images with label maps; arguments as of `register_semantic_folders`.
+
+    Returns:
+        Detectron2's dataset dicts, sorted by ``image_id``, which is the path of the image relative
+        to its folder, without suffix. No image is opened, so there is no height and no width.
+
+    Raises:
+        DatasetError: a folder is missing or empty, or an image lacks its label map, or the reverse.
+    """
+    require(image_root, "folder of images", preparation)
+    require(sem_seg_root, "folder of label maps", preparation)
+    images = _by_stem(image_root, image_suffixes, "images")
+    labels = _by_stem(sem_seg_root, label_suffixes, "label maps")
+    problems = []
+    for found, others, what, other, other_root in (
+        (images, labels, "images", "label map", sem_seg_root),
+        (labels, images, "label maps", "image", image_root),
+    ):
+        lonely = sorted(found[stem] for stem in found.keys() - others.keys())
+        if lonely:
+            problems.append(
+                f"{len(lonely)} of {len(found)} {what} have no {other} in {other_root}: "
+                f"{some_of(lonely)}"
+            )
+    if problems:
+        raise DatasetError("; ".join([*problems, preparation]).rstrip("; "))
+    return [
+        {"file_name": images[stem], "sem_seg_file_name": labels[stem], "image_id": stem}
+        for stem in sorted(images)
+    ]
+
+
+def _by_stem(root: str, suffixes: Sequence[str], what: str) -> dict[str, str]:
+    """Path without folder and suffix -> path, of all files under `root` with one of `suffixes`."""
+    found: dict[str, str] = {}
+    for name in walk_files(root):
+        suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+        if suffix is None:
+            continue
+        stem, path = name[: -len(suffix)], os.path.join(root, name)
+        if stem in found:
+            raise DatasetError(f"{found[stem]} and {path}: two {what} of the same name.")
+        found[stem] = path
+    if not found:
+        raise DatasetError(f"{root}: there are no {what} ({', '.join(suffixes)}) in this folder.")
+    return found

@@ -1,0 +1,170 @@
+"""The images of ``DATASETS.TRAIN``: several data sets as one, checked to fit each other."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.build import print_instances_class_histogram
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset
+
+from ..errors import DatasetError
+from ..mapper import MAPPER_PRESETS, Targets
+
+_logger = logging.getLogger(__name__)
+
+# What a dataset dict must have for the targets, and what metadata must be equal.
+_FIELDS: dict[Targets, str] = {
+    "instance": "annotations",
+    "panoptic": "pan_seg_file_name",
+    "semantic": "sem_seg_file_name",
+}
+_CLASS_NAMES: dict[Targets, str] = {
+    "instance": "thing_classes",
+    "panoptic": "stuff_classes",
+    "semantic": "stuff_classes",
+}
+
+
+def load_training_set(
+    names: Sequence[str], targets: Targets | None, *, filter_empty: bool
+) -> list[dict[str, Any]] | Dataset[Any]:
+    """Load registered data sets and join them.
+
+    Args:
+        names: names in Detectron2's ``DatasetCatalog``, at least one.
+        targets: what the mapper reads; None if a mapper of one's own reads something unknown.
+        filter_empty: leave out images without a target: instances or panoptic segments that are
+            no crowd. Label maps are not opened, so semantic data sets stay whole.
+
+    Returns:
+        Dataset dicts; or, where a data set is no list but a map-style ``torch.utils.data.Dataset``,
+        one of these.
+
+    Raises:
+        ValueError: a name is not registered.
+        DatasetError: a data set is empty, lacks what `targets` need, or does not fit the others.
+    """
+    for name in names:
+        _require_registered(name)
+    loaded = {name: DatasetCatalog.get(name) for name in names}
+    if any(isinstance(dataset, IterableDataset) for dataset in loaded.values()):
+        raise ValueError("An iterable data set has no positions to resume from; use a list.")
+    for name, dataset in loaded.items():
+        if not len(dataset):
+            raise DatasetError(f"The data set {name!r} is empty.")
+    datasets = list(loaded.values())
+    if any(isinstance(dataset, Dataset) for dataset in datasets):
+        return datasets[0] if len(datasets) == 1 else ConcatDataset(datasets)
+    if targets is not None:
+        for name, dataset in loaded.items():
+            _require_field(name, dataset, targets)
+        _require_same_classes(names, targets)
+    records = [record for dataset in datasets for record in dataset]
+    if filter_empty:
+        records = _without_empty(records, targets, names)
+    if targets == "instance" and MetadataCatalog.get(names[0]).get("thing_classes"):
+        print_instances_class_histogram(records, MetadataCatalog.get(names[0]).thing_classes)
+    return records
+
+
+def _require_registered(name: str) -> None:
+    known = DatasetCatalog.list()
+    if name in known:
+        return
+    similar = difflib.get_close_matches(name, known, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
+    raise ValueError(
+        f"DATASETS.TRAIN names {name!r}, which is not registered.{hint} A data set of your own is "
+        "registered by mask2former.data.register_coco_json, register_coco_panoptic or "
+        "register_semantic_folders."
+    )
+
+
+def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: Targets) -> None:
+    """Raise unless all records have what the mapper will read."""
+    field = _FIELDS[targets]
+    without = [record for record in records if field not in record]
+    if not without:
+        return
+    fitting = [
+        preset_name
+        for preset_name, preset in sorted(MAPPER_PRESETS.items())
+        if all(_FIELDS[preset.targets] in record for record in records)
+    ]
+    hint = (
+        f"Mappers that fit this data set: {', '.join(fitting)}" if fitting else "Is it a test set"
+    )
+    raise DatasetError(
+        f"The data set {name!r} has nothing to train on for INPUT.DATASET_MAPPER_NAME: "
+        f"{len(without)} of {len(records)} images have no {field!r}, such as "
+        f"{without[0].get('file_name')}. {hint}{'.' if fitting else '?'}"
+    )
+
+
+def _require_same_classes(names: Sequence[str], targets: Targets) -> None:
+    """Raise unless the metadata of the data sets have the same classes, things and stuff."""
+    first = None
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        classes = metadata.get(_CLASS_NAMES[targets])
+        if classes is None:
+            continue
+        things = None
+        if targets == "panoptic":
+            things = sorted((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
+        if first is None:
+            first = (name, list(classes), things)
+            continue
+        other_name, other_classes, other_things = first
+        difference = _difference(other_classes, list(classes))
+        if difference is None and things != other_things:
+            difference = "not the same classes are things"
+        if difference is not None:
+            raise DatasetError(
+                f"The data sets {other_name!r} and {name!r} of DATASETS.TRAIN have different "
+                f"classes: {difference}. Sets that are trained on together must list the same "
+                "classes in the same order."
+            )
+
+
+def _difference(first: Sequence[str], second: Sequence[str]) -> str | None:
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return f"class {index} is {one!r} and {other!r}"
+    if len(first) != len(second):
+        return f"there are {len(first)} and {len(second)}"
+    return None
+
+
+def _without_empty(
+    records: list[dict[str, Any]], targets: Targets | None, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Return the records that have a target."""
+
+    def usable(record: Mapping[str, Any]) -> bool:
+        if targets == "panoptic":
+            objects = record.get("segments_info")
+        elif targets != "semantic":
+            objects = record.get("annotations")
+        else:
+            objects = None
+        return objects is None or any(not item.get("iscrowd", 0) for item in objects)
+
+    kept = [record for record in records if usable(record)]
+    if not kept:
+        raise DatasetError(
+            f"No image of {', '.join(names)} has anything to train on. Set "
+            "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without objects."
+        )
+    if len(kept) < len(records):
+        _logger.info(
+            "%d of %d images have nothing to train on and are left out "
+            "(DATALOADER.FILTER_EMPTY_ANNOTATIONS)",
+            len(records) - len(kept),
+            len(records),
+        )
+    return kept

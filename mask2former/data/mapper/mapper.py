@@ -1,0 +1,260 @@
+"""Turn a Detectron2 dataset dict into what the model takes.
+
+One mapper serves every task; `MAPPER_PRESETS` says what ground truth and which augmentations go
+with which ``INPUT.DATASET_MAPPER_NAME``.
+
+Shape letters: H, W height and width of the augmented image; N targets.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog, detection_utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from ..errors import DatasetError
+from ..label_maps import PADDING_BYTE, LabelledInput, check_size, read_label_map
+from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
+from .targets import (
+    instance_targets,
+    labels_of_segments,
+    panoptic_targets,
+    present_classes,
+    read_segments,
+    semantic_targets,
+)
+
+Targets = Literal["instance", "panoptic", "semantic"]
+
+
+@dataclass(frozen=True)
+class MapperPreset:
+    """What a value of ``INPUT.DATASET_MAPPER_NAME`` means."""
+
+    targets: Targets
+    """What is read: ``annotations``, panoptic segments, or semantic labels."""
+    augmentations: Callable[[CfgNode, int | None], list[T.Augmentation]]
+    """Those of a config, given the label of pixels without class, None for instances."""
+
+
+MAPPER_PRESETS: dict[str, MapperPreset] = {
+    "coco_instance_lsj": MapperPreset("instance", large_scale_jitter),
+    "coco_panoptic_lsj": MapperPreset("panoptic", large_scale_jitter),
+    "mask_former_instance": MapperPreset("instance", resize_crop_color),
+    "mask_former_panoptic": MapperPreset("panoptic", resize_crop_color),
+    "mask_former_semantic": MapperPreset("semantic", resize_crop_color),
+}
+
+
+class SegmentationMapper:
+    """A callable from a dataset dict to a model input."""
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool = True,
+        *,
+        augmentations: Sequence[T.Augmentation],
+        image_format: str,
+        targets: Targets = "instance",
+        num_classes: int | None = None,
+        ignore_label: int = 255,
+    ):
+        """Build a mapper.
+
+        Args:
+            is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
+            augmentations: applied in this order; a plain `T.AugmentationList` of them draws the
+                same random numbers.
+            image_format: format of `detectron2.data.detection_utils.read_image`, such as "RGB".
+            targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
+                panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label
+                map ("semantic").
+            num_classes: ground truth of other classes than 0 to this - 1 is an error; None does
+                not check.
+            ignore_label: pixels of the label map that have no class.
+        """
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.targets = targets
+        self.num_classes = num_classes
+        self.ignore_label = ignore_label
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Read the constructor's arguments from `cfg`."""
+        if not is_train:
+            sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+            return {
+                "is_train": False,
+                "augmentations": [ResizeShortestEdge(*sizes, "choice")],
+                "image_format": cfg.INPUT.FORMAT,
+            }
+        preset = get_preset(cfg)
+        ignore_label = None if preset.targets == "instance" else _ignore_label(cfg)
+        arguments = {
+            "is_train": True,
+            "augmentations": preset.augmentations(cfg, ignore_label),
+            "image_format": cfg.INPUT.FORMAT,
+            "targets": preset.targets,
+            "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+        }
+        return arguments if ignore_label is None else {**arguments, "ignore_label": ignore_label}
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Read and augment one image and its ground truth.
+
+        Args:
+            dataset_dict: an image in Detectron2's dataset format; not modified. Segmentations may
+                be polygons, COCO RLE dicts or bitmaps of the image's size.
+
+        Returns:
+            The fields of `dataset_dict` but for its ground truth, where ``height`` and ``width``
+            are those of the file, and
+
+            * ``image``: (C, H, W) tensor in the format of the file's pixels, uint8 in 0..255;
+
+            and in training
+
+            * ``padding_mask``: (H, W) bool, True on pixels that are padding;
+            * ``instances``: Detectron2 `Instances` of size (H, W) with ``gt_classes`` (N,) int64
+              and ``gt_masks``, N masks (H, W); for annotations also ``gt_boxes`` tight around
+              them. Crowd and what the crop leaves no pixel of are not in it; N may be 0;
+            * ``sem_seg``: (H, W) int64, classes and `ignore_label`, which padding has too. It is
+              there for semantic targets, and for panoptic ones if the data set has label maps.
+
+        Raises:
+            DatasetError: a file cannot be read or has another size than it should, or the ground
+                truth is unusable; the message names file, image id and annotation or segment id.
+        """
+        try:
+            return self._map(dataset_dict)
+        except DatasetError as error:
+            name = f"{dataset_dict.get('file_name')} (image id {dataset_dict.get('image_id')})"
+            raise DatasetError(f"{name}: {error}") from error
+
+    def _map(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        dropped = ["annotations", "sem_seg_file_name"]
+        if self.is_train:
+            dropped += ["pan_seg_file_name", "segments_info"]
+        sample = copy.deepcopy({k: v for k, v in dataset_dict.items() if k not in dropped})
+        image = self._read_image(sample)
+        if not self.is_train:
+            augmented = T.AugInput(image)
+            self.augmentations(augmented)
+            sample["image"] = _as_tensor(augmented.image)
+            return sample
+
+        labelled = self._with_ground_truth(image, dataset_dict)
+        transforms = self.augmentations(labelled)
+        sample["image"] = _as_tensor(labelled.image)
+        blank = np.zeros(image.shape[:2], dtype=np.uint8)
+        padding = transforms.apply_segmentation(blank) == PADDING_BYTE
+        sample["padding_mask"] = torch.from_numpy(padding)
+        classes: list[int] = []
+        if labelled.labels is not None:
+            ignored = labelled.labels.dtype.type(self.ignore_label)
+            labels = np.where(padding, ignored, labelled.labels)
+            try:
+                classes = present_classes(labels, self.ignore_label, self.num_classes)
+            except ValueError as error:
+                raise DatasetError(f"{dataset_dict['sem_seg_file_name']}: {error}.") from error
+            sample["sem_seg"] = torch.from_numpy(labels.astype(np.int64))
+        if self.targets == "semantic":
+            sample["instances"] = semantic_targets(labels, classes)
+        elif labelled.segments is not None:
+            sample["instances"] = panoptic_targets(labelled.segments, dataset_dict["segments_info"])
+        else:
+            sample["instances"] = instance_targets(
+                dataset_dict, image.shape[:2], transforms, padding.shape, self.num_classes
+            )
+        return sample
+
+    def _read_image(self, sample: dict[str, Any]) -> np.ndarray:
+        """Read the (H, W, C) image upright; fill in `height` and `width` where they are missing."""
+        try:
+            image = detection_utils.read_image(sample["file_name"], format=self.image_format)
+            detection_utils.check_image_size(sample, image)
+        except detection_utils.SizeMismatchError as error:
+            raise DatasetError(str(error)) from error
+        # Pillow raises each of these for files that are damaged in one way or another.
+        except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DatasetError(f"cannot read the image: {error}") from error
+        return image
+
+    def _with_ground_truth(self, image: np.ndarray, dataset_dict: dict[str, Any]) -> LabelledInput:
+        """Read the maps that go through the augmentations together with the image."""
+        labels = segments = segment_labels = None
+        if self.targets == "semantic" and "sem_seg_file_name" not in dataset_dict:
+            raise DatasetError(
+                "there is no 'sem_seg_file_name', so there are no labels to train on. Is this a "
+                "test set, or one for another INPUT.DATASET_MAPPER_NAME?"
+            )
+        if self.targets != "instance" and "sem_seg_file_name" in dataset_dict:
+            path = dataset_dict["sem_seg_file_name"]
+            labels = read_label_map(path)
+            check_size(path, labels.shape, dataset_dict["file_name"], image.shape[:2])
+            # The ignore_label must fit, because padding gets it.
+            kind = np.result_type(labels.dtype, np.min_scalar_type(self.ignore_label))
+            labels = labels.astype(kind, copy=False)
+        if self.targets == "panoptic":
+            segments = read_segments(dataset_dict, image.shape[:2], self.num_classes)
+            segment_labels = labels_of_segments(dataset_dict["segments_info"], self.ignore_label)
+        return LabelledInput(image, labels=labels, segments=segments, segment_labels=segment_labels)
+
+
+def _as_tensor(image: np.ndarray) -> torch.Tensor:
+    """Return the (C, H, W) tensor of an (H, W, C) image."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def get_preset(cfg: CfgNode) -> MapperPreset:
+    """Return the preset that ``INPUT.DATASET_MAPPER_NAME`` names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    name = cfg.INPUT.DATASET_MAPPER_NAME
+    if name not in MAPPER_PRESETS:
+        raise ValueError(
+            f"INPUT.DATASET_MAPPER_NAME is {name!r}; known names are "
+            f"{', '.join(sorted(MAPPER_PRESETS))}."
+        )
+    return MAPPER_PRESETS[name]
+
+
+def _ignore_label(cfg: CfgNode) -> int:
+    """Return the ``ignore_label`` that the metadata of all training sets agree on.
+
+    Of a set without one it is Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
+    """
+    default = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+    found = {}
+    for name in cfg.DATASETS.TRAIN:
+        value = MetadataCatalog.get(name).get("ignore_label")
+        found[name] = default if value is None else int(value)
+    if len(set(found.values())) > 1:
+        listed = ", ".join(f"{value} in {name}" for name, value in found.items())
+        raise DatasetError(
+            "The data sets of DATASETS.TRAIN must mark pixels without class alike, but their "
+            f"ignore_label is {listed}. Convert the label maps of one of them."
+        )
+    return next(iter(found.values()), default)
+
+
+def build_mapper(cfg: CfgNode, is_train: bool = True) -> SegmentationMapper:
+    """Build the mapper that ``INPUT.DATASET_MAPPER_NAME`` names, or the one for inference.
+
+    Raises:
+        ValueError: no mapper has that name, or an augmentation's key has an unknown value.
+    """
+    return SegmentationMapper(cfg, is_train)

@@ -1,0 +1,274 @@
+"""A small synthetic data set in COCO formats, for the quickstart and for tests.
+
+``python -m mask2former.data.preparation.synthetic --output datasets/synthetic_shapes`` writes::
+
+    {train,val}/000001.jpg                        RGB images
+    annotations/instances_{train,val}.json        COCO instances; polygons and compressed RLE
+    annotations/panoptic_{train,val}.json         COCO panoptic
+    panoptic_{train,val}/000001.png               segment id = R + 256 G + 65536 B; 0 is void
+    semantic_{train,val}/000001.png               contiguous ids: the five things in the order of
+                                                  `THING_CLASSES`, then `STUFF_CLASSES`; 255 is void
+    synthetic_shapes.json                         the parameters; written last
+
+All three kinds of ground truth show the same scene. A scene depends on the seed, the split and its
+position only, so a larger set begins with the images of a smaller one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_util
+from PIL import Image
+from tqdm import tqdm
+
+from ..datasets.builtin import FOLDER, SPLITS, STUFF_IDS, THING_IDS
+from ..label_maps import ids_to_rgb
+from .synthetic_scenes import STUFF_CLASSES, THING_CLASSES, VOID, Scene, draw_scene
+
+SEMANTIC_IGNORE = 255
+
+_META_FILE = "synthetic_shapes.json"
+_FORMAT_VERSION = 1
+
+
+def generate(
+    output_dir: str | os.PathLike[str],
+    *,
+    train: int = 800,
+    val: int = 80,
+    size: int = 128,
+    seed: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write the data set, or reuse it where it is already there with the same parameters.
+
+    The files are written beside `output_dir` and moved there when complete, so an interrupted run
+    leaves no half-written set under that name.
+
+    Args:
+        output_dir: folder of the data set. It must not exist, be empty, or hold this very set.
+        train: number of training images, at least 1.
+        val: number of validation images, at least 1.
+        size: side of the square images in pixels, at least 64.
+        seed: non-negative seed of everything random.
+        progress: show a progress bar with the time left.
+
+    Returns:
+        The folder of the data set.
+
+    Raises:
+        ValueError: a parameter is out of range, or `output_dir` holds something else.
+    """
+    for name, value, least in (("train", train, 1), ("val", val, 1), ("size", size, 64)):
+        if value < least:
+            raise ValueError(f"{name}={value}: must be at least {least}.")
+    if seed < 0:
+        raise ValueError(f"seed={seed}: must not be negative.")
+    output = Path(output_dir)
+    parameters = {
+        "format_version": _FORMAT_VERSION,
+        "train": train,
+        "val": val,
+        "size": size,
+        "seed": seed,
+    }
+    if _is_complete(output, parameters):
+        print(f"{output} already holds this data set ({train} train, {val} val images).")
+        return output
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.parent / f".{output.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        for split_index, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
+            indices: Iterable[int] = range(count)
+            if progress:
+                indices = tqdm(indices, desc=f"Drawing {split}", unit=" images")
+            _write_split(partial, split, indices, size=size, seed=(seed, split_index))
+        (partial / _META_FILE).write_text(json.dumps(parameters, indent=1) + "\n")
+        partial.replace(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _is_complete(output: Path, parameters: dict[str, int]) -> bool:
+    """Tell whether `output` holds this set (True) or nothing (False); raise for anything else."""
+    if not output.exists():
+        return False
+    if not output.is_dir():
+        raise ValueError(f"{output} is not a folder. Give another output folder.")
+    meta_file = output / _META_FILE
+    if not meta_file.is_file():
+        if any(output.iterdir()):
+            raise ValueError(
+                f"{output} holds files but no {_META_FILE}, so it is not a synthetic data set. "
+                "Give another output folder; nothing was written."
+            )
+        return False
+    found = json.loads(meta_file.read_text())
+    if found != parameters:
+        differences = ", ".join(
+            f"{key} is {found.get(key)}, asked for {value}"
+            for key, value in parameters.items()
+            if found.get(key) != value
+        )
+        raise ValueError(
+            f"{output} holds a synthetic data set with other parameters ({differences}). "
+            "Remove it or give another output folder; nothing was written."
+        )
+    return True
+
+
+def _write_split(
+    root: Path, split: str, indices: Iterable[int], *, size: int, seed: tuple[int, int]
+) -> None:
+    folders = {kind: root / f"{kind}{split}" for kind in ("", "panoptic_", "semantic_")}
+    for folder in (*folders.values(), root / "annotations"):
+        folder.mkdir(parents=True, exist_ok=True)
+
+    images: list[dict[str, Any]] = []
+    instance_annotations: list[dict[str, Any]] = []
+    panoptic_annotations: list[dict[str, Any]] = []
+    for index in indices:
+        scene = draw_scene(np.random.default_rng((*seed, index)), size)
+        image_id = index + 1
+        stem = f"{image_id:06d}"
+        # Full chroma resolution keeps the edges of the shapes where the masks are.
+        Image.fromarray(scene.image).save(folders[""] / f"{stem}.jpg", quality=95, subsampling=0)
+        images.append({"id": image_id, "file_name": f"{stem}.jpg", "width": size, "height": size})
+        instance_annotations.extend(
+            _instance_annotations(scene, image_id, len(instance_annotations) + 1)
+        )
+        panoptic, segments = _panoptic(scene)
+        _save_png(panoptic, folders["panoptic_"] / f"{stem}.png")
+        panoptic_annotations.append(
+            {"image_id": image_id, "file_name": f"{stem}.png", "segments_info": segments}
+        )
+        _save_png(_semantic(scene), folders["semantic_"] / f"{stem}.png")
+
+    things = [
+        {"id": i, "name": name, "supercategory": "shape", "isthing": 1}
+        for i, name in zip(THING_IDS, THING_CLASSES, strict=True)
+    ]
+    stuff = [
+        {"id": i, "name": name, "supercategory": "ground", "isthing": 0}
+        for i, name in zip(STUFF_IDS, STUFF_CLASSES, strict=True)
+    ]
+    info = {"description": "Synthetic overlapping shapes", "version": str(_FORMAT_VERSION)}
+    for kind, records, categories in (
+        ("instances", instance_annotations, things),
+        ("panoptic", panoptic_annotations, things + stuff),
+    ):
+        content = {
+            "info": info,
+            "images": images,
+            "annotations": records,
+            "categories": categories,
+        }
+        (root / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content))
+
+
+def _save_png(array: np.ndarray, path: Path) -> None:
+    Image.fromarray(array).save(path, compress_level=6)
+
+
+def _bbox(mask: np.ndarray) -> list[int]:
+    """Return the tight box of a non-empty mask as x, y, width, height."""
+    ys = np.flatnonzero(mask.any(axis=1))
+    xs = np.flatnonzero(mask.any(axis=0))
+    return [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
+
+
+def _instance_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
+    annotations = []
+    for offset, instance in enumerate(scene.instances):
+        segmentation: Any
+        if instance.polygon is not None:
+            segmentation = [[round(float(c), 2) for c in instance.polygon.reshape(-1)]]
+        else:
+            rle = mask_util.encode(np.asfortranarray(instance.mask.astype(np.uint8)))
+            segmentation = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+        annotations.append(
+            {
+                "id": first_id + offset,
+                "image_id": image_id,
+                "category_id": THING_IDS[instance.class_index],
+                "segmentation": segmentation,
+                "area": int(instance.mask.sum()),
+                "bbox": _bbox(instance.mask),
+                "iscrowd": 0,
+            }
+        )
+    return annotations
+
+
+def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Return the (S, S, 3) uint8 picture of segment ids and the COCO list of segments."""
+    regions = [(THING_IDS[i.class_index], i.mask) for i in scene.instances]
+    regions += [(STUFF_IDS[k], scene.stuff == k) for k in range(len(STUFF_CLASSES))]
+    ids = np.zeros(scene.stuff.shape, dtype=np.int64)
+    segments = []
+    for number, (category_id, mask) in enumerate(regions, start=1):
+        if not mask.any():
+            continue
+        # An odd factor permutes the 24-bit numbers: distinct ids that look distinct as colours.
+        segment_id = number * 0x5D3B97 % (1 << 24)
+        ids[mask] = segment_id
+        segments.append(
+            {
+                "id": segment_id,
+                "category_id": category_id,
+                "area": int(mask.sum()),
+                "bbox": _bbox(mask),
+                "iscrowd": 0,
+            }
+        )
+    return ids_to_rgb(ids), segments
+
+
+def _semantic(scene: Scene) -> np.ndarray:
+    """Return the (S, S) uint8 map of contiguous class ids."""
+    stuff = scene.stuff.astype(int)  # which holds VOID, in 8 bits with a sign
+    labels = np.where(stuff == VOID, SEMANTIC_IGNORE, stuff + len(THING_CLASSES))
+    for instance in scene.instances:
+        labels[instance.mask] = instance.class_index
+    return labels.astype(np.uint8)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Command line of the generator."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mask2former.data.preparation.synthetic",
+        description="Write a synthetic data set in COCO instance, panoptic and semantic formats.",
+    )
+    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / FOLDER
+    parser.add_argument("--output", default=str(default), help="folder to write (%(default)s)")
+    parser.add_argument("--train", type=int, default=800, help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=80, help="validation images (%(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="image side, pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (%(default)s)")
+    options = parser.parse_args(args)
+    try:
+        output = generate(
+            options.output,
+            train=options.train,
+            val=options.val,
+            size=options.size,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"Synthetic data set: {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Files of results: COCO's formats for instances and panoptic segments, label maps for classes.
+
+Maps are written as they come, each at once or not at all; the JSON file that lists them is last.
+"""
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.structures import Instances
+from PIL import Image
+from scipy import ndimage
+
+from ..data.label_maps import ids_to_rgb
+from ..evaluation import instances_to_coco_results
+from ..utils.files import write_atomically
+from .run_folder import Classes
+from .tasks import Segments, counted
+
+
+class Results(ABC):
+    """Collects the results of images, to write them to `path`."""
+
+    def __init__(self, path: Path, classes: Classes):
+        """
+        Args:
+            path: JSON file.
+            classes: names and ids.
+
+        Raises:
+            ValueError: there cannot be such a file.
+        """
+        if path.is_dir():
+            raise ValueError(f"--json {path} is a folder: name a file, such as {path / 'r.json'}")
+        self.path = path
+        self.classes = classes
+
+    @abstractmethod
+    def add(self, found: Any, image_id: int, file_name: str, map_name: str) -> None:
+        """Add what a task found in an image.
+
+        Args:
+            found: as of the task.
+            image_id: of the image.
+            file_name: of the image.
+            map_name: name of a PNG file for the image's map, if the format has such.
+        """
+
+    @abstractmethod
+    def content(self) -> Any:
+        """What the JSON file holds."""
+
+    @abstractmethod
+    def count(self) -> str:
+        """How much was added."""
+
+    def write(self) -> None:
+        """Write the JSON file."""
+        text = json.dumps(self.content())
+        write_atomically(self.path, lambda file: file.write(text.encode()))
+
+
+class InstanceResults(Results):
+    """COCO results with RLE masks, and `file_name`."""
+
+    def __init__(self, path: Path, classes: Classes):
+        super().__init__(path, classes)
+        self._results: list[dict[str, Any]] = []
+
+    def add(self, found: Instances, image_id: int, file_name: str, map_name: str) -> None:
+        """Add instances."""
+        for result in instances_to_coco_results(found, image_id):
+            result["category_id"] = self.classes.category_ids[result["category_id"]]
+            self._results.append({**result, "file_name": file_name})
+
+    def content(self) -> list[dict[str, Any]]:
+        """The results."""
+        return self._results
+
+    def count(self) -> str:
+        """The number of instances."""
+        return counted(len(self._results), "instance")
+
+
+class MapResults(Results):
+    """A JSON file that lists images, classes and, for each image, a PNG file.
+
+    The PNG files are in the folder that has the name of the JSON file without its suffix.
+    """
+
+    def __init__(self, path: Path, classes: Classes):
+        super().__init__(path, classes)
+        self.folder = map_folder(path)
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def _write_map(self, pixels: np.ndarray, image_id: int, file_name: str, map_name: str) -> None:
+        height, width = pixels.shape[:2]
+        path = self.folder / map_name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels)
+        write_atomically(path, lambda file: picture.save(file, "PNG", compress_level=4))
+        self._images.append(
+            {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        )
+
+    def content(self) -> dict[str, Any]:
+        """Images, their maps, and classes."""
+        return {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self._categories(),
+        }
+
+    @abstractmethod
+    def _categories(self) -> list[dict[str, Any]]: ...
+
+    def _category(self, index: int, id_: int) -> dict[str, Any]:
+        colors = self.classes.colors
+        known = {} if colors is None else {"color": list(colors[index])}
+        return {"id": id_, "name": self.classes.names[index], **known}
+
+    def count(self) -> str:
+        """The number of maps."""
+        return f"{counted(len(self._images), 'map')} in {self.folder}"
+
+
+class PanopticResults(MapResults):
+    """COCO's panoptic format; ids in the PNG files are R + 256 G + 65536 B, 0 for no segment."""
+
+    def __init__(self, path: Path, classes: Classes):
+        super().__init__(path, classes)
+        if len(set(classes.category_ids)) < len(classes.names):
+            raise ValueError(
+                "COCO's panoptic format tells classes by their ids, but of this model only those "
+                "of things are known, and stuff would get the same ones; give metadata.json with "
+                "stuff_dataset_id_to_contiguous_id beside the weights"
+            )
+        self._things: set[int] = set(classes.things or ())
+
+    def add(self, found: Segments, image_id: int, file_name: str, map_name: str) -> None:
+        """Add segments."""
+        ids, segments = found
+        self._write_map(ids_to_rgb(ids), image_id, file_name, map_name)
+        self._things.update(s["category_id"] for s in segments if s["isthing"])
+        areas = np.bincount(ids.reshape(-1))
+        boxes = ndimage.find_objects(ids)
+        self._annotations.append(
+            {
+                "image_id": image_id,
+                "file_name": map_name,
+                "segments_info": [
+                    {
+                        "id": segment["id"],
+                        "category_id": self.classes.category_ids[segment["category_id"]],
+                        "area": int(areas[segment["id"]]),
+                        "bbox": _box(boxes[segment["id"] - 1]),
+                        "iscrowd": 0,
+                        **({"score": segment["score"]} if "score" in segment else {}),
+                    }
+                    for segment in segments
+                ],
+            }
+        )
+
+    def _categories(self) -> list[dict[str, Any]]:
+        return [
+            {**self._category(i, id_), "isthing": int(i in self._things)}
+            for i, id_ in enumerate(self.classes.category_ids)
+        ]
+
+
+class SemanticResults(MapResults):
+    """Label maps: one channel of 8 bit or, of 256 classes and more, 16 bit, from 0."""
+
+    def add(self, found: np.ndarray, image_id: int, file_name: str, map_name: str) -> None:
+        """Add classes of pixels."""
+        # 255 is left for pixels that are not labelled, as data sets have it
+        dtype = np.uint8 if len(self.classes.names) < 256 else np.uint16
+        self._write_map(found.astype(dtype), image_id, file_name, map_name)
+        self._annotations.append({"image_id": image_id, "file_name": map_name})
+
+    def _categories(self) -> list[dict[str, Any]]:
+        return [
+            {**self._category(i, i), "category_id": id_}
+            for i, id_ in enumerate(self.classes.category_ids)
+        ]
+
+
+_RESULTS: dict[str, type[Results]] = {
+    "instance": InstanceResults,
+    "panoptic": PanopticResults,
+    "semantic": SemanticResults,
+}
+
+
+def build_results(task: str, path: Path, classes: Classes) -> Results:
+    """Results of a task, to be written to the JSON file `path`."""
+    return _RESULTS[task](path, classes)
+
+
+def map_folder(path: Path) -> Path:
+    """The folder of the maps that a JSON file lists.
+
+    Raises:
+        ValueError: the name of the file has no suffix to leave out.
+    """
+    if not path.suffix:
+        raise ValueError(
+            f"--json {path}: name a file such as {path}.json, as maps go to the folder {path}"
+        )
+    return path.with_suffix("")
+
+
+def check_map_paths(
+    folder: Path, names: Sequence[str], inputs: Sequence[Path], pictures: Sequence[Path]
+) -> None:
+    """Raise a ValueError if a map would replace an input or a picture."""
+    taken = {Path(os.path.abspath(path)): "a picture of --output" for path in pictures}
+    taken |= {path.resolve(): "an input" for path in inputs}
+    for name in names:
+        path = (folder / name).resolve()
+        if path in taken:
+            raise ValueError(
+                f"the map {folder / name} would replace {taken[path]}: choose another --json"
+            )
+
+
+def _box(slices: tuple[slice, slice]) -> list[int]:
+    rows, columns = slices
+    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]

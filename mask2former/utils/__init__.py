@@ -1,0 +1,1 @@
+"""Small helpers. Nothing here imports the rest of the package."""

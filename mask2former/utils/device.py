@@ -1,0 +1,16 @@
+"""Whether a device can be used on this machine."""
+
+import torch
+
+
+def check_device(name: str) -> None:
+    """Raise `ValueError` if PyTorch does not find the device.
+
+    Args:
+        name: the value of ``MODEL.DEVICE``, such as "cpu" or "cuda:0".
+    """
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is '{name}', but PyTorch finds no CUDA device here. "
+            "To run on the CPU, add: MODEL.DEVICE cpu"
+        )

@@ -1,0 +1,54 @@
+"""Files: written whole or not at all, and JSON that is read with readable errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            write(file)  # type: ignore[arg-type]  # a wrapper of the file
+            file.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)  # only the owner may read a temporary file
+            os.replace(file.name, path)
+        except BaseException:
+            file.close()
+            os.unlink(file.name)
+            raise
+
+
+def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:
+    """Write `content` as UTF-8 JSON, atomically; `options` are those of `json.dumps`."""
+    text = json.dumps(content, **options)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> Any:
+    """Read a UTF-8 JSON file.
+
+    Args:
+        path: the file.
+        error: the exception to raise; its message names the file and the reason.
+
+    Raises:
+        ValueError: the file cannot be opened or is not JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror or reason}") from reason
+    except ValueError as reason:  # JSONDecodeError and UnicodeDecodeError
+        raise error(f"{path} is not JSON: {reason}") from reason

@@ -1,0 +1,3 @@
+"""The one convention for sizes: height before width."""
+
+Size = tuple[int, int]  # (height, width), in pixels

@@ -1,0 +1,74 @@
+"""Output folders of small models, a photograph, and the command."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from demo_runs import (
+    ALL_IDS,
+    ALL_NAMES,
+    COLORS,
+    CONFIG,
+    IDS,
+    NAMES,
+    PANOPTIC_CONFIG,
+    SEMANTIC_CONFIG,
+    THINGS,
+    make_run,
+)  # fmt: skip
+from matplotlib import cbook
+from PIL import Image
+
+from mask2former.cli.predict import main
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """An output folder of an instance model."""
+    folder = tmp_path_factory.mktemp("run")
+    metadata = {
+        "thing_classes": NAMES,
+        "thing_dataset_id_to_contiguous_id": {str(id_): i for i, id_ in enumerate(IDS)},
+    }
+    return make_run(folder, CONFIG, metadata).parent
+
+
+@pytest.fixture(scope="session")
+def panoptic_config(tmp_path_factory) -> Path:
+    """The config in an output folder of a model of all tasks."""
+    to_index = {str(id_): i for i, id_ in enumerate(ALL_IDS)}
+    metadata = {
+        "thing_classes": [ALL_NAMES[i] for i in THINGS],
+        "thing_dataset_id_to_contiguous_id": {k: i for k, i in to_index.items() if i in THINGS},
+        "stuff_classes": ALL_NAMES,
+        "stuff_dataset_id_to_contiguous_id": to_index,
+        "stuff_colors": COLORS,
+    }
+    return make_run(tmp_path_factory.mktemp("panoptic"), PANOPTIC_CONFIG, metadata, varied=True)
+
+
+@pytest.fixture(scope="session")
+def segmentor_config(tmp_path_factory) -> Path:
+    """The config in an output folder of Detectron2's own kind of semantic model."""
+    metadata = {"stuff_classes": ALL_NAMES}
+    return make_run(tmp_path_factory.mktemp("segmentor"), SEMANTIC_CONFIG, metadata)
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    with cbook.get_sample_data("grace_hopper.jpg") as file:
+        return Image.open(file).convert("RGB")
+
+
+@pytest.fixture
+def demo(run_folder, capfd) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command; returns exit status, stdout, stderr."""
+
+    def run(*arguments: object, config: Path = run_folder / "config.yaml"):
+        try:
+            status = main(["--config-file", str(config), *map(str, arguments)])
+        except SystemExit as exit_:
+            status = exit_.code
+        return status, *capfd.readouterr()
+
+    return run
