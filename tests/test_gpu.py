@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from support import QUICKSTART, TINY
 
 from mask2former import load_config
-from mask2former.data.preparation.synthetic_scenes import THING_CLASSES
+from mask2former.data.datasets.synthetic_shapes import THING_CLASSES
 from mask2former.engine import Trainer
 from mask2former.modeling.postprocessing import (
     instance_inference,

@@ -22,10 +22,10 @@ from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
 
-from ..data.datasets.files import some_of
 from ..data.errors import DatasetError
 from ..data.label_maps import ids_to_rgb
 from ..utils.files import write_atomically
+from ..utils.text import some_of
 from .ground_truth import CategoryIds, PanopticTruth, Segment
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 from .tables import class_table

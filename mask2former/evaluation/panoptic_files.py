@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from ..data.datasets.files import some_of
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
+from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 

@@ -23,10 +23,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.datasets.files import some_of
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..utils.files import write_atomically
+from ..utils.text import some_of
 from .ground_truth import CategoryIds, semantic_labels
 from .tables import class_table
 

@@ -18,7 +18,7 @@ from mask2former import load_config
 from mask2former.checkpoint import load_weights, read_checkpoint, write_checkpoint
 from mask2former.checkpoint.huggingface.config import task_of_cfg
 from mask2former.cli.convert_checkpoint import main
-from mask2former.data.preparation.synthetic_scenes import THING_CLASSES
+from mask2former.data.datasets.synthetic_shapes import THING_CLASSES
 from mask2former.engine.setup import save_metadata
 
 SUFFIXES = [".pth", ".pkl", ".safetensors"]

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..datasets.files import some_of
+from ...utils.text import some_of
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
 from .coco_file import check_categories, check_images, is_id, load_coco

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..datasets.files import some_of, walk_files
+from ...utils.text import some_of
+from ..datasets.files import walk_files
 from ..datasets.semantic_folders import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from ..errors import DatasetError
 from ..label_maps import read_label_map

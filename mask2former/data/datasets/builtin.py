@@ -19,19 +19,12 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from ..preparation.synthetic_scenes import STUFF_CLASSES, THING_CLASSES
 from . import read_classes
 from .coco_instances import register_coco_json
 from .coco_panoptic import register_coco_panoptic
 from .files import require
 from .semantic_folders import register_semantic_folders
-
-FOLDER = "synthetic_shapes"
-SPLITS = ("train", "val")
-# Ids with gaps, as in COCO itself, so that nothing that uses the set can confuse them with
-# contiguous ones.
-THING_IDS = (1, 2, 3, 5, 8)
-STUFF_IDS = (20, 21)
+from .synthetic_shapes import FOLDER, SPLITS, STUFF_CLASSES, STUFF_IDS, THING_CLASSES, THING_IDS
 
 _LONG_SPLITS = {"train": "training", "val": "validation"}
 _PREPARE = "Make it with: python -m mask2former.data.preparation"

@@ -13,8 +13,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ...utils.text import some_of
 from ..errors import DatasetError
-from .files import missing_files, require, some_of
+from .files import missing_files, require
 
 _logger = logging.getLogger(__name__)
 

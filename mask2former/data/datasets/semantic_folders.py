@@ -8,8 +8,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from ...utils.text import some_of
 from ..errors import DatasetError
-from .files import require, some_of, walk_files
+from .files import require, walk_files
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")

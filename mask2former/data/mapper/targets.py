@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 
 from ...structures import PackedMasks
 from ...utils.size import Size
-from ..datasets.files import some_of
+from ...utils.text import some_of
 from ..errors import DatasetError
 from ..label_maps import check_size, look_up, read_panoptic_png
 from ..segmentation import decode_rle, parse_polygon, rasterize_polygons

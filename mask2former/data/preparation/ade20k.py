@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from ...utils.text import some_of
 from ..checks.coco_instances import check_coco_json
 from ..checks.coco_panoptic import check_panoptic_json
 from ..checks.report import Report
 from ..checks.semantic_folders import check_semantic_folders
 from ..datasets import read_classes
-from ..datasets.files import missing_files, require, some_of
+from ..datasets.files import missing_files, require
 from ..errors import DatasetError
 from ..label_maps import check_size, read_label_map, read_panoptic_png
 from .job import Job, image_header

@@ -29,9 +29,16 @@ import pycocotools.mask as mask_util
 from PIL import Image
 from tqdm import tqdm
 
-from ..datasets.builtin import FOLDER, SPLITS, STUFF_IDS, THING_IDS
+from ..datasets.synthetic_shapes import (
+    FOLDER,
+    SPLITS,
+    STUFF_CLASSES,
+    STUFF_IDS,
+    THING_CLASSES,
+    THING_IDS,
+)
 from ..label_maps import ids_to_rgb
-from .synthetic_scenes import STUFF_CLASSES, THING_CLASSES, VOID, Scene, draw_scene
+from .synthetic_scenes import VOID, Scene, draw_scene
 
 SEMANTIC_IGNORE = 255
 

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-THING_CLASSES = ("disk", "ring", "rectangle", "triangle", "star")
-STUFF_CLASSES = ("paper", "gravel")
+from ..datasets.synthetic_shapes import STUFF_CLASSES, THING_CLASSES
 
 VOID = -1
 

@@ -11,8 +11,9 @@ from pycocotools.coco import COCO
 from support import REPOSITORY
 
 from mask2former.data import check_coco_json, register_synthetic
-from mask2former.data.preparation.synthetic import SEMANTIC_IGNORE, STUFF_IDS, generate
-from mask2former.data.preparation.synthetic_scenes import THING_CLASSES, draw_scene
+from mask2former.data.datasets.synthetic_shapes import STUFF_IDS, THING_CLASSES
+from mask2former.data.preparation.synthetic import SEMANTIC_IGNORE, generate
+from mask2former.data.preparation.synthetic_scenes import draw_scene
 
 COUNTS = {"train": 24, "val": 6}
 
