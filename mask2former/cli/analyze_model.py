@@ -36,8 +36,8 @@ from ..analysis import (
     parameters_by_part,
 )
 from ..data.checks.image_files import Header, read_header
-from ..data.datasets.files import require, walk_files
-from ..data.datasets.semantic_folders import IMAGE_SUFFIXES
+from ..data.files import require, walk_files
+from ..data.image import IMAGE_SUFFIXES
 from ..utils.size import Size
 
 TASKS = ("parameter", "flop", "activation", "structure")

@@ -8,6 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+# Formats that Pillow reads and people keep pictures in.
+# fmt: off
+IMAGE_SUFFIXES = (
+    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm",
+    ".tga", ".tif", ".tiff", ".webp",
+)
+# fmt: on
+
 # What Pillow's decoders raise on files that are not images, are cut off or are damaged.
 DECODER_ERRORS = (
     OSError,

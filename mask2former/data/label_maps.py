@@ -21,6 +21,8 @@ from PIL import Image
 from .errors import DatasetError
 from .image import DECODER_ERRORS, decoding_problem
 
+LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+
 # The byte that padding consists of once a label map went through transforms: -1 of signed maps.
 PADDING_BYTE = 255
 

@@ -5,13 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-# Formats that Pillow reads and people keep pictures in.
-# fmt: off
-SUFFIXES = frozenset((
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm",
-    ".tga", ".tif", ".tiff", ".webp",
-))
-# fmt: on
+from ..data.image import IMAGE_SUFFIXES
+
 _JPEG = frozenset((".jfif", ".jpeg", ".jpg"))
 
 
@@ -48,7 +43,9 @@ def _images(paths: Iterable[Path]) -> list[Path]:
     return sorted(
         path
         for path in paths
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and path.is_file()
     )
 
 
@@ -66,7 +63,7 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
     Raises:
         ValueError: several inputs for one output file, or an output would replace an input.
     """
-    if output.suffix.lower() in SUFFIXES and not output.is_dir():
+    if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
         if len(inputs) > 1:
             raise ValueError(f"{len(inputs)} images cannot all go to {output}: name a folder")
         paths = [output]

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...utils.text import some_of
-from ..datasets.files import walk_files
-from ..datasets.semantic_folders import IMAGE_SUFFIXES, LABEL_SUFFIXES
 from ..errors import DatasetError
-from ..label_maps import read_label_map
+from ..files import walk_files
+from ..image import IMAGE_SUFFIXES
+from ..label_maps import LABEL_SUFFIXES, read_label_map
 from .image_files import Header, count_values, map_files, read_header
 from .report import Report
 

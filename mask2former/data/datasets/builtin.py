@@ -19,10 +19,10 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ..files import require
 from . import read_classes
 from .coco_instances import register_coco_json
 from .coco_panoptic import register_coco_panoptic
-from .files import require
 from .semantic_folders import register_semantic_folders
 from .synthetic_shapes import FOLDER, SPLITS, STUFF_CLASSES, STUFF_IDS, THING_CLASSES, THING_IDS
 

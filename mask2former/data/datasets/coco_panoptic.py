@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...utils.text import some_of
 from ..errors import DatasetError
-from .files import missing_files, require
+from ..files import missing_files, require
 
 _logger = logging.getLogger(__name__)
 

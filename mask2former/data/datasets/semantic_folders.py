@@ -10,10 +10,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...utils.text import some_of
 from ..errors import DatasetError
-from .files import require, walk_files
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff")
+from ..files import require, walk_files
+from ..image import IMAGE_SUFFIXES
+from ..label_maps import LABEL_SUFFIXES
 
 
 def register_semantic_folders(

@@ -31,8 +31,8 @@ from ..checks.coco_panoptic import check_panoptic_json
 from ..checks.report import Report
 from ..checks.semantic_folders import check_semantic_folders
 from ..datasets import read_classes
-from ..datasets.files import missing_files, require
 from ..errors import DatasetError
+from ..files import missing_files, require
 from ..label_maps import check_size, read_label_map, read_panoptic_png
 from .job import Job, image_header
 from .segments import panoptic_of, regions_of

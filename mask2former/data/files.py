@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 
-from ..errors import DatasetError
+from .errors import DatasetError
 
 
 def require(path: str, what: str, preparation: str = "") -> None:
