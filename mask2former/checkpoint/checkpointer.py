@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,23 @@ from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report
 from .sources import local_weights
 
+# Names that every head of Mask2Former has, in new or in old checkpoints, and Detectron2's own
+# heads, which are `sem_seg_head` too, do not have.
+_MASK2FORMER_HEAD = re.compile(
+    r"sem_seg_head\.(pixel_decoder\.|mask_features\.|predictor\.static_query)"
+)
+
 
 def to_model_names(state: State) -> State:
-    """Weights of any known kind under the names of this package's models.
+    """Give weights of any known kind the names of this package's models.
 
-    Known are Hugging Face's Mask2Former, ImageNet backbones (see `convert_backbone`), and this
-    package's and the published checkpoints, old ones included. Others stay as they are.
+    Args:
+        state: weights of Hugging Face's Mask2Former, of an ImageNet backbone (see
+            `convert_backbone`), or of one of this package's or the published checkpoints, old ones
+            included.
+
+    Returns:
+        The same weights under new names. Names of any other model stay as they are.
     """
     # Weights saved from within torch's parallel wrappers
     if state and all(name.startswith("module.") for name in state):
@@ -31,7 +43,8 @@ def to_model_names(state: State) -> State:
     if is_hf_state(state):
         return hf_to_d2(state)
     state = dict(convert_backbone(state) or state)
-    migrate_names(state)
+    if any(_MASK2FORMER_HEAD.match(name) for name in state):
+        migrate_names(state)
     return state
 
 

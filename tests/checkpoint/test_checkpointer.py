@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
+from mask2former import add_maskformer2_config
 from mask2former.checkpoint import Checkpointer, WeightsError, load_weights, write_checkpoint
 from mask2former.engine import Trainer
 
@@ -23,6 +24,33 @@ def cfg(tiny_cfg):
 def fresh(cfg: CfgNode, seed: int = 1) -> torch.nn.Module:
     torch.manual_seed(seed)
     return build_model(cfg)
+
+
+def detectron2_fpn(meta_architecture: str) -> CfgNode:
+    """A small model of Detectron2's own, whose segmentation head is its `SemSegFPNHead`."""
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = meta_architecture
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "SemSegFPNHead"
+    cfg.MODEL.SEM_SEG_HEAD.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.SEM_SEG_HEAD.CONVS_DIM = 32
+    cfg.MODEL.SEM_SEG_HEAD.LOSS_WEIGHT = 1.0
+    if meta_architecture == "PanopticFPN":
+        cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32], [64], [128], [256], [512]]
+        cfg.MODEL.RPN.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+        cfg.MODEL.ROI_HEADS.NAME = "StandardROIHeads"
+        cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+        cfg.MODEL.ROI_BOX_HEAD.NAME = "FastRCNNConvFCHead"
+        cfg.MODEL.ROI_BOX_HEAD.NUM_FC, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 1, 16
+        cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION = 7
+    return cfg
 
 
 def saved(cfg: CfgNode, path, seed: int = 0, rename=lambda name: name) -> dict:
@@ -52,6 +80,32 @@ def test_every_name_of_new_and_old_files_is_loaded(cfg, suffix, rename, tmp_path
     model = fresh(cfg)
     load_weights(model, str(tmp_path / f"a{suffix}"))
     assert_state(model, wanted)
+
+
+@pytest.mark.parametrize("rename", [str, old_name])
+def test_old_names_of_the_per_pixel_baselines_are_loaded_too(cfg, rename, tmp_path):
+    cfg.MODEL.SEM_SEG_HEAD.NAME = "PerPixelBaselineHead"
+    cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
+    cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
+    wanted = saved(cfg, tmp_path / "a.pth", rename=rename)
+    model = fresh(cfg)
+    load_weights(model, str(tmp_path / "a.pth"))
+    assert_state(model, wanted)
+
+
+@pytest.mark.parametrize("meta_architecture", ["SemanticSegmentor", "PanopticFPN"])
+def test_a_head_of_detectron2_is_loaded_under_its_own_names(meta_architecture, tmp_path):
+    cfg = detectron2_fpn(meta_architecture)
+    model = fresh(cfg, seed=0)
+    wanted = model.state_dict()
+    assert {"sem_seg_head.p2.0.weight", "sem_seg_head.predictor.weight"} <= set(wanted)
+    Checkpointer(model, str(tmp_path)).save("model_final")
+    for path in (tmp_path / "model_final.pth", tmp_path / "a.pkl", tmp_path / "a.safetensors"):
+        if not path.exists():
+            write_checkpoint({"model": wanted}, path)
+        other = fresh(cfg)
+        load_weights(other, str(path))
+        assert_state(other, wanted)
 
 
 @pytest.mark.parametrize("rename", [str, old_name])
