@@ -1,4 +1,4 @@
-"""Weights of every kind: read safely, converted by name, fitted to a model."""
+"""Weights of every kind: read safely, renamed, and fitted to a model."""
 
 from .checkpointer import Checkpointer, load_weights, to_model_names
 from .files import WeightsError, read_checkpoint, write_checkpoint

@@ -1,8 +1,8 @@
 """ImageNet classifiers of other libraries, as backbones under this package's names.
 
 A name says which part of the network a tensor belongs to, not what that part computes. Variants
-that differ in operations without parameters only (timm's `resnetaa50` and `resnetblur50`, which
-blur before they subsample) pass for the plain network and must not be used.
+that differ only in operations without parameters cannot be told from the plain network and must
+not be used: timm's `resnetaa50` and `resnetblur50`, for example, blur before they subsample.
 
 All weights here expect RGB images that are normalised as in torchvision: `INPUT.FORMAT` "RGB" and
 the default `MODEL.PIXEL_MEAN` and `PIXEL_STD`.
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..modeling.backbone.swin_blocks import relative_position_index
 from .files import State, WeightsError
 
-# From the names of a library, as regular expressions, to ours, below "backbone.".
+# Maps a library's names, as regular expressions, to ours without the prefix "backbone.".
 Rules = dict[str, str]
 
 _NORM = "(weight|bias|running_mean|running_var)"
@@ -49,7 +49,7 @@ _D2_RESNET: Rules = {
     rf"(stem\.conv1(_[123])?\.(weight|norm\.{_NORM}))": r"\1",
     rf"(res[2-5]\.\d+\.(conv[123]|shortcut)\.(weight|norm\.{_NORM}))": r"\1",
 }
-# stem.fc: where Detectron2's converter put torchvision's classifier; linear: where its own is
+# stem.fc: torchvision's classifier as Detectron2's converter names it; linear: Detectron2's own
 _D2_RESNET_DROPPED = rf"(stem\.fc|linear)\.{_LINEAR}|.+\.num_batches_tracked"
 
 _BIAS_TABLE = "attn.relative_position_bias_table"
@@ -64,7 +64,7 @@ _SWIN_COMMON: Rules = {
 _SWIN_MARK = f"layers.0.blocks.0.{_BIAS_TABLE}"
 _SWIN: Rules = _SWIN_COMMON | {
     r"(layers\.[0-2]\.downsample\.(reduction\.weight|norm\.(weight|bias)))": r"\1",
-    rf"(norm[0-3]\.{_LINEAR})": r"\1",  # ours, where a backbone was saved alone
+    rf"(norm[0-3]\.{_LINEAR})": r"\1",  # in our own backbones that were saved alone
 }
 _SWIN_DROPPED = rf"(norm|head)\.{_LINEAR}|.+\.(relative_position_index|attn_mask)"
 
@@ -103,18 +103,19 @@ _TORCHVISION_SWIN_DROPPED = rf"(norm|head)\.{_LINEAR}|.+\.relative_position_inde
 
 
 def convert_backbone(state: Mapping[str, Tensor]) -> State | None:
-    """Recognise an ImageNet backbone by its names, and give it ours.
+    """Recognise an ImageNet backbone by its names, and rename its weights to ours.
 
     Args:
-        state: torchvision's or timm's ResNet (ResNeXt and wide ones too), Detectron2's ResNet
-            without prefix, or a Swin Transformer as its authors, timm or torchvision name it.
+        state: torchvision's or timm's ResNet, ResNeXt or wide ResNet, Detectron2's ResNet without
+            a prefix, or a Swin Transformer as its authors, timm or torchvision name it.
 
     Returns:
-        tensors under the names that `MaskFormer` has for them ("backbone.res2.0.conv1.weight"),
-        or None if `state` is no backbone of these kinds.
+        The tensors under the names that they have in `MaskFormer`, such as
+        "backbone.res2.0.conv1.weight", or None if `state` is not one of these backbones.
 
     Raises:
-        WeightsError: a variant that cannot be built here, such as Swin Transformer V2.
+        WeightsError: the weights are of a variant that cannot be built here, such as Swin
+            Transformer V2.
     """
     _refuse_swin_v2(state)
     converters: dict[str, Callable[[Mapping[str, Tensor]], State]] = {
@@ -130,13 +131,14 @@ def convert_backbone(state: Mapping[str, Tensor]) -> State | None:
 
 
 def torchvision_resnet_to_d2(state: Mapping[str, Tensor]) -> State:
-    """Name the weights of torchvision's ResNets, and timm's that have its names, as ours.
+    """Rename the weights of torchvision's ResNets, and of timm's with the same names, to ours.
 
-    Their convolutions of stride 2 are the 3x3 ones: `MODEL.RESNETS.STRIDE_IN_1X1` must be False.
+    In these networks the 3x3 convolutions have the stride of 2: `MODEL.RESNETS.STRIDE_IN_1X1` must
+    be False.
 
     Raises:
-        WeightsError: names of another network, or of a variant: a deep stem, pooled shortcuts,
-            squeeze-and-excitation.
+        WeightsError: the names are of another network, or of a variant with a deep stem, pooled
+            shortcuts or squeeze-and-excitation.
     """
     return _rename(state, "a plain torchvision ResNet", _RESNET_MARK, _RESNET, _RESNET_DROPPED)
 
@@ -145,19 +147,20 @@ def d2_resnet_to_d2(state: Mapping[str, Tensor]) -> State:
     """Add our prefix to the names of Detectron2's own ResNets, such as its torchvision/R-50.pkl.
 
     Raises:
-        WeightsError: names of another network.
+        WeightsError: the names are of another network.
     """
     return _rename(state, "a Detectron2 ResNet", _D2_RESNET_MARK, _D2_RESNET, _D2_RESNET_DROPPED)
 
 
 def swin_to_d2(state: Mapping[str, Tensor]) -> State:
-    """Name the weights of the Swin Transformer's original releases, and of old timm, as ours.
+    """Rename the weights of the Swin Transformer's original releases, and of old timm, to ours.
 
-    The release's last `norm` belongs to its classifier and is dropped with it. Ours are one for
-    each output, norm0 to norm3: the result lacks them, they start fresh.
+    The last `norm` of a release belongs to its classifier and is dropped with it. Our model has one
+    norm per output, norm0 to norm3: the result does not contain them, so they start from their
+    initial values.
 
     Raises:
-        WeightsError: names of another network.
+        WeightsError: the names are of another network.
     """
     if _merges_first(state):
         raise WeightsError(
@@ -168,13 +171,13 @@ def swin_to_d2(state: Mapping[str, Tensor]) -> State:
 
 
 def timm_swin_to_d2(state: Mapping[str, Tensor]) -> State:
-    """Name the weights of timm's Swin Transformers as ours.
+    """Rename the weights of timm's Swin Transformers to ours.
 
-    Patches are merged at the start of a stage in timm, and at the end of the one before in ours.
-    The norms of our outputs start fresh, see `swin_to_d2`.
+    timm merges patches at the start of a stage, our model at the end of the stage before. The
+    result does not contain the norms of our outputs, see `swin_to_d2`.
 
     Raises:
-        WeightsError: names of another network.
+        WeightsError: the names are of another network.
     """
     if not _merges_first(state):
         raise WeightsError(
@@ -184,12 +187,12 @@ def timm_swin_to_d2(state: Mapping[str, Tensor]) -> State:
 
 
 def torchvision_swin_to_d2(state: Mapping[str, Tensor]) -> State:
-    """Name the weights of torchvision's Swin Transformers as ours.
+    """Rename the weights of torchvision's Swin Transformers to ours.
 
-    The norms of our outputs start fresh, see `swin_to_d2`.
+    The result does not contain the norms of our outputs, see `swin_to_d2`.
 
     Raises:
-        WeightsError: names of another network.
+        WeightsError: the names are of another network.
     """
     return _swin(
         state,
@@ -203,7 +206,7 @@ def torchvision_swin_to_d2(state: Mapping[str, Tensor]) -> State:
 def _rename(
     state: Mapping[str, Tensor], family: str, mark: str, rules: Rules, dropped: str
 ) -> State:
-    """Apply the rule that matches each name; `mark` is a name that the whole family has."""
+    """Apply to each name the rule that matches it; `mark` is a name that the whole family has."""
     if mark not in state:
         raise WeightsError(f"these are not the weights of {family}: they have no {mark}")
     renamed: State = {}
@@ -228,7 +231,7 @@ def _rename(
 
 
 def _swin(state: Mapping[str, Tensor], family: str, mark: str, rules: Rules, dropped: str) -> State:
-    """Rename, and make what ours stores in another form."""
+    """Rename, and convert what our model stores in another form."""
     _refuse_swin_v2(state)
     renamed = _rename(state, family, mark, rules, dropped)
     add_relative_position_indices(renamed)
@@ -241,9 +244,9 @@ def _swin(state: Mapping[str, Tensor], family: str, mark: str, rules: Rules, dro
 
 
 def add_relative_position_indices(state: State) -> None:
-    """Add the buffer to the bias tables of Swin that lack it, in place.
+    """Add Swin's `relative_position_index` next to each bias table that lacks it, in place.
 
-    It follows from the size of the table, and some files do without it.
+    The index follows from the size of the table, and some files do not store it.
     """
     for name, table in list(state.items()):
         if name.endswith(_BIAS_TABLE):
@@ -258,7 +261,7 @@ def add_relative_position_indices(state: State) -> None:
 
 
 def _merges_first(state: Mapping[str, Tensor]) -> bool:
-    """Whether a stage of the Swin Transformer begins with merging patches, as timm's do."""
+    """Tell whether the stages of a Swin Transformer begin with merging patches, as timm's do."""
     name = "layers.{}.downsample.reduction.weight"
     return name.format(1) in state and name.format(0) not in state
 
@@ -268,6 +271,6 @@ def _refuse_swin_v2(state: Mapping[str, Tensor]) -> None:
     if any(mark in state for mark in marks):
         raise WeightsError(
             "these are weights of a Swin Transformer V2, which is another architecture than "
-            "D2SwinTransformer: take a release of the first version, such as "
+            "D2SwinTransformer: use a release of the first version, such as "
             "swin://swin_tiny_patch4_window7_224"
         )

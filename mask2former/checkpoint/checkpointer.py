@@ -49,9 +49,9 @@ def to_model_names(state: State) -> State:
 
 
 def _from_caffe2(state: State, model: State) -> State:
-    """Weights under Caffe2's names, which are an ImageNet classifier's, under the model's."""
+    """Rename the weights of Caffe2's ImageNet classifiers to the names of the model."""
     found = align_and_update_state_dicts(model, state, c2_conversion=True)
-    # Its batch norms are scales and offsets only, for which the model's initial statistics stand.
+    # Caffe2's batch norms have a scale and an offset only: the model keeps its initial statistics.
     statistics = {
         name: tensor
         for name, tensor in model.items()
@@ -63,16 +63,16 @@ def _from_caffe2(state: State, model: State) -> State:
 class Checkpointer(DetectionCheckpointer):
     """Loads weights of every kind that this package knows, completely or not at all.
 
-    `load` takes local files, Hugging Face folders and addresses (see `local_weights`), and raises
-    `WeightsError` with a report where Detectron2's logs a warning and goes on.
+    `load` takes local files, Hugging Face folders and addresses (see `local_weights`). Where
+    Detectron2's checkpointer logs a warning and goes on, it raises `WeightsError` with a report.
 
     Args:
-        model: where to load into.
-        save_dir: where `save` writes.
-        for_training: weights that are no resumed checkpoint may be of a backbone alone, or of
-            other classes; what they do not fill keeps its random values.
-        allow_unsafe: read pickles that build arbitrary Python objects. That runs code of the
-            file's author.
+        model: the model to load into and to save.
+        save_dir: the folder that `save` writes to.
+        for_training: accept weights of a backbone alone, or of a model with other classes, unless
+            a checkpoint is resumed. Parameters that they do not fill keep their random values.
+        allow_unsafe: read pickles that build arbitrary Python objects. This runs code written by
+            the file's author.
         checkpointables: as in Detectron2.
     """
 
@@ -84,7 +84,7 @@ class Checkpointer(DetectionCheckpointer):
         for_training: bool = False,
         allow_unsafe: bool = False,
         **checkpointables: Any,
-    ):
+    ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.for_training = for_training
         self.allow_unsafe = allow_unsafe
@@ -92,7 +92,7 @@ class Checkpointer(DetectionCheckpointer):
         self._source = ""
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """See Detectron2; additionally raises `WeightsError`, the model being as before then."""
+        """Load as Detectron2 does, or raise `WeightsError` and leave the model as it was."""
         self._source = path
         self._may_start_anew = self.for_training and checkpointables is not None
         if path:
@@ -102,10 +102,10 @@ class Checkpointer(DetectionCheckpointer):
         try:
             return super().load(path, checkpointables)
         finally:
-            self._parsed_url_during_load = None  # which Detectron2 leaves behind after an error
+            self._parsed_url_during_load = None  # Detectron2 does not reset it after an error
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """See Detectron2; a crash while writing leaves the older file of this name as it was."""
+        """Save as Detectron2 does; a crash while writing leaves an older file intact."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -133,23 +133,23 @@ class Checkpointer(DetectionCheckpointer):
         fitting = {name: t for name, t in fitting.items() if t.shape == model[name].shape}
         self.model.load_state_dict(fitting, strict=False)
         self.logger.info(
-            "%d of the model's %d tensors are from %s. %s",
+            "%d of the model's %d tensors were loaded from %s. %s",
             len(fitting), len(model), self._source, note,
         )  # fmt: skip
         return None
 
 
 def load_weights(model: nn.Module, path: str, *, allow_unsafe: bool = False) -> None:
-    """Fill the whole model with weights of any kind that `Checkpointer` knows.
+    """Load weights of any kind that `Checkpointer` knows into the whole model.
 
     Args:
-        model: where to load into.
-        path: local file, Hugging Face folder, or address (see `local_weights`).
-        allow_unsafe: read pickles that build arbitrary Python objects. That runs code of the
-            file's author.
+        model: the model to load into.
+        path: a local file, a Hugging Face folder, or an address (see `local_weights`).
+        allow_unsafe: read pickles that build arbitrary Python objects. This runs code written by
+            the file's author.
 
     Raises:
-        WeightsError: there is no such file, it cannot be read, or it does not fit the model, which
-            is as before then.
+        WeightsError: the file does not exist, cannot be read or does not fit the model. The model
+            stays as it was.
     """
     Checkpointer(model, allow_unsafe=allow_unsafe).load(path, checkpointables=[])

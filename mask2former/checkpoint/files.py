@@ -1,14 +1,13 @@
-"""Reading and writing files of weights, without running code that they may carry.
+"""Reading and writing files of weights, without running code that they may contain.
 
-A pickle is a program. `.pkl` and `.pth` files are therefore read by unpicklers that know how to
-build tensors, arrays and plain containers, and refuse everything else.
+A pickle is a program. `.pkl` and `.pth` files are therefore read by unpicklers that only build
+tensors, arrays and plain containers, and refuse everything else.
 """
 
 from __future__ import annotations
 
 import collections
 import io
-import json
 import os
 import pickle
 import re
@@ -22,18 +21,18 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_atomically
 
 State = dict[str, Tensor]
 
-# What a Hugging Face folder keeps its weights in, in the order in which they are looked for.
+# Names of the weights in a Hugging Face folder, in the order in which they are looked for.
 HF_WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# Keys under which files keep their weights: Detectron2 and Swin, many others, pycls.
+# Keys under which files store their weights: Detectron2 and Swin, many others, pycls.
 _NESTED_UNDER = ("model", "state_dict", "model_state")
 _TRUST = (
     "If you trust the author of the file, allow it with --allow-unsafe-weights (in Python: "
@@ -42,25 +41,25 @@ _TRUST = (
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be read or do not fit; the message says why and what to do."""
+    """Raised for weights that cannot be read or do not fit; the message says what to do."""
 
 
 def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:
-    """Read weights, and what else a checkpoint holds, onto the CPU.
+    """Read the weights, and everything else that a checkpoint holds, onto the CPU.
 
     Args:
         path: a local `.pth`, `.pt`, `.bin` (PyTorch), `.pkl` (Detectron2, Caffe2), `.safetensors`
             or `.index.json` (Hugging Face, in several files) file, or a Hugging Face folder.
-        allow_unsafe: read pickles that build arbitrary Python objects. That runs code of the
-            file's author.
+        allow_unsafe: read pickles that build arbitrary Python objects. This runs code written by
+            the file's author.
 
     Returns:
-        a dict whose "model" maps parameter names to tensors. Other entries are as in the file;
-        weights that lie in it without a "model" key are put under one.
+        A dict whose "model" maps parameter names to tensors. Weights that the file stores under
+        another key, or under none, are moved there; other entries are as in the file.
 
     Raises:
-        WeightsError: there is no such file, it is damaged or not of these kinds, or it holds
-            objects other than tensors, arrays and containers and `allow_unsafe` is false.
+        WeightsError: the file does not exist, is damaged or of another kind, or it holds objects
+            other than tensors, arrays and containers and `allow_unsafe` is false.
     """
     path = Path(path)
     if path.is_dir():
@@ -98,10 +97,10 @@ def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) ->
 
 
 def hf_weights_file(folder: Path) -> Path:
-    """The file in a Hugging Face folder that holds, or lists, its weights.
+    """Return the file in a Hugging Face folder that holds, or lists, its weights.
 
     Raises:
-        WeightsError: it has none.
+        WeightsError: the folder has no such file.
     """
     for name in HF_WEIGHT_FILES:
         if (folder / name).is_file():
@@ -112,17 +111,17 @@ def hf_weights_file(folder: Path) -> Path:
 def write_checkpoint(
     checkpoint: dict[str, Any], path: str | os.PathLike[str], overwrite: bool = True
 ) -> None:
-    """Write a checkpoint in one step: either the whole file is there afterwards, or the old one.
+    """Write a checkpoint atomically: afterwards there is either the whole file or the old one.
 
     Args:
-        checkpoint: "model" maps parameter names to tensors; all else must be plain data.
-        path: ends in `.pth` (PyTorch), `.pkl` (Detectron2's published form: NumPy arrays) or
+        checkpoint: "model" maps parameter names to tensors; all other entries are plain data.
+        path: ends in `.pth` (PyTorch), `.pkl` (NumPy arrays, as Detectron2's published models) or
             `.safetensors` (weights only).
         overwrite: replace an existing file.
 
     Raises:
-        WeightsError: the suffix is another one, the file exists and `overwrite` is false, or the
-            form cannot hold the checkpoint.
+        WeightsError: the path has another suffix, the file exists and `overwrite` is false, or the
+            format cannot hold the checkpoint.
     """
     path = Path(path)
     writers: dict[str, Callable[[dict[str, Any], BinaryIO], object]] = {
@@ -140,9 +139,9 @@ def write_checkpoint(
 
 
 def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:
-    """The state with the metadata that a `state_dict()` of the model carries.
+    """Add the metadata that a `state_dict()` of the model carries, unless the state has some.
 
-    The published code takes names without it for those of old checkpoints and changes them.
+    The published code renames the tensors of a state without this metadata, as in old checkpoints.
     """
     versioned = collections.OrderedDict(state)
     metadata = getattr(state, "_metadata", None)
@@ -159,7 +158,7 @@ def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:
 
 def _read_shards(index: Path, allow_unsafe: bool) -> State:
     """Read the files that a Hugging Face index names."""
-    names = json.loads(index.read_text())["weight_map"]
+    names = read_json(index)["weight_map"]
     state: State = {}
     for shard in sorted(set(names.values())):
         if Path(shard).name != shard:
@@ -167,12 +166,12 @@ def _read_shards(index: Path, allow_unsafe: bool) -> State:
         state.update(read_checkpoint(index.parent / shard, allow_unsafe)["model"])
     missing = sorted(set(names) - set(state))
     if missing:
-        raise WeightsError(f"{index} lists {missing[0]}, which none of its files holds")
+        raise WeightsError(f"{index} lists {missing[0]}, but none of its files holds it")
     return state
 
 
 def _nest(content: dict[Any, Any], path: Path) -> dict[str, Any]:
-    """The content with its weights, as tensors, under "model"."""
+    """Return the content with its weights, as tensors, under "model"."""
     for key in _NESTED_UNDER:
         if isinstance(content.get(key), dict):
             weights = content[key]
@@ -181,7 +180,7 @@ def _nest(content: dict[Any, Any], path: Path) -> dict[str, Any]:
     else:
         weights, checkpoint = content.get("blobs", content), {}
         if not any("." in str(name) for name in weights):
-            # Caffe2's: names of its own, which Detectron2 converts, and momenta of the parameters
+            # Caffe2's files use names that Detectron2 converts, and hold momenta of the parameters.
             weights = {k: v for k, v in weights.items() if not str(k).endswith("_momentum")}
             checkpoint = {"__author__": "Caffe2", "matching_heuristics": True}
     state = {name: _as_tensor(name, value, path) for name, value in weights.items()}
@@ -229,18 +228,18 @@ def _is_zip(path: Path) -> bool:
 
 def _read_pickle(path: Path, allow_unsafe: bool) -> Any:
     with path.open("rb") as file:
-        # latin1: the published files are of Python 2's time
+        # latin1: Python 2 wrote some of the published files.
         unpickler = pickle.Unpickler if allow_unsafe else _WeightsUnpickler
         return unpickler(file, encoding="latin1").load()
 
 
 def _tensor_storage_from_bytes(content: bytes) -> Any:
-    """What `torch.storage._load_from_bytes` does, without its trust in the bytes."""
+    """Do what `torch.storage._load_from_bytes` does, without trusting the bytes."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _numpy_builders() -> dict[tuple[str, str], Any]:
-    """NumPy's builders of arrays, under the module names of NumPy 1 and 2."""
+    """Return NumPy's builders of arrays, under the module names of NumPy 1 and 2."""
     builders = {
         ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
         ("multiarray", "scalar"): np.float32(0).__reduce__()[0],
@@ -258,7 +257,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),  # bytes, as Python 2 has
+    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),  # how Python 2 wrote bytes
     ("torch", "Size"): torch.Size,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
@@ -267,7 +266,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _WeightsUnpickler(pickle.Unpickler):
-    """Builds tensors, arrays and plain containers, nothing else."""
+    """Builds only tensors, arrays and plain containers."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -278,5 +277,5 @@ class _WeightsUnpickler(pickle.Unpickler):
 def _why_not_unpickled(error: str) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", error)
     if refused:
-        return f"it asks for {refused[1]}, no part of weights, which may run any code. {_TRUST}"
+        return f"it asks for {refused[1]}, which weights do not need and may run any code. {_TRUST}"
     return f"the file may be damaged: {error.partition(chr(10))[0]}"

@@ -1,4 +1,4 @@
-"""Does a file of weights fit a model? If not: what differs, and what to change."""
+"""Whether a file of weights fits a model, and if not, what differs and what to change."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Shapes = dict[str, Shape]
 _HEAD = "sem_seg_head."
 _PREDICTOR = f"{_HEAD}predictor."
 _SHOWN = 8  # names of each list in a report
-# Depend on the number of classes.
+# Tensors whose shapes depend on the number of classes.
 CLASS_NAMES = (
     f"{_PREDICTOR}class_embed.weight",
     f"{_PREDICTOR}class_embed.bias",
     "criterion.empty_weight",
 )
-# Follow from the config, or count training steps: files may have them or not.
+# Tensors that follow from the config or count training steps: files need not have them.
 _OPTIONAL = re.compile(r"criterion\.empty_weight|pixel_mean|pixel_std|.*\.num_batches_tracked")
-# Swin's norms of the outputs that segmentation uses, which classifiers have not.
+# Swin's norms of the outputs that segmentation uses, which classifiers do not have.
 _SWIN_OUTPUT_NORM = re.compile(r"backbone\.norm\d\.(weight|bias)")
 
 
 @dataclass
 class Fit:
-    """How the tensors of a file and of a model correspond."""
+    """The differences between the tensors of a file and of a model; true if there are none."""
 
     missing: list[str] = field(default_factory=list)
-    """Of the model, not in the file."""
+    """Names that only the model has."""
     unexpected: list[str] = field(default_factory=list)
-    """In the file, not of the model."""
+    """Names that only the file has."""
     reshaped: list[tuple[str, Shape, Shape]] = field(default_factory=list)
-    """Name, shape in the file, shape in the model."""
+    """Name, shape in the file and shape in the model."""
 
     def __bool__(self) -> bool:
         return not (self.missing or self.unexpected or self.reshaped)
@@ -59,12 +59,12 @@ def compare(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Fit:
 
 
 def as_starting_point(fit: Fit, state: Mapping[str, Tensor]) -> tuple[Fit, str]:
-    """What of a misfit is left when the weights are to be trained further, and what starts anew.
+    """Drop the differences that do not matter to weights that training starts from.
 
-    Training may start from a backbone alone, and from a model of other classes.
+    Training may start from a backbone alone, or from a model with other classes.
 
     Returns:
-        the remaining misfit, and a sentence on what the file does not fill.
+        The remaining differences, and a sentence about what the file does not fill.
     """
     if all(name.startswith("backbone.") for name in state):
         missing = [
@@ -73,7 +73,7 @@ def as_starting_point(fit: Fit, state: Mapping[str, Tensor]) -> tuple[Fit, str]:
             if name.startswith("backbone.") and not _SWIN_OUTPUT_NORM.fullmatch(name)
         ]
         return Fit(missing, fit.unexpected, fit.reshaped), (
-            "These are weights of a backbone: all else starts from random values."
+            "These are weights of a backbone: everything else starts from random values."
         )
     of_classes = [difference for difference in fit.reshaped if difference[0] in CLASS_NAMES]
     if not of_classes:
@@ -87,7 +87,7 @@ def as_starting_point(fit: Fit, state: Mapping[str, Tensor]) -> tuple[Fit, str]:
 
 
 def report(fit: Fit, source: str, state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> str:
-    """A readable account of a misfit: what to change, then names and shapes."""
+    """Describe differences for the user: what to change, then names and shapes."""
     lines = [f"the weights {source} do not fit the config:"]
     found, wanted = (
         architecture({name: tuple(tensor.shape) for name, tensor in tensors.items()})
@@ -99,24 +99,24 @@ def report(fit: Fit, source: str, state: Mapping[str, Tensor], model: Mapping[st
     if not any(name.startswith(_HEAD) for name in state):
         lines.append("  the file holds a backbone alone, which training can start from")
     if len(lines) > 1:
-        lines.append("Change the config to what the file has, or give the weights of this model.")
+        lines.append("Change the config to match the file, or use weights of this model.")
     shapes = [f"{name}: {a} in the file, {b} in the model" for name, a, b in fit.reshaped]
     for title, names in (
-        ("of another shape", shapes),
-        ("of the model, not in the file", fit.missing),
-        ("in the file, not of the model", fit.unexpected),
+        ("With another shape", shapes),
+        ("Only in the model", fit.missing),
+        ("Only in the file", fit.unexpected),
     ):
         if names:
-            lines.append(f"{len(names)} {title}:")
+            lines.append(f"{title} ({len(names)}):")
             lines += [f"  {name}" for name in names[:_SHOWN]]
             lines += [f"  ... and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return "\n".join(lines)
 
 
 def architecture(shapes: Shapes) -> dict[str, object]:
-    """The values of config keys that tensors of these names and shapes tell, by key."""
+    """Infer the values of config keys, by key, from the names and shapes of tensors."""
     found: dict[str, object] = {}
-    for key, derive in _TOLD_BY_SHAPES.items():
+    for key, derive in _INFERRED.items():
         value = derive(shapes)
         if value:
             found[key] = value
@@ -124,7 +124,7 @@ def architecture(shapes: Shapes) -> dict[str, object]:
 
 
 def _rows(name: str, less: int = 0) -> Callable[[Shapes], int | None]:
-    """The size of the first axis of a tensor, minus `less`."""
+    """Look up the size of a tensor's first axis, minus `less`."""
     return lambda shapes: shapes[name][0] - less if name in shapes else None
 
 
@@ -133,7 +133,7 @@ def _columns(name: str) -> Callable[[Shapes], int | None]:
 
 
 def _count(pattern: str, more: int = 0) -> Callable[[Shapes], int | None]:
-    """The number of modules in a list, plus `more`."""
+    """Count the modules in a list, and add `more`."""
 
     def derive(shapes: Shapes) -> int | None:
         numbers = _numbers(shapes, pattern)
@@ -155,7 +155,7 @@ def _backbone(shapes: Shapes) -> str | None:
 def _resnet_depth(shapes: Shapes) -> int | None:
     blocks = [len(_numbers(shapes, rf"backbone\.res{stage}\.(\d+)\.")) for stage in range(2, 6)]
     convolutions = 3 if "backbone.res2.0.conv3.weight" in shapes else 2
-    # one convolution in the stem, and the classifier, which gives the nets their names
+    # The depth in a ResNet's name also counts the convolution of the stem and the classifier.
     return 2 + convolutions * sum(blocks) if all(blocks) else None
 
 
@@ -179,7 +179,7 @@ def _swin_heads(shapes: Shapes) -> list[int] | None:
     return [table[1] for table in tables if table] or None
 
 
-# A parameter that only this decoder has, beside those of decoders further down.
+# For each decoder a parameter that none of the decoders below it has.
 _PIXEL_DECODERS = {
     "transformer.level_embed": "MSDeformAttnPixelDecoder",
     "transformer.encoder.layers.0.linear1.weight": "TransformerEncoderPixelDecoder",
@@ -195,12 +195,12 @@ _TRANSFORMER_DECODERS = {
 
 
 def _first(prefix: str, values: Mapping[str, str]) -> Callable[[Shapes], str | None]:
-    """The value of the first of these names that is there."""
+    """Look up the value of the first of these names that is there."""
     return lambda shapes: next((v for k, v in values.items() if prefix + k in shapes), None)
 
 
 _ENCODER = rf"{re.escape(_HEAD)}pixel_decoder\.transformer\.encoder\.layers\."
-_TOLD_BY_SHAPES: dict[str, Callable[[Shapes], object]] = {
+_INFERRED: dict[str, Callable[[Shapes], object]] = {
     "MODEL.BACKBONE.NAME": _backbone,
     "MODEL.RESNETS.DEPTH": _resnet_depth,
     "MODEL.SWIN.EMBED_DIM": _rows("backbone.patch_embed.proj.weight"),

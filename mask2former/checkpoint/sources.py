@@ -6,9 +6,9 @@
     timm://swin_tiny_patch4_window7_224.ms_in1k   timm's, on the Hugging Face Hub
     detectron2://..., https://...                 as in Detectron2
 
-A file is downloaded when it is first asked for, into Detectron2's cache (`$FVCORE_CACHE`, or
-~/.torch/iopath_cache), and enters the cache only if its SHA-256 is the published one, where one is
-published. `#sha256=<64 hexadecimal digits>` after any address asks for exactly that file.
+A file is downloaded into Detectron2's cache (`$FVCORE_CACHE`, or ~/.torch/iopath_cache) the first
+time it is used. Where its SHA-256 is published, it enters the cache only if the two agree. Append
+`#sha256=<64 hexadecimal digits>` to any address to accept exactly that file.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlparse
@@ -53,7 +54,7 @@ SWIN_RELEASES = (
         for pretrained in ("_22k", "_22kto1k")
     ),
 )
-# What `convert_backbone` can give names for.
+# The models that `convert_backbone` can rename.
 _TORCHVISION_MODEL = re.compile(r"(resnet|resnext|wide_resnet)\d+\w*|swin_[tsb]")
 _PIN = "#sha256="
 
@@ -61,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 
 class WeightsHandler(PathHandler):
-    """Lets Detectron2's PathManager open the addresses above that it does not know itself."""
+    """Lets Detectron2's `PathManager` open those of the addresses above that it does not know."""
 
     PREFIXES = ("torchvision://", "swin://", "timm://")
 
@@ -83,17 +84,17 @@ PathManager.register_handler(WeightsHandler())
 
 
 def local_weights(address: str) -> str:
-    """Download the weights if they are not here yet, and check them.
+    """Download weights unless they are in the cache already, and check them.
 
     Args:
-        address: one of those above, or a path of a file or folder.
+        address: an address as above, or the path of a file or folder.
 
     Returns:
-        the path of a local file or folder.
+        The path of a local file or folder.
 
     Raises:
-        WeightsError: there is no such file or name, it cannot be downloaded, or its SHA-256 is
-            not the published or the requested one.
+        WeightsError: the file or name does not exist, the file cannot be downloaded, or its SHA-256
+            is not the published or the requested one.
     """
     plain, pin = _split_pin(address)
     if plain.startswith(PUBLISHED_URL):
@@ -117,10 +118,10 @@ def _state_licence_once() -> None:
 
 
 def web_address(address: str) -> str | None:
-    """Where an address leads, or None if it is not one of the web.
+    """Return the URL of an address, or None if it is a local path.
 
     Raises:
-        WeightsError: an unknown name.
+        WeightsError: the name in the address is unknown.
     """
     prefix, separator, name = address.partition("://")
     if prefix in ("http", "https"):
@@ -137,7 +138,7 @@ def web_address(address: str) -> str | None:
         return f"{SWIN_URL}{name}.pth"
     if not re.fullmatch(r"[\w.-]+", name):
         raise WeightsError(
-            f"{address}: timm:// is followed by the name of a model as timm has it, such as "
+            f"{address}: timm:// is followed by the name of a model in timm, such as "
             "timm://swin_tiny_patch4_window7_224.ms_in1k"
         )
     return f"{HUGGING_FACE_URL}timm/{name}/resolve/main/model.safetensors"
@@ -148,14 +149,14 @@ def _torchvision_url(name: str) -> str:
     for model in filter(_TORCHVISION_MODEL.fullmatch, torchvision.models.list_models()):
         weights = torchvision.models.get_model_weights(model)
         urls[model] = next(iter(weights)).url  # IMAGENET1K_V1
-        # __members__ has the alias DEFAULT too
+        # __members__ also has the alias DEFAULT.
         urls.update((f"{weights.__name__}.{k}", v.url) for k, v in weights.__members__.items())
     if name not in urls:
         raise _unknown(f"torchvision://{name}", name, urls)
     return urls[name]
 
 
-def _unknown(address: str, name: str, known: Any) -> WeightsError:
+def _unknown(address: str, name: str, known: Iterable[str]) -> WeightsError:
     close = difflib.get_close_matches(name, known) or [n for n in known if "." not in n]
     prefix = address.removesuffix(name)
     return WeightsError(
@@ -164,7 +165,7 @@ def _unknown(address: str, name: str, known: Any) -> WeightsError:
 
 
 def _hint(path: str) -> str:
-    """What else to write for a path that does not exist, as far as its name tells."""
+    """Suggest what to write instead of a path that does not exist."""
     name = Path(path).stem
     resnet = re.fullmatch(r"R-(18|34|50|101|152)", name)
     if name in SWIN_RELEASES:
@@ -187,11 +188,11 @@ def _split_pin(address: str) -> tuple[str, str | None]:
 
 
 def _download(url: str, address: str, pin: str | None) -> Path:
-    """Return the cached file of a URL; where there is none, download it first."""
+    """Return the cached file of a URL, downloading it first if there is none."""
     path = PurePosixPath(urlparse(url).path.lstrip("/"))
     if not path.name or ".." in path.parts:
         raise WeightsError(f"{address}: {url} names no file")
-    # The same place as Detectron2's: a file that it downloaded is not downloaded again.
+    # Detectron2 caches in the same place: what it downloaded is not downloaded again.
     cached = Path(get_cache_dir(), path)
     cached.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(str(cached)):
@@ -201,14 +202,14 @@ def _download(url: str, address: str, pin: str | None) -> Path:
         new = cached.with_name(f"{cached.name}.unchecked")
         try:
             expected = pin or _hash_in_name(url) or _hash_on_hub(url)
-            # Interrupted, it removes what it has.
+            # This removes the partial file if it is interrupted.
             download(url, str(cached.parent), filename=new.name)
         except (OSError, http.client.HTTPException) as error:
             raise _not_downloaded(url, address, cached, error) from error
         _check(new, expected, url, address)
         if expected is None:
             logger.info(
-                "No hash of %s is known. To ask for this very file from now on, write %s%s%s",
+                "No hash of %s is known. To accept only this file from now on, write %s%s%s",
                 url, address, _PIN, _sha256(new),
             )  # fmt: skip
         new.replace(cached)
@@ -216,7 +217,7 @@ def _download(url: str, address: str, pin: str | None) -> Path:
 
 
 def _not_downloaded(url: str, address: str, cached: Path, error: Exception) -> WeightsError:
-    # 401 is what the Hugging Face Hub answers for names that it does not have.
+    # The Hugging Face Hub answers 401 for names that it does not have.
     if isinstance(error, urllib.error.HTTPError) and error.code in (401, 404):
         return WeightsError(f"{address}: there is no {url} (HTTP {error.code}); check the name")
     return WeightsError(
@@ -227,13 +228,13 @@ def _not_downloaded(url: str, address: str, cached: Path, error: Exception) -> W
 
 
 def _check(path: Path, expected: str | None, url: str, address: str) -> None:
-    """Remove a file and complain unless its SHA-256 begins with `expected`."""
+    """Remove a file and raise `WeightsError` unless its SHA-256 begins with `expected`."""
     if expected is None or (found := _sha256(path)).startswith(expected):
         return
     path.unlink()
     raise WeightsError(
         f"{address}: the file from {url} has the SHA-256 {found}, expected {expected}. It was "
-        "removed from the cache; ask again, and if that does not help, do not trust the source"
+        "removed from the cache. Try again; if the hash is still wrong, do not trust the source"
     )
 
 
@@ -246,13 +247,13 @@ def _sha256(path: Path) -> str:
 
 
 def _hash_in_name(url: str) -> str | None:
-    """The first digits of the SHA-256, which PyTorch's own files have at the end of the name."""
+    """Return the first digits of the SHA-256, which end the names of PyTorch's own files."""
     match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     return match[1] if match and url.startswith(PYTORCH_URL) else None
 
 
 def _hash_on_hub(url: str) -> str | None:
-    """The SHA-256 that the Hugging Face Hub states for a file of weights."""
+    """Ask the Hugging Face Hub for the SHA-256 of a file of weights."""
     if not url.startswith(HUGGING_FACE_URL):
         return None
     request = urllib.request.Request(url, method="HEAD")
@@ -271,9 +272,11 @@ _HUB_HASH = "X-Linked-Etag"
 
 
 class _StopAtHash(urllib.request.HTTPRedirectHandler):
-    """Follows redirects up to the one that states the hash; the storage behind does not."""
+    """Follows redirects up to the one that states the hash, which the storage does not repeat."""
 
-    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any):
+    def redirect_request(
+        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any
+    ) -> urllib.request.Request | None:
         if headers.get(_HUB_HASH) is not None:
             return None
         return super().redirect_request(req, fp, code, msg, headers, newurl)

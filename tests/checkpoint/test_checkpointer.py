@@ -205,8 +205,8 @@ def test_names_that_are_too_many_or_too_few_are_listed(cfg, tmp_path):
     with pytest.raises(WeightsError) as error:
         load_weights(fresh(cfg), str(tmp_path / "a.pth"))
     text = str(error.value)
-    assert "1 of the model, not in the file:\n  backbone.stem.conv1.weight" in text
-    assert "1 in the file, not of the model:\n  backbone.stem.extra" in text
+    assert "Only in the model (1):\n  backbone.stem.conv1.weight" in text
+    assert "Only in the file (1):\n  backbone.stem.extra" in text
 
 
 def test_what_follows_from_the_config_may_be_absent(cfg, tmp_path):
@@ -240,7 +240,7 @@ def test_training_starts_from_a_backbone(cfg, tmp_path, caplog):
     assert_state(model, before)
     with caplog.at_level("INFO"):
         Checkpointer(model, for_training=True).load(path, checkpointables=[])
-    assert "weights of a backbone: all else starts from random values" in caplog.text
+    assert "weights of a backbone: everything else starts from random values" in caplog.text
     wanted = {**before, **{f"backbone.{name}": tensor for name, tensor in backbone.items()}}
     assert_state(model, wanted)
 

@@ -190,7 +190,7 @@ def test_a_hugging_face_folder(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
     assert_same(read_checkpoint(tmp_path)["model"], {**a, **b})
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
-    with pytest.raises(WeightsError, match="lists c, which none"):
+    with pytest.raises(WeightsError, match="lists c, but none"):
         read_checkpoint(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
     with pytest.raises(WeightsError, match="not the name of a file beside it"):

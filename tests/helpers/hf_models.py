@@ -1,5 +1,6 @@
-"""Models of Hugging Face's own classes with random weights, and the folders that they save."""
+"""Models of Hugging Face's own classes with random weights, and their folders."""
 
+import json
 import os
 from pathlib import Path
 
@@ -59,7 +60,7 @@ _RESNET = {"embedding_size": 64, "hidden_sizes": [256, 512, 1024, 2048]}
 
 
 def published_config(name: str) -> Mask2FormerConfig:
-    """The config with 80 classes of the published model of one of our configs."""
+    """Return their config, with 80 classes, of the published model with our config `name`."""
     backbones = {
         "maskformer2_R50_bs16_50ep": lambda: resnet_config(**_RESNET),
         "maskformer2_R101_bs16_50ep": lambda: resnet_config(**_RESNET, depths=[3, 4, 23, 3]),
@@ -105,9 +106,37 @@ def model_config(backbone: PreTrainedConfig, **changes) -> Mask2FormerConfig:
     return Mask2FormerConfig(backbone_config=backbone, **{**small, **changes})
 
 
+def write_folder(folder: Path, config: Mask2FormerConfig, **processor) -> Path:
+    config.save_pretrained(folder)
+    Mask2FormerImageProcessor(**processor).save_pretrained(folder)
+    return folder
+
+
+def edit_json(folder: Path, changes: dict, file: str = "config.json") -> Path:
+    """Set keys of a file; `backbone_config.key` is a nested one."""
+    content = json.loads((folder / file).read_text())
+    for key, value in changes.items():
+        *path, leaf = key.split(".")
+        node = content
+        for part in path:
+            node = node[part]
+        node[leaf] = value
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def of_the_model(cfg: CfgNode) -> dict:
+    """Return the part of a config that makes the model and prepares its images."""
+    swin = cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer"
+    keys = ("META_ARCHITECTURE", "BACKBONE", "SEM_SEG_HEAD", "MASK_FORMER", "PIXEL_MEAN")
+    keys += ("PIXEL_STD", "SWIN" if swin else "RESNETS")
+    inputs = ("FORMAT", "MIN_SIZE_TEST", "MAX_SIZE_TEST")
+    return {key: cfg.MODEL[key] for key in keys} | {key: cfg.INPUT[key] for key in inputs}
+
+
 @torch.no_grad()
 def randomize(model: nn.Module) -> None:
-    """Make every tensor count: at first, biases are 0, norms 1 and statistics those of nothing."""
+    """Make every tensor matter: a new model has zero biases, and norms that change nothing."""
     torch.manual_seed(0)
     for name, tensor in model.state_dict().items():
         if name.endswith("running_var"):
@@ -130,7 +159,7 @@ def random_model(config: Mask2FormerConfig) -> Mask2FormerForUniversalSegmentati
 def save(
     model: Mask2FormerForUniversalSegmentation, folder: Path, **processor
 ) -> dict[str, Tensor]:
-    """Write the folder of a model; returns the tensors in its file."""
+    """Write the folder of a model, and return the tensors in its file."""
     from safetensors.torch import load_file
 
     model.save_pretrained(folder)

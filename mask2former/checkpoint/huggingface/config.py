@@ -1,19 +1,18 @@
-"""Configs of Hugging Face's Mask2Former and ours, both ways, without `transformers`.
+"""Converting the `config.json` of Hugging Face's Mask2Former to our config and back.
 
-`decoder_layers` counts as our `DEC_LAYERS` does: 10 means 9 layers, and a prediction from the
-initial queries. `dropout` is that of all transformer layers there and of the pixel decoder's here
-(0 in every published model); the two differ in training only.
+`decoder_layers` counts as our `DEC_LAYERS` does: 10 means 9 layers and one prediction from the
+initial queries. `dropout` applies to all transformer layers of theirs, but only to the pixel
+decoder's in ours; this matters in training only, and it is 0 in every published model.
 
-Their `config.json` does not say what a model is for. These keys do, in the files that we write:
+Their `config.json` does not state the task of a model. We add these keys to the files we write:
 
 - `mask2former_task`: "instance", "panoptic" or "semantic".
-- `mask2former_thing_classes`: of a panoptic model, the classes that are things.
-- `mask2former_object_mask_threshold`, `mask2former_overlap_threshold`: of panoptic inference.
+- `mask2former_thing_classes`: the classes of a panoptic model that are things.
+- `mask2former_object_mask_threshold`, `mask2former_overlap_threshold`: for panoptic inference.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -23,19 +22,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ...utils.files import read_json
 from ..files import WeightsError
 from .config_keys import get_for_hf, set_from_hf
-from .preprocessor import PREPROCESSOR_FILE, hf_preprocessor, set_preprocessing
+from .preprocessor import PREPROCESSOR_FILE, set_preprocessing
 
-__all__ = [
-    "TASKS",
-    "class_metadata",
-    "class_names_of",
-    "hf_config",
-    "hf_preprocessor",
-    "merge_hf_config",
-    "task_of_cfg",
-]
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 TASKS = ("instance", "panoptic", "semantic")
@@ -44,20 +36,21 @@ _THINGS = "mask2former_thing_classes"
 
 
 def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -> None:
-    """Set `cfg` to the model in a Hugging Face folder, which `MODEL.WEIGHTS` then names.
+    """Set `cfg` to the model in a Hugging Face folder, and `MODEL.WEIGHTS` to the folder.
 
-    The names of its classes are registered as those of a data set, `hf_` and the folder's name,
-    which `DATASETS.TEST` then names.
+    This registers the names of the model's classes as a data set called `hf_` and the folder's
+    name, and sets `DATASETS.TEST` to it.
 
     Args:
-        cfg: the defaults.
+        cfg: the defaults, which are changed in place.
         folder: holds `config.json` and `preprocessor_config.json`.
-        task: "instance", "panoptic" or "semantic". Without it, the key "mask2former_task" of
-            `config.json` says, or one of these words in "_name_or_path" or the folder's name.
+        task: "instance", "panoptic" or "semantic". By default it is the value of "mask2former_task"
+            in `config.json`, or whichever of these words is in "_name_or_path" or the folder's
+            name.
 
     Raises:
-        WeightsError: a file is missing, a key has a value for which ours has no counterpart, or
-            the task or the thing classes are not known.
+        WeightsError: a file is missing, a key has a value that our config cannot express, or the
+            task or the thing classes are not known.
     """
     folder = Path(folder)
     path = folder / CONFIG_FILE
@@ -71,7 +64,7 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
     set_preprocessing(cfg, preprocessor, folder / PREPROCESSOR_FILE)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(names)
     cfg.MODEL.WEIGHTS = str(folder)
-    # A panoptic model gives the other results too, as in the published configs.
+    # A panoptic model also returns the other results, as in the published configs.
     test = cfg.MODEL.MASK_FORMER.TEST
     test.PANOPTIC_ON = task == "panoptic"
     test.INSTANCE_ON = task != "semantic"
@@ -82,8 +75,8 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
     MetadataCatalog.get(data_set).set(**class_metadata(task, names, things))
     cfg.DATASETS.TEST = (data_set,)
     if cfg.MODEL.MASK_FORMER.DROPOUT:
-        logging.getLogger(__name__).warning(
-            "%s: 'dropout' is %g; in training, it is applied in the pixel decoder only",
+        logger.warning(
+            "%s: 'dropout' is %g; in training, only the pixel decoder applies it",
             path, cfg.MODEL.MASK_FORMER.DROPOUT,
         )  # fmt: skip
 
@@ -91,15 +84,16 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
 def hf_config(
     cfg: CfgNode, class_names: Sequence[str], thing_classes: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """The content of a `config.json` for the model that `cfg` describes.
+    """Return the content of a `config.json` for the model that `cfg` describes.
 
     Args:
-        cfg: of a model with a Swin or ResNet backbone.
+        cfg: the config of a model with a Swin or ResNet backbone.
         class_names: in the order of the model's outputs.
-        thing_classes: of a panoptic model, which of the classes, from 0, are things.
+        thing_classes: the indices of the classes of a panoptic model that are things.
 
     Raises:
-        WeightsError: the config, or the number of classes, is of a model that theirs cannot be.
+        WeightsError: Hugging Face's Mask2Former cannot be such a model, or the number of classes
+            differs.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if len(class_names) != count:
@@ -116,19 +110,19 @@ def hf_config(
     }
     if task == "panoptic":
         if thing_classes is None:
-            raise WeightsError("of a panoptic model it must be known which classes are things")
+            raise WeightsError("a panoptic model needs to know which of its classes are things")
         content[_THINGS] = sorted(thing_classes)
     return content
 
 
 def class_names_of(folder: str | Path) -> list[str]:
-    """The names of the classes of the model in a Hugging Face folder, in the order of its outputs.
+    """Read the names of the classes of a Hugging Face model, in the order of its outputs.
 
     Raises:
-        WeightsError: there is no `config.json`, or its "id2label" does not count from 0.
+        WeightsError: there is no `config.json`, or the keys of its "id2label" are not 0, 1, 2...
     """
     path = Path(folder, CONFIG_FILE)
-    # Version 4 writes no id2label if it is its default.
+    # Version 4 of transformers does not write an id2label that is the default.
     labels = _read(path).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
         raise WeightsError(f"{path}: 'id2label' must name the classes 0, 1, 2 and so on")
@@ -138,9 +132,9 @@ def class_names_of(folder: str | Path) -> list[str]:
 def class_metadata(
     task: str, names: Sequence[str], thing_classes: Sequence[int] | None = None
 ) -> dict[str, Any]:
-    """What Detectron2's `MetadataCatalog` should hold of a model's classes.
+    """Return what Detectron2's `MetadataCatalog` should hold about a model's classes.
 
-    Ids are the classes' numbers. As of a panoptic data set, names are those of all classes.
+    The ids are the indices of the classes. The names of a panoptic model are those of all classes.
     """
     metadata: dict[str, Any] = {}
     if task != "semantic":
@@ -153,7 +147,7 @@ def class_metadata(
 
 
 def task_of_cfg(cfg: CfgNode) -> str:
-    """What a model is for: "panoptic", even if it gives other results too, else "instance"..."""
+    """Return the task of a model: "panoptic" if it is on, else "instance" if that is on."""
     test = cfg.MODEL.MASK_FORMER.TEST
     return "panoptic" if test.PANOPTIC_ON else "instance" if test.INSTANCE_ON else "semantic"
 
@@ -166,20 +160,20 @@ def _task(given: str | None, content: Mapping[str, Any], folder: Path) -> str:
             source = "the task" if given else f"{path}: {_TASK!r}"
             raise WeightsError(f"{source} is {said!r}; supported are {', '.join(TASKS)}")
         return said
-    # In the cache of `huggingface_hub`, a folder's name is a hash, and that of the model above it.
+    # The cache of `huggingface_hub` has folders models--<name>/snapshots/<hash>.
     cached = [part for part in folder.resolve().parts if part.startswith("models--")]
     for name in (str(content.get("_name_or_path", "")), folder.resolve().name, *cached):
         words = set(re.split(r"[^a-z]+", name.lower())) & set(TASKS)
         if len(words) == 1:
             return words.pop()
     raise WeightsError(
-        f"{path} does not say what the model is for: give the task ({', '.join(TASKS)}) with "
+        f"{path} does not state the task of the model: give it ({', '.join(TASKS)}) with "
         f'--task, or add the line "{_TASK}": "instance" (or another) to the file'
     )
 
 
 def _thing_classes(content: Mapping[str, Any], names: list[str], path: Path) -> list[int]:
-    """Which classes are things, from the file or from a registered data set of the same classes."""
+    """Return the thing classes, from the file or from a registered data set of the same classes."""
     if _THINGS in content:
         things = content[_THINGS]
         if not isinstance(things, list) or not set(things) <= set(range(len(names))):
@@ -191,20 +185,15 @@ def _thing_classes(content: Mapping[str, Any], names: list[str], path: Path) -> 
         if things and list(metadata.get("stuff_classes") or ()) == names:
             return sorted(things.values())
     raise WeightsError(
-        f"{path} does not say which of its {len(names)} classes are things, and they are those of "
-        f'no registered data set: add a line such as "{_THINGS}": [0, 1, 2] to the file'
+        f"{path} does not say which of its {len(names)} classes are things, and no registered data "
+        f'set has these classes: add a line such as "{_THINGS}": [0, 1, 2] to the file'
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise WeightsError(
-            f"{path} is missing, which belongs to a model of Hugging Face's Mask2Former"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
+    if not path.exists():
+        raise WeightsError(f"{path} is missing: a Mask2Former of Hugging Face has this file")
+    content = read_json(path, WeightsError)
     if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds no keys and values")
+        raise WeightsError(f"{path} is not a JSON object of keys and values")
     return content

@@ -1,4 +1,4 @@
-"""The keys of Hugging Face's `config.json` and ours: one table, used both ways."""
+"""The keys of Hugging Face's `config.json` and ours, in tables that are used both ways."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 
 from ..files import WeightsError
 
-# Their key: (what it is if the file lacks it, ours).
+# Their key: (its value where the file lacks it, our key).
 _Keys = dict[str, tuple[Any, str]]
 _HEAD, _FORMER = "MODEL.SEM_SEG_HEAD", "MODEL.MASK_FORMER"
 _MODEL_KEYS: _Keys = {
@@ -52,13 +52,13 @@ _SWIN_KEYS: _Keys = {
     "attention_probs_dropout_prob": (0.0, "MODEL.SWIN.ATTN_DROP_RATE"),
     "drop_path_rate": (0.1, "MODEL.SWIN.DROP_PATH_RATE"),
 }
-# What is of no use to us but for this value, which is also their default.
+# Keys of theirs for which we support one value only, which is also their default.
 _MODEL_FIXED = {
     "model_type": "mask2former",
     "activation_function": "relu",
     "feature_strides": [4, 8, 16, 32],
 }
-# Other ways than `backbone_config` to name a backbone.
+# Keys that name a backbone in other ways than `backbone_config`.
 _OTHER_BACKBONES = {"backbone": None, "use_timm_backbone": False}
 _SWIN_FIXED = {
     "patch_size": 4,
@@ -77,7 +77,7 @@ _DEFAULT_BACKBONE = {
     **_STAGES,
 }
 
-# What every model of theirs is, in our keys.
+# What all of their models have in common, in our keys.
 _OURS_FIXED = {
     "MODEL.META_ARCHITECTURE": "MaskFormer",
     f"{_HEAD}.NAME": "MaskFormerHead",
@@ -104,13 +104,13 @@ _OURS_FIXED_RESNET = {
     "MODEL.RESNETS.RES5_DILATION": 1,
     "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False] * 4,
 }
-# Set as in the published configs, and of no concern to theirs.
+# Set as in the published configs; their models have no such settings.
 _AS_PUBLISHED = {
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.STEM_TYPE": "basic",
     "MODEL.RESNETS.RES5_MULTI_GRID": [1, 1, 1],
 }
-# Blocks of each stage, and their kind, of the depths that Detectron2 knows.
+# The kind of blocks and their number per stage, for the depths that Detectron2 knows.
 _RESNETS = {
     18: ("basic", [2, 2, 2, 2]),
     34: ("basic", [3, 4, 6, 3]),
@@ -118,29 +118,27 @@ _RESNETS = {
     101: ("bottleneck", [3, 4, 23, 3]),
     152: ("bottleneck", [3, 8, 36, 3]),
 }
-_BOTTLENECK = 4  # channels of a stage, relative to those inside its bottlenecks
+_BOTTLENECK = 4  # channels of a stage / channels inside its bottlenecks
 
 
 def set_from_hf(cfg: CfgNode, content: Mapping[str, Any], path: Path) -> None:
-    """Set our keys of the model, but for its classes and its task, from a `config.json`.
+    """Set our keys of the model, except its classes and its task, from a `config.json`.
 
     Args:
-        cfg: changed in place.
-        content: of the file.
-        path: of the file, for messages.
+        cfg: the config to change in place.
+        content: the content of the file.
+        path: the path of the file, for messages.
 
     Raises:
-        WeightsError: a key has a value for which ours has no counterpart.
+        WeightsError: a key has a value that our config cannot express.
     """
     _check_theirs(content, {**_MODEL_FIXED, **_OTHER_BACKBONES}, str(path))
     _set(cfg, {**_OURS_FIXED, **_AS_PUBLISHED})
     _translate(cfg, content, _MODEL_KEYS, str(path))
     heads = cfg.MODEL.MASK_FORMER.NHEADS
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = heads
-    backbone, where = (
-        content.get("backbone_config") or _DEFAULT_BACKBONE,
-        f"{path}: backbone_config",
-    )
+    backbone = content.get("backbone_config") or _DEFAULT_BACKBONE
+    where = f"{path}: backbone_config"
     kind = backbone.get("model_type")
     if kind not in ("swin", "resnet"):
         raise WeightsError(f"{where}: 'model_type' is {kind!r}; supported are 'swin' and 'resnet'")
@@ -160,10 +158,10 @@ def set_from_hf(cfg: CfgNode, content: Mapping[str, Any], path: Path) -> None:
 
 
 def get_for_hf(cfg: CfgNode) -> dict[str, Any]:
-    """The keys of a `config.json` for the model of `cfg`, but for its classes and its task.
+    """Return the keys of a `config.json` for a model of ours, except its classes and its task.
 
     Raises:
-        WeightsError: the model is one that theirs cannot be.
+        WeightsError: Hugging Face's Mask2Former cannot be such a model.
     """
     _check_ours(cfg, _OURS_FIXED)
     heads = cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS
@@ -190,15 +188,15 @@ def _set_resnet(cfg: CfgNode, backbone: Mapping[str, Any], where: str) -> None:
     depth = next((depth for depth, known in _RESNETS.items() if known == (kind, blocks)), None)
     if depth is None:
         raise WeightsError(
-            f"{where}: 'layer_type' {kind!r} with 'depths' {blocks!r} is none of Detectron2's "
-            f"ResNets, {', '.join(map(str, _RESNETS))}"
+            f"{where}: 'layer_type' {kind!r} with 'depths' {blocks!r} is not one of Detectron2's "
+            f"ResNets {', '.join(map(str, _RESNETS))}"
         )
     channels = backbone.get("hidden_sizes", [256, 512, 1024, 2048])
     first = channels[0]
     if channels != [first * 2**i for i in range(4)] or (kind == "basic" and first != 64):
         raise WeightsError(
             f"{where}: 'hidden_sizes' is {channels!r}; supported are channels that double from "
-            "stage to stage, with 'basic' layers from 64"
+            "stage to stage, starting at 64 for 'basic' layers"
         )
     resnets = cfg.MODEL.RESNETS
     resnets.DEPTH = depth
@@ -216,8 +214,8 @@ def _get_resnet(cfg: CfgNode) -> dict[str, Any]:
     width = resnets.WIDTH_PER_GROUP
     if kind == "bottleneck" and width * _BOTTLENECK != first:
         raise WeightsError(
-            f"MODEL.RESNETS.WIDTH_PER_GROUP is {width} and RES2_OUT_CHANNELS {first}; in Hugging "
-            f"Face's ResNet the one is a {_BOTTLENECK}th of the other"
+            f"MODEL.RESNETS.WIDTH_PER_GROUP is {width} and RES2_OUT_CHANNELS is {first}; in "
+            f"Hugging Face's ResNet the second is {_BOTTLENECK} times the first"
         )
     return {
         "layer_type": kind,
@@ -232,7 +230,7 @@ def _check_theirs(content: Mapping[str, Any], fixed: Mapping[str, Any], where: s
     for key, value in fixed.items():
         found = content.get(key, value)
         if found != value:
-            raise WeightsError(f"{where}: {key!r} is {found!r}; supported is only {value!r}")
+            raise WeightsError(f"{where}: {key!r} is {found!r}; only {value!r} is supported")
 
 
 def _check_ours(cfg: CfgNode, fixed: Mapping[str, Any]) -> None:
@@ -243,7 +241,7 @@ def _check_ours(cfg: CfgNode, fixed: Mapping[str, Any]) -> None:
 
 
 def _translate(cfg: CfgNode, content: Mapping[str, Any], keys: _Keys, where: str) -> None:
-    """Set ours to their values, of the same types as their defaults."""
+    """Set our keys to the values of theirs, which must have the types of their defaults."""
     for theirs, (default, ours) in keys.items():
         value = content.get(theirs, default)
         if isinstance(default, float) and type(value) is int:
@@ -252,13 +250,13 @@ def _translate(cfg: CfgNode, content: Mapping[str, Any], keys: _Keys, where: str
             value = value[0]
         if type(value) is not type(default):
             raise WeightsError(
-                f"{where}: {theirs!r} is {value!r}; supported is a value such as {default!r}"
+                f"{where}: {theirs!r} is {value!r}; it must be a value such as {default!r}"
             )
         _set(cfg, {ours: value})
 
 
 def _look_up(cfg: CfgNode, keys: _Keys) -> dict[str, Any]:
-    """Their keys, with the values of ours."""
+    """Return their keys with the values of ours."""
     values = {}
     for theirs, (_, ours) in keys.items():
         node, leaf = _node(cfg, ours)
@@ -273,7 +271,7 @@ def _set(cfg: CfgNode, values: Mapping[str, Any]) -> None:
 
 
 def _node(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
-    """The node that directly holds a dotted key, and the key's last part."""
+    """Return the node that directly holds a dotted key, and the key's last part."""
     *path, leaf = key.split(".")
     for part in path:
         cfg = cfg[part]

@@ -1,12 +1,13 @@
-"""`preprocessor_config.json` of Hugging Face's Mask2Former and our config keys, both ways.
+"""The `preprocessor_config.json` of Hugging Face's Mask2Former and our config keys, both ways.
 
-The same image becomes the same pixels where neither side resizes. Where they do:
+Where neither side resizes, both turn an image into the same pixels. Resizing differs:
 
-- Theirs resizes to a multiple of `size_divisor`, which stretches the image a little; ours keeps its
-  proportions and pads at the right and bottom.
+- Theirs resizes to a multiple of `size_divisor`, which stretches the image a little. Ours keeps the
+  proportions and pads at the right and at the bottom.
 - The published folders squeeze every image to a square, `"size": {"height": 384, "width": 384}`.
-  No config of ours can say so, and the models were neither trained nor evaluated in this way:
-  ours resizes as for COCO (the shorter side to 800 pixels, the longer to at most 1333) and logs it.
+  Our config cannot express this, and the models were neither trained nor evaluated in this way. Our
+  model resizes as for COCO instead (the shorter side to 800 pixels, the longer side to at most
+  1333) and logs a warning.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from detectron2.config import CfgNode
 
 from ..files import WeightsError
 
+logger = logging.getLogger(__name__)
+
 PREPROCESSOR_FILE = "preprocessor_config.json"
 _BILINEAR = 2  # as Pillow numbers its filters
 _COCO_SIZE = (800, 1333)
@@ -27,21 +30,21 @@ _SWIN_STRIDE = 32
 
 
 def set_preprocessing(cfg: CfgNode, content: dict[str, Any], path: Path) -> None:
-    """Set the keys of `INPUT` and of pixel values from a `preprocessor_config.json`.
+    """Set the keys of `INPUT` and of the pixel statistics from a `preprocessor_config.json`.
 
     Args:
-        cfg: changed in place.
-        content: of the file.
-        path: of the file, for messages.
+        cfg: the config to change in place.
+        content: the content of the file.
+        path: the path of the file, for messages.
 
     Raises:
-        WeightsError: it asks for what our config cannot say.
+        WeightsError: a key has a value that our config cannot express.
     """
     if content.get("do_resize", True):
         resample = content.get("resample", _BILINEAR)
         if resample != _BILINEAR:
             raise WeightsError(
-                f"{path}: 'resample' is {resample!r}; supported is {_BILINEAR}, bilinear"
+                f"{path}: 'resample' is {resample!r}; only {_BILINEAR}, bilinear, is supported"
             )
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = _size(content, path)
     else:
@@ -62,19 +65,19 @@ def set_preprocessing(cfg: CfgNode, content: dict[str, Any], path: Path) -> None
             values = [0.0 if key == "image_mean" else 1.0] * 3
         if not isinstance(values, list) or len(values) != 3:
             raise WeightsError(f"{path}: '{key}' must be 3 numbers, got {values!r}")
-        # The published 123.675 went through float32: rounding takes its traces away.
+        # Published values such as 123.675 were stored as float32: rounding restores them.
         cfg.MODEL[ours] = [round(value / factor, 4) for value in values]
 
 
 def hf_preprocessor(cfg: CfgNode) -> dict[str, Any]:
-    """The content of a `preprocessor_config.json` that prepares images as `cfg` says.
+    """Return the content of a `preprocessor_config.json` that prepares images as `cfg` says.
 
     Raises:
-        WeightsError: the model takes BGR images, which theirs cannot give.
+        WeightsError: the model takes BGR images, which theirs cannot produce.
     """
     if cfg.INPUT.FORMAT != "RGB":
         raise WeightsError(
-            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: Hugging Face's image processor gives RGB only"
+            f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}: Hugging Face's image processor gives only RGB"
         )
     shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     divisor = cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
@@ -91,14 +94,14 @@ def hf_preprocessor(cfg: CfgNode) -> dict[str, Any]:
         "image_std": [round(value * _RESCALE, 10) for value in cfg.MODEL.PIXEL_STD],
         "ignore_index": cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE,
         "num_labels": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
-        # whether label maps count from 1, by the names of transformers 5 and 4
+        # Whether label maps count from 1, under its names in transformers 5 and 4.
         "do_reduce_labels": False,
         "reduce_labels": False,
     }
 
 
 def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Length to resize the shorter side to, and limit of the longer, in pixels."""
+    """Return the length of the shorter side and the limit of the longer one, in pixels."""
     size = content.get("size", _COCO_SIZE[0])
     limit = content.get("max_size", content.get("_max_size", _COCO_SIZE[1]))
     if isinstance(size, int):
@@ -106,10 +109,10 @@ def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
     if "shortest_edge" in size:
         return size["shortest_edge"], size.get("longest_edge", limit)
     if {"height", "width"} <= set(size):
-        logging.getLogger(__name__).warning(
-            "%s squeezes images to %d x %d pixels, which changes their proportions. They are kept "
-            "here: the shorter side becomes %d, the longer at most %d pixels. For others set "
-            "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST",
+        logger.warning(
+            "%s squeezes images to %d x %d pixels, which changes their proportions. Here they keep "
+            "them: the shorter side becomes %d pixels, the longer side at most %d. To change this, "
+            "set INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST",
             path, size["width"], size["height"], *_COCO_SIZE,
         )  # fmt: skip
         return _COCO_SIZE

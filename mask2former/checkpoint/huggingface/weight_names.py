@@ -1,21 +1,21 @@
-"""Parameter names of Hugging Face's Mask2Former and ours, both ways, by one table.
+"""The parameter names of Hugging Face's Mask2Former and ours, in one table that is used both ways.
 
-Theirs are those of files: versions 4 and 5 of `transformers` write the same ones, which are those
-of the published folders (`facebook/mask2former-...`). The names that version 5 gives Swin in
-memory, in `model.state_dict()`, are understood too.
+"Their" names are those in files. Versions 4 and 5 of `transformers` write the same names, and the
+published folders (`facebook/mask2former-...`) have them too. `hf_to_d2` also understands the names
+that version 5 gives Swin in memory, in `model.state_dict()`.
 
-The tensors are the same but for these, which one side lacks:
+Both sides have the same tensors, except:
 
-- `relative_position_index` of Swin follows from the size of the window. Published folders have it,
-  version 5 writes none; it is made anew where it is missing.
+- `relative_position_index` of Swin follows from the size of the window. The published folders
+  contain it, but version 5 does not write it. Where it is missing, it is computed.
 - `num_batches_tracked` of batch norms counts training steps. Our usual ResNet has frozen norms
-  without it: it is dropped on the way here, and 0 on the way back.
-- `swin.layernorm`, which version 5 builds after the last stage, is not applied by the model: it is
+  without it. `hf_to_d2` drops it, and `d2_to_hf` sets it to 0.
+- `swin.layernorm`, which version 5 builds after the last stage, is not used by the model and is
   dropped.
-- `pixel_mean` and `pixel_std`, which the first versions of Detectron2 saved, stand in
-  `preprocessor_config.json`: they are dropped.
+- `pixel_mean` and `pixel_std`, which the first versions of Detectron2 saved, are dropped:
+  `preprocessor_config.json` has these values.
 
-`criterion.empty_weight`, the weights of the classes in the loss, is carried over if it is there.
+`criterion.empty_weight`, the weights of the classes in the loss, is converted if it is there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PIXEL_DECODER = "model.pixel_level_module.decoder."
 _TRANSFORMER = "model.transformer_module."
 _SHOWN = 8  # names in a message
 
-# A field of a template stands for one of these; a name has it in both libraries.
+# What the fields of a template stand for; both libraries have the same value in a name.
 _FIELDS = {
     "i": r"\d+",
     "j": r"\d+",
@@ -43,8 +43,7 @@ _FIELDS = {
     "bn": "weight|bias|running_mean|running_var|num_batches_tracked",
 }
 
-# (our prefix, their prefix): {our name: their name, or names of what ours has as rows one below
-# another}
+# (our prefix, their prefix): {our name: their name, or their names if ours is a concatenation}
 _TABLE: dict[tuple[str, str], dict[str, str | tuple[str, ...]]] = {
     # --- Swin ---
     ("backbone.", _BACKBONE): {
@@ -151,7 +150,7 @@ _TABLE: dict[tuple[str, str], dict[str, str | tuple[str, ...]]] = {
     },
 }
 
-# Version 5's names of Swin in memory, as regular expressions, and those of files.
+# Version 5's names of Swin in memory, as regular expressions, and its names in files.
 _IN_MEMORY = {
     r"^swin\.(embeddings|encoder)\.": r"\1.",
     r"\.attention\.q_proj\.": ".attention.self.query.",
@@ -167,14 +166,14 @@ _D2_DROPPED = re.compile(r"pixel_(mean|std)")
 
 
 class _Rule(NamedTuple):
-    """One of our names, and the names of theirs that it holds one below another."""
+    """One of our names, and the names of theirs whose tensors ours concatenates along rows."""
 
     d2: str
     hf: tuple[str, ...]
 
 
 class _Found(NamedTuple):
-    """The rule for a name, which of the rule's names of theirs it is, and its fields' values."""
+    """The rule for a name, the index of the name among the rule's, and the values of its fields."""
 
     rule: _Rule
     part: int
@@ -205,21 +204,21 @@ _HF_PATTERNS: _Patterns = [
 
 
 def is_hf_state(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of `transformers`' Mask2Former (or of its MaskFormer)."""
+    """Tell whether the names are those of `transformers`' Mask2Former (or of its MaskFormer)."""
     return any(name.startswith((_BACKBONE, _PIXEL_DECODER)) for name in state)
 
 
 def hf_to_d2(state: Mapping[str, Tensor]) -> State:
-    """Give the weights of a `Mask2FormerForUniversalSegmentation` our names.
+    """Rename the weights of a `Mask2FormerForUniversalSegmentation` to ours.
 
     Args:
-        state: what a Hugging Face folder holds, or `model.state_dict()`.
+        state: the weights in a Hugging Face folder, or `model.state_dict()`.
 
     Returns:
-        the same tensors under our names; queries, keys and values of an attention become one.
+        The same tensors under our names. Query, key and value projections are concatenated.
 
     Raises:
-        WeightsError: a name is unknown, or of queries, keys and values some are missing.
+        WeightsError: a name is unknown, or an attention lacks its queries, keys or values.
     """
     found = {
         name: _find(_as_in_files(name), _HF_PATTERNS)
@@ -249,14 +248,15 @@ def hf_to_d2(state: Mapping[str, Tensor]) -> State:
 
 
 def d2_to_hf(state: Mapping[str, Tensor]) -> State:
-    """Give the weights of our model the names of a `Mask2FormerForUniversalSegmentation`.
+    """Rename the weights of our model to those of a `Mask2FormerForUniversalSegmentation`.
 
     Args:
-        state: of a model with a Swin or ResNet backbone, `MSDeformAttnPixelDecoder` and
+        state: the weights of a model with a Swin or ResNet backbone, `MSDeformAttnPixelDecoder` and
             `MultiScaleMaskedTransformerDecoder`.
 
     Returns:
-        the same tensors under the names of a published folder; queries, keys and values are apart.
+        The same tensors under the names of a published folder. Query, key and value projections
+        are separate.
 
     Raises:
         WeightsError: a name is unknown.
@@ -273,7 +273,7 @@ def d2_to_hf(state: Mapping[str, Tensor]) -> State:
             renamed[rule.hf[0].format(**fields)] = state[name]
             continue
         for theirs, piece in zip(rule.hf, state[name].chunk(len(rule.hf)), strict=True):
-            # A copy: pieces of one memory cannot be saved one by one.
+            # safetensors does not save tensors that share memory.
             renamed[theirs.format(**fields)] = piece.clone()
     for name in [name for name in renamed if name.endswith("normalization.running_var")]:
         counter = name.replace("running_var", "num_batches_tracked")
@@ -282,7 +282,7 @@ def d2_to_hf(state: Mapping[str, Tensor]) -> State:
 
 
 def _as_in_files(name: str) -> str:
-    """The name in files of a parameter of this name in memory; one of files stays."""
+    """Turn a parameter's name in memory into its name in files; names in files stay."""
     if not name.startswith(_BACKBONE):
         return name
     part = name[len(_BACKBONE) :]
@@ -302,12 +302,12 @@ def _find(name: str, patterns: _Patterns) -> _Found | None:
 def _all_known(
     found: Mapping[str, _Found | None], model: str, expected: list[str]
 ) -> dict[str, _Found]:
-    """What was found, if there is no name for which nothing was."""
+    """Return what was found for each name, or raise `WeightsError` if a name is unknown."""
     unknown = sorted(name for name, rule in found.items() if rule is None)
     if unknown:
         more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise WeightsError(
-            f"{len(unknown)} names are not of {model}: {', '.join(unknown[:_SHOWN])}{more}. "
-            f"Expected are names as {', '.join(expected)}"
+            f"{len(unknown)} names do not belong to {model}: {', '.join(unknown[:_SHOWN])}{more}. "
+            f"Expected are names such as {', '.join(expected)}"
         )
     return {name: rule for name, rule in found.items() if rule is not None}
