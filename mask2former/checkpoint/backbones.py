@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor
 
 from ..modeling.backbone.swin_blocks import relative_position_index
+from ..utils.text import some_of
 from .files import State, WeightsError
 
 # Maps a library's names, as regular expressions, to ours without the prefix "backbone.".
@@ -24,7 +25,6 @@ Rules = dict[str, str]
 
 _NORM = "(weight|bias|running_mean|running_var)"
 _LINEAR = "(weight|bias)"
-_SHOWN = 8  # names in a message
 
 _RESNET_MARK = "layer1.0.conv1.weight"
 _RESNET_BLOCK = {
@@ -221,11 +221,9 @@ def _rename(
         else:
             renamed[f"backbone.{new_name}"] = tensor
     if left_over:
-        more = f" and {len(left_over) - _SHOWN} more" if len(left_over) > _SHOWN else ""
         raise WeightsError(
-            f"these weights look like those of {family}, which has no "
-            f"{', '.join(left_over[:_SHOWN])}{more}: they are of a variant that cannot be built "
-            "here"
+            f"these weights look like those of {family}, which has no {some_of(left_over, 8)}: "
+            "they are of a variant that cannot be built here"
         )
     return renamed
 

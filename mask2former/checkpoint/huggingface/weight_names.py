@@ -27,13 +27,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...utils.text import some_of
 from ..backbones import add_relative_position_indices
 from ..files import State, WeightsError
 
 _BACKBONE = "model.pixel_level_module.encoder."
 _PIXEL_DECODER = "model.pixel_level_module.decoder."
 _TRANSFORMER = "model.transformer_module."
-_SHOWN = 8  # names in a message
 
 # What the fields of a template stand for; both libraries have the same value in a name.
 _FIELDS = {
@@ -305,9 +305,8 @@ def _all_known(
     """Return what was found for each name, or raise `WeightsError` if a name is unknown."""
     unknown = sorted(name for name, rule in found.items() if rule is None)
     if unknown:
-        more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
         raise WeightsError(
-            f"{len(unknown)} names do not belong to {model}: {', '.join(unknown[:_SHOWN])}{more}. "
+            f"{len(unknown)} names do not belong to {model}: {some_of(unknown, 8)}. "
             f"Expected are names such as {', '.join(expected)}"
         )
     return {name: rule for name, rule in found.items() if rule is not None}
