@@ -1,20 +1,34 @@
-"""Reading arbitrary image files of users into what the models take."""
+"""Read image files of every kind into the pixels that models take.
 
+Training, evaluation and inference all read images here, so that a model is shown the same pixels
+that it was trained on.
+
+Shapes:
+    H, W: height and width of the upright image.
+"""
+
+from __future__ import annotations
+
+import contextlib
 import os
 import struct
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-# Formats that Pillow reads and people keep pictures in.
+# Formats that Pillow reads and people keep pictures in. HEIC needs pillow-heif.
 # fmt: off
 IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm",
-    ".tga", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm",
+    ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 )
 # fmt: on
+# Orders of channels: values of ``INPUT.FORMAT``.
+IMAGE_FORMATS = ("BGR", "RGB")
 
 # What Pillow's decoders raise on files that are not images, are cut off or are damaged.
 DECODER_ERRORS = (
@@ -25,6 +39,8 @@ DECODER_ERRORS = (
     IndexError,
     KeyError,
     TypeError,
+    RuntimeError,  # NotImplementedError is one
+    ImportError,  # the decoder is not installed
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -40,6 +56,9 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Bytes 4 to 12 of a file.
+_AVIF = (b"ftypavif", b"ftypavis")
+_HEIF = tuple(b"ftyp" + b for b in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"))
 
 
 class ImageReadError(ValueError):
@@ -51,31 +70,73 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
 
     - The rotation or mirroring in the EXIF data is applied.
     - Grey, palette, black-and-white and CMYK images become RGB (CMYK without colour management).
-    - Transparent pixels are blended with white: what colour a file stores under them is arbitrary.
+    - Transparent pixels are blended with white, because the colour that a file stores under them
+      is arbitrary.
     - 16-bit images are scaled from their whole range, 0..65535, to 0..255. An image that uses only
       the lower part of the range therefore comes out dark; nothing is clipped or stretched.
-    - Of an animation or a file of several pages, the first is read.
+    - The first image of an animation or of a file with several pages is read.
+
+    Opaque 8-bit images give exactly the pixels of `detectron2.data.detection_utils.read_image`.
 
     Args:
-        path: file of any format that Pillow reads.
+        path: file of any format that Pillow reads, or a path that Detectron2's ``PathManager``
+            resolves. HEIC files need the package pillow-heif, AVIF files Pillow 11.3.
         format: order of the channels, "BGR" or "RGB".
 
     Returns:
         (H, W, 3) uint8, contiguous and writable.
 
     Raises:
-        ImageReadError: the file is missing, cut off, damaged, no image, or of a pixel type without
-            a defined range (floating point, 32-bit integers).
+        ImageReadError: the file is missing, cut off, damaged, not an image, or of a pixel type
+            without a defined range (floating point, 32-bit integers).
+        ValueError: there is no such `format`.
     """
-    if format not in ("BGR", "RGB"):
+    if format not in IMAGE_FORMATS:
         raise ValueError(f"image format {format!r} is not supported; use 'BGR' or 'RGB'")
+    with open_image(path) as image:
+        image.load()
+        method = _ORIENTATIONS.get(exif_orientation(image))
+        rgb = _to_rgb(image)
+        pixels = np.asarray(rgb if method is None else rgb.transpose(method))
+    return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
+
+
+@contextlib.contextmanager
+def open_image(
+    path: str | os.PathLike[str], error: type[ValueError] = ImageReadError
+) -> Iterator[Image.Image]:
+    """Open an image file for a block in which decoding problems become an `error`.
+
+    Args:
+        path: see `read_image`.
+        error: the exception to raise. Its message names the file and the reason. Exceptions of
+            this type that the block itself raises are left as they are.
+    """
     try:
-        with Path(path).open("rb") as file, Image.open(file) as image:
-            image.load()
-            rgb = np.asarray(_upright(_to_rgb(image), image))
-    except DECODER_ERRORS as error:
-        raise ImageReadError(f"{os.fspath(path)}: {decoding_problem(error)}") from error
-    return np.ascontiguousarray(rgb[:, :, ::-1]) if format == "BGR" else rgb.copy()
+        with PathManager.open(os.fspath(path), "rb") as file, _decoder(file) as image:
+            yield image
+    except error:
+        raise
+    except DECODER_ERRORS as problem:
+        raise error(f"{os.fspath(path)}: {decoding_problem(problem)}") from problem
+
+
+def _decoder(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file)
+    except Image.UnidentifiedImageError:
+        file.seek(4)
+        kind = file.read(8)
+        if kind in _AVIF and ".avif" not in Image.registered_extensions():
+            raise ImportError("AVIF files need Pillow 11.3 or newer") from None
+        if kind not in _HEIF:
+            raise
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ImportError("HEIC files need pillow-heif: pip install pillow-heif") from None
+    register_heif_opener()
+    return Image.open(file)
 
 
 def decoding_problem(error: Exception) -> str:
@@ -86,13 +147,18 @@ def decoding_problem(error: Exception) -> str:
         return "not an image of a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
+    if isinstance(error, ImportError):
+        return str(error)
     return f"damaged or not supported: {str(error) or type(error).__name__}"
 
 
-def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    orientation = original.getexif().get(_EXIF_ORIENTATION, 1)
-    method = _ORIENTATIONS.get(orientation)
-    return rgb if method is None else rgb.transpose(method)
+def exif_orientation(image: Image.Image) -> int:
+    """Return the orientation in the EXIF data, 1 to 8; 1 (upright) without readable EXIF data."""
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except DECODER_ERRORS:  # the pixels do not depend on it: Detectron2 and viewers show them, too
+        return 1
+    return orientation if orientation in _ORIENTATIONS else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,16 +10,14 @@ Shape letters: H, W height and width.
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data import transforms as T
-from PIL import Image
 
 from .errors import DatasetError
-from .image import DECODER_ERRORS, decoding_problem
+from .image import open_image
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
@@ -45,7 +43,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         DatasetError: the file cannot be read, or is no label map; the message names it.
     """
-    with _opened(path) as image:
+    with open_image(path, DatasetError) as image:
         if image.mode not in _LABEL_MODES:
             raise DatasetError(
                 f"{os.fspath(path)}: its pixels are {image.mode}, but a label map has one channel "
@@ -70,7 +68,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         DatasetError: the file cannot be read, or is no such PNG; the message names it.
     """
-    with _opened(path) as image:
+    with open_image(path, DatasetError) as image:
         if image.mode not in _COLOR_MODES:
             raise DatasetError(
                 f"{os.fspath(path)}: its pixels are {image.mode}, but a panoptic PNG is RGB of 8 "
@@ -88,18 +86,6 @@ def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(
         little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]
     )
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
-    """Open an image whose decoder's errors are raised as `DatasetError`."""
-    try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            yield image
-    except DatasetError:
-        raise
-    except DECODER_ERRORS as error:
-        raise DatasetError(f"{os.fspath(path)}: {decoding_problem(error)}") from error
 
 
 def check_size(path: str, size: Sequence[int], image_path: str, image_size: Sequence[int]) -> None:

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ..data.image import IMAGE_SUFFIXES
 
 _JPEG = frozenset((".jfif", ".jpeg", ".jpg"))
@@ -66,6 +68,8 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
     if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
         if len(inputs) > 1:
             raise ValueError(f"{len(inputs)} images cannot all go to {output}: name a folder")
+        if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+            raise ValueError(f"{output}: cannot write this format; choose .png or .jpg")
         paths = [output]
     else:
         paths = [

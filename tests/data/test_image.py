@@ -1,11 +1,32 @@
 """Files that users have: rotated, grey, transparent, 16-bit, CMYK, damaged."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from detectron2.data import detection_utils
 from matplotlib import cbook
 from PIL import Image
+from support import REPOSITORY
 
+from mask2former.data.checks.image_files import read_header
 from mask2former.data.image import ImageReadError, read_image
+
+COCO = REPOSITORY.parent / "shared/data/coco_permissive/val2017"
+# How the stored pixels follow from the upright ones, for each EXIF orientation.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+# Each needs a package or a version of Pillow that may be missing.
+OPTIONAL = ("avif", "heic")
 
 
 @pytest.fixture(scope="module")
@@ -32,30 +53,73 @@ def test_channel_order(tmp_path, pixels):
         read_image(tmp_path / "a.png", "L")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
-@pytest.mark.parametrize(
-    ("orientation", "stored"),  # how the stored pixels follow from the upright ones
-    [
-        (1, lambda a: a),
-        (2, lambda a: a[:, ::-1]),
-        (3, lambda a: a[::-1, ::-1]),
-        (4, lambda a: a[::-1]),
-        (5, lambda a: a.transpose(1, 0, 2)),
-        (6, lambda a: np.rot90(a, 1)),
-        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
-        (8, lambda a: np.rot90(a, -1)),
-    ],
-)
-def test_exif_orientation(tmp_path, photo, suffix, orientation, stored):
-    upright = np.asarray(photo)
+def save(image, path, **options):
+    """Save an image without registering pillow-heif, which is up to the reader."""
+    suffix = path.suffix
+    if suffix == ".heic":
+        pillow_heif = pytest.importorskip("pillow_heif")
+        exif = options.pop("exif", Image.Exif()).tobytes()
+        pillow_heif.from_pillow(image).save(path, exif=exif, **options)
+    elif suffix == ".avif" and ".avif" not in Image.registered_extensions():
+        pytest.skip("this Pillow does not read AVIF")
+    else:
+        image.save(path, **options)
+
+
+def exif_data(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", *OPTIONAL])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation(tmp_path, photo, suffix, orientation):
+    upright = np.asarray(photo)
     path = tmp_path / f"a.{suffix}"
-    quality = {"jpg": {"quality": 95}, "webp": {"quality": 95}}.get(suffix, {})
-    Image.fromarray(np.ascontiguousarray(stored(upright))).save(path, exif=exif, **quality)
+    quality = {} if suffix in ("png", "tif") else {"quality": 95}
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    save(stored, path, exif=exif_data(orientation), **quality)
     read = read_image(path, "RGB")
     assert read.shape == upright.shape
     assert np.abs(read.astype(int) - upright).mean() < 4
+    assert read_header(str(path)).upright == photo.size
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_ordinary_photographs_have_the_pixels_of_detectron2(
+    tmp_path, photo, suffix, mode, orientation
+):
+    path = tmp_path / f"a.{suffix}"
+    photo.convert(mode).save(path, exif=exif_data(orientation))
+    for order in ("RGB", "BGR"):
+        expected = detection_utils.read_image(str(path), order)
+        np.testing.assert_array_equal(read_image(path, order), expected)
+
+
+@pytest.mark.skipif(not COCO.is_dir(), reason="needs the sample data beside the checkout")
+def test_photographs_of_coco_have_the_pixels_of_detectron2():
+    paths = sorted(COCO.glob("*.jpg"))
+    assert paths
+    for path in paths[:20]:
+        np.testing.assert_array_equal(read_image(path), detection_utils.read_image(path, "BGR"))
+
+
+def test_heic_without_pillow_heif_says_what_to_install(tmp_path, photo):
+    save(photo, tmp_path / "a.jpg.heic")
+    (tmp_path / "a.jpg.heic").rename(tmp_path / "a.jpg")  # phones name them so, too
+    script = """if True:
+        import sys
+        sys.modules["pillow_heif"] = None
+        from mask2former.data.image import read_image
+        read_image(sys.argv[1])
+    """
+    command = [sys.executable, "-c", script, tmp_path / "a.jpg"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    message = "a.jpg: HEIC files need pillow-heif: pip install pillow-heif"
+    assert result.stderr.strip().endswith(message)
 
 
 def test_damaged_exif_data_do_not_hide_the_image(tmp_path, photo):
@@ -156,12 +220,12 @@ def test_unreadable_files_are_named(tmp_path, photo):
         assert str(error.value).startswith(f"{tmp_path / name}: {reason}")
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "gif", "bmp", "webp", "dds", *OPTIONAL])
 @pytest.mark.filterwarnings("ignore")
 def test_random_damage_raises_nothing_else(tmp_path, photo, suffix):
     rng = np.random.default_rng(0)
     path = tmp_path / f"a.{suffix}"
-    photo.resize((48, 64)).save(path)
+    save(photo.resize((48, 64)), path)
     data = np.frombuffer(path.read_bytes(), np.uint8)
     outcomes = {"read": 0, "refused": 0}
     for _ in range(60):

@@ -10,9 +10,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from support import REPOSITORY
-from tests.evaluation.test_coco import category_indices, made_up_annotations, perturbed, truth_masks
 
 from mask2former.evaluation.boundary import boundary_average_precision, mask_boundary
+from tests.evaluation.test_coco import category_indices, made_up_annotations, perturbed, truth_masks
 
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 

@@ -12,10 +12,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from detectron2.structures import Instances
 from PIL import Image
-from tests.evaluation.test_build import make_cfg, switches
 
 from mask2former.data import DatasetError
 from mask2former.evaluation import build_evaluator, check_evaluation
+from tests.evaluation.test_build import make_cfg, switches
 
 NAME = "test_cityscapes_evaluation"
 HEIGHT, WIDTH = 64, 128

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mask2former.inference.inputs import expand_inputs, image_ids, output_paths
 
@@ -66,6 +67,13 @@ def test_output_file(tmp_path):
     assert output_paths([Path("a.jpg")], tmp_path / "x.png") == [tmp_path / "x.png"]
     with pytest.raises(ValueError, match="name a folder"):
         output_paths([Path("a.jpg"), Path("b.jpg")], tmp_path / "x.png")
+
+
+def test_heic_files_are_read_but_not_written(monkeypatch):
+    monkeypatch.delitem(Image.SAVE, "HEIF", raising=False)
+    with pytest.raises(ValueError, match=r"x\.heic: cannot write.*\.png"):
+        output_paths([Path("a.heic")], Path("x.heic"))
+    assert output_paths([Path("a.heic")], Path("out")) == [Path("out/a.png")]
 
 
 def test_inputs_are_never_replaced(tmp_path):

@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from ..image import DECODER_ERRORS, decoding_problem
+from ..image import ImageReadError, exif_orientation, open_image
 from .report import Report
 
-_EXIF_ORIENTATION = 274
 # Orientations that exchange width and height when Detectron2 turns the image upright.
 _TRANSPOSED = (5, 6, 7, 8)
 # Seconds before a progress bar appears.
@@ -83,12 +81,15 @@ def read_header(path: str) -> Header | str | None:
     if not os.path.isfile(path):
         return None
     try:
-        with Image.open(path) as image:
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            upright = image.size[::-1] if orientation in _TRANSPOSED else image.size
-            return Header(image.size, upright, orientation, image.mode, image.format or "")
-    except DECODER_ERRORS as error:
-        return decoding_problem(error)
+        with open_image(path) as image:
+            orientation = exif_orientation(image)
+            # Pillow gives the size of a TIFF file once it is turned.
+            tags = getattr(image, "tag_v2", None)
+            width, height = (tags[256], tags[257]) if tags else image.size
+            upright = (height, width) if orientation in _TRANSPOSED else (width, height)
+            return Header((width, height), upright, orientation, image.mode, image.format or "")
+    except ImageReadError as error:
+        return str(error).removeprefix(f"{path}: ")
 
 
 def count_values(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

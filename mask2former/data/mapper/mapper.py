@@ -18,9 +18,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
-from PIL import Image
 
 from ..errors import DatasetError
+from ..image import IMAGE_FORMATS, ImageReadError, read_image
 from ..label_maps import PADDING_BYTE, LabelledInput, check_size, read_label_map
 from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
 from .targets import (
@@ -74,7 +74,7 @@ class SegmentationMapper:
             is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
             augmentations: applied in this order; a plain `T.AugmentationList` of them draws the
                 same random numbers.
-            image_format: format of `detectron2.data.detection_utils.read_image`, such as "RGB".
+            image_format: order of the channels, "RGB" or "BGR".
             targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
                 panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label
                 map ("semantic").
@@ -82,6 +82,8 @@ class SegmentationMapper:
                 not check.
             ignore_label: pixels of the label map that have no class.
         """
+        if image_format not in IMAGE_FORMATS:
+            raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR'.")
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -180,15 +182,16 @@ class SegmentationMapper:
         return sample
 
     def _read_image(self, sample: dict[str, Any]) -> np.ndarray:
-        """Read the (H, W, C) image upright; fill in `height` and `width` where they are missing."""
+        """Read the upright (H, W, 3) image; fill in `height` and `width` where they are missing."""
+        path = sample["file_name"]
         try:
-            image = detection_utils.read_image(sample["file_name"], format=self.image_format)
+            image = read_image(path, self.image_format)
             detection_utils.check_image_size(sample, image)
+        except ImageReadError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+            raise DatasetError(f"cannot read the image: {reason}") from error
         except detection_utils.SizeMismatchError as error:
             raise DatasetError(str(error)) from error
-        # Pillow raises each of these for files that are damaged in one way or another.
-        except (OSError, EOFError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise DatasetError(f"cannot read the image: {error}") from error
         return image
 
     def _with_ground_truth(self, image: np.ndarray, dataset_dict: dict[str, Any]) -> LabelledInput:
