@@ -6,10 +6,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from detectron2.engine import launch
-
 from mask2former.checkpoint import Checkpointer
-from mask2former.engine import Trainer, argument_parser, setup
+from mask2former.engine import Trainer, argument_parser, launch, setup
 
 
 def main(args: argparse.Namespace) -> dict | None:

@@ -1,5 +1,6 @@
 """Training: trainer, loop, optimizer, command-line setup."""
 
+from .launch import launch
 from .optimizer import build_optimizer, param_groups
 from .setup import argument_parser, setup
 from .train_loop import TrainLoop
@@ -10,6 +11,7 @@ __all__ = [
     "Trainer",
     "argument_parser",
     "build_optimizer",
+    "launch",
     "param_groups",
     "setup",
 ]

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import launch
 from detectron2.utils import comm
 from PIL import Image
 from support import REPOSITORY
@@ -14,6 +13,7 @@ from support import REPOSITORY
 from mask2former import load_config
 from mask2former.data import DatasetError
 from mask2former.data.classes import write_metadata
+from mask2former.engine import launch
 from mask2former.engine.data_flags import register_run_datasets
 from mask2former.engine.setup import argument_parser, check_datasets
 

@@ -1,0 +1,58 @@
+"""Processes that are started together report what happened and leave no thread behind."""
+
+import atexit
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils import comm
+
+from mask2former.engine import launch
+
+two_processes = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="Detectron2's launcher would want two GPUs"
+)
+
+
+def _gloo_threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum("gloo" in name for name in names)
+
+
+def _train_and_leave_a_cycle(folder):
+    """Use every process group of a training, with a model that only the collector can free."""
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+    model.itself = [model]
+    model(torch.ones(1, 2)).sum().backward()
+    assert comm.all_gather(comm.get_rank()) == [0, 1]
+    assert comm.get_local_rank() == comm.get_rank()
+    at_work = _gloo_threads()
+    path = Path(folder) / str(comm.get_rank())
+    atexit.register(lambda: path.write_text(f"{at_work > 0} {_gloo_threads()}"))
+
+
+@two_processes
+def test_no_thread_of_a_process_group_outlives_it(tmp_path):
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("there is no other list of threads")
+    launch(_train_and_leave_a_cycle, 2, dist_url="auto", args=(str(tmp_path),))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["True 0", "True 0"]
+
+
+def _fail_in_the_main_process():
+    if comm.is_main_process():
+        raise ValueError("the true reason")
+    comm.synchronize()
+
+
+@two_processes
+def test_the_error_of_the_process_that_failed_is_reported():
+    with pytest.raises(Exception, match="the true reason"):
+        launch(_fail_in_the_main_process, 2, dist_url="auto")
+
+
+def test_a_single_process_is_this_one():
+    pids = []
+    launch(lambda name: pids.append((name, os.getpid())), 1, args=("a",))
+    assert pids == [("a", os.getpid())]
