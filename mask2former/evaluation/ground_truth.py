@@ -20,9 +20,8 @@ from detectron2.data.catalog import Metadata
 
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
-from .panoptic_quality import VOID, Category
-
-Segment = Mapping[str, Any]
+from ..data.segment_labels import Segment
+from .panoptic_quality import Category
 
 
 @dataclass(frozen=True)
@@ -235,26 +234,6 @@ def panoptic_records(dataset_name: str) -> Iterator[dict[str, Any]]:
     for record in DatasetCatalog.get(dataset_name):
         if "pan_seg_file_name" in record and "segments_info" in record:
             yield record
-
-
-def semantic_labels(
-    segment_ids: np.ndarray, segments: Sequence[Segment], ignore_label: int
-) -> np.ndarray:
-    """Return the (H, W) int32 classes of the segments that pixels belong to, crowds included.
-
-    Args:
-        segment_ids: (H, W) as `read_panoptic_png` returns them.
-        segments: ``id`` and ``category_id``; pixels of other ids get `ignore_label`.
-        ignore_label: any integer.
-    """
-    largest = max(int(segment_ids.max(initial=0)), *(s["id"] for s in segments), VOID)
-    # Zeros are not written to memory, unlike another value, and ids may be as large as 2**24.
-    table = np.zeros(largest + 1, dtype=np.int32)
-    for segment in segments:
-        table[segment["id"]] = segment["category_id"] + 1
-    labels = table[segment_ids] - 1
-    labels[labels < 0] = ignore_label
-    return labels
 
 
 def instance_annotations(

@@ -25,9 +25,10 @@ from detectron2.utils import comm
 
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
+from ..data.segment_labels import semantic_labels
 from ..utils.files import write_atomically
 from ..utils.text import some_of
-from .ground_truth import CategoryIds, semantic_labels
+from .ground_truth import CategoryIds
 from .tables import class_table
 
 _logger = logging.getLogger(__name__)

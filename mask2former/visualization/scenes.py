@@ -15,8 +15,8 @@ import pycocotools.mask as mask_util
 from PIL import Image
 
 from ..data.label_maps import read_label_map, read_panoptic_png
+from ..data.segment_labels import semantic_labels
 from ..data.segmentation import checked_run_lengths, parse_polygon
-from ..evaluation.ground_truth import semantic_labels
 from .colors import Color, palette_color
 from .instances import draw_instances
 from .regions import draw_panoptic, draw_semantic

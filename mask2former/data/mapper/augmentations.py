@@ -11,7 +11,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-from ..label_maps import PADDING_BYTE
+from .labelled_input import PADDING_BYTE
 
 # Value of image pixels that padding adds.
 IMAGE_PADDING = 128

@@ -21,16 +21,13 @@ from detectron2.data import transforms as T
 
 from ..errors import DatasetError
 from ..image import IMAGE_FORMATS, ImageReadError, read_image
-from ..label_maps import PADDING_BYTE, LabelledInput, check_size, read_label_map
+from ..label_maps import check_size, read_label_map
+from ..segment_labels import segment_classes
 from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
-from .targets import (
-    instance_targets,
-    labels_of_segments,
-    panoptic_targets,
-    present_classes,
-    read_segments,
-    semantic_targets,
-)
+from .classes import present_classes
+from .labelled_input import PADDING_BYTE, LabelledInput
+from .segments import read_segments
+from .targets import instance_targets, panoptic_targets, semantic_targets
 
 Targets = Literal["instance", "panoptic", "semantic"]
 
@@ -211,7 +208,7 @@ class SegmentationMapper:
             labels = labels.astype(kind, copy=False)
         if self.targets == "panoptic":
             segments = read_segments(dataset_dict, image.shape[:2], self.num_classes)
-            segment_labels = labels_of_segments(dataset_dict["segments_info"], self.ignore_label)
+            segment_labels = segment_classes(dataset_dict["segments_info"], self.ignore_label)
         return LabelledInput(image, labels=labels, segments=segments, segment_labels=segment_labels)
 
 

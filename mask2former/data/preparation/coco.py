@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ..checks.report import Report
@@ -13,6 +13,7 @@ from ..checks.semantic_folders import check_semantic_folders
 from ..datasets.coco_panoptic import load_coco_panoptic
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
+from ..segment_labels import look_up, number_segments, segment_classes
 from .job import Job
 
 IGNORE_LABEL = 255
@@ -33,8 +34,8 @@ class CocoSemantic(Job):
         self.split = split
         self.title = f"COCO semantic, {split}2017"
         self.output_folder = self.folder / f"panoptic_semseg_{split}2017"
-        self.segments: dict[str, dict[int, int]] = {}
-        """Name -> segment id -> contiguous class id."""
+        self.segments: dict[str, list[dict[str, Any]]] = {}
+        """Name -> ``segments_info``."""
 
     def names(self) -> list[str]:
         """Return the names of the PNG files in the order of the JSON. See `Job.names`."""
@@ -47,22 +48,19 @@ class CocoSemantic(Job):
         )
         for record in records:
             name = Path(record["pan_seg_file_name"]).stem
-            segments = record["segments_info"]
-            self.segments[name] = {s["id"]: s["category_id"] for s in segments}
+            self.segments[name] = record["segments_info"]
         return list(self.segments)
 
     def convert(self, name: str) -> None:
         """See `Job.convert`."""
         path = self.folder / f"panoptic_{self.split}2017" / f"{name}.png"
         ids = read_panoptic_png(path)
-        classes = {0: IGNORE_LABEL, **self.segments[name]}
-        known = np.array(sorted(classes))
-        positions = np.searchsorted(known, ids).clip(max=len(known) - 1)
-        unknown = ids[known[positions] != ids]
+        numbers = number_segments(ids, self.segments[name])
+        unknown = ids[(numbers == 0) & (ids != 0)]
         if unknown.size:
             raise DatasetError(f"{path} has the segment id {unknown[0]}, which the JSON lacks.")
-        of_known = np.array([classes[i] for i in known.tolist()], dtype=np.uint8)
-        self.save_png(name, of_known[positions])
+        classes = segment_classes(self.segments[name], IGNORE_LABEL)
+        self.save_png(name, look_up(classes, numbers))
 
     def check(self) -> Report:
         """See `Job.check`."""

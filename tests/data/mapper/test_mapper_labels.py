@@ -10,7 +10,7 @@ from label_files import id_colors, patches, save
 from mapper_cases import HEIGHT, WIDTH, make_cfg, run
 
 from mask2former.data import DatasetError, build_mapper
-from mask2former.data.label_maps import LabelledInput
+from mask2former.data.mapper.labelled_input import LabelledInput
 
 
 @pytest.mark.parametrize("ignore_label", [255, 65535, 19])
