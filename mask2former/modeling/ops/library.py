@@ -1,9 +1,8 @@
 """Defines ``torch.ops.mask2former.ms_deform_attn`` and chooses what computes it.
 
-The schemas come from the compiled library (``mask2former/_C*.so``, which setup.py builds) or, where
-there is none, from here. What every implementation shares is registered from here as well:
-autograd, fake tensors, autocast. Kernels that the compiled library has for a device take
-precedence; for all other devices the dispatcher comes to `_forward` and `_backward` below.
+What every implementation shares is registered here: schemas, autograd, fake tensors, autocast.
+Kernels that the compiled library (``mask2former/_C*.so``, which setup.py builds) has for a device
+take precedence. For all other devices the dispatcher comes to `_forward` and `_backward` below.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import triton_kernels
-from .checks import HALF_DTYPES, check_arguments, check_grad_output
+from .checks import HALF_DTYPES, check_arguments, explain_bad_arguments
 from .pytorch import ms_deform_attn_backward_pytorch, ms_deform_attn_pytorch
 
 VARIABLE = "MASK2FORMER_OPS"
@@ -35,6 +34,8 @@ _ARGUMENTS = (
 _SCHEMAS = (
     f"ms_deform_attn({_ARGUMENTS}) -> Tensor",
     f"ms_deform_attn_backward(Tensor grad_output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    # called by the compiled kernels
+    f"explain_bad_arguments({_ARGUMENTS}, Tensor? grad_output) -> ()",
 )
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,9 @@ def _load_compiled(folder: Path) -> tuple[str, str]:
 
 _library = torch.library.Library("mask2former", "FRAGMENT")
 _compiled, _why_not_compiled = _load_compiled(Path(__file__).resolve().parents[2])
-if not _compiled:
-    for _schema in _SCHEMAS:
+for _schema in _SCHEMAS:
+    # A library that was compiled from older sources brings schemas with it.
+    if not hasattr(torch.ops.mask2former, _schema.partition("(")[0]):
         _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
@@ -151,48 +153,37 @@ _OBSTACLES: dict[str, Callable[[str], str]] = {
 }
 
 
-def _forward(value: Tensor, *others: Tensor) -> Tensor:
-    if implementation(value.device.type).name == "triton":
-        return triton_kernels.ms_deform_attn_triton(value, *others)
-    return ms_deform_attn_pytorch(value, *others)
+def _forward(*arguments: Tensor) -> Tensor:
+    if implementation(arguments[0].device.type).name == "triton":
+        return triton_kernels.ms_deform_attn_triton(*arguments)
+    return ms_deform_attn_pytorch(*arguments)
 
 
-def _backward(grad_output: Tensor, value: Tensor, *others: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if implementation(value.device.type).name == "triton":
-        return triton_kernels.ms_deform_attn_backward_triton(grad_output, value, *others)
-    return ms_deform_attn_backward_pytorch(grad_output, value, *others)
+def _backward(grad_output: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if implementation(grad_output.device.type).name == "triton":
+        return triton_kernels.ms_deform_attn_backward_triton(grad_output, *arguments)
+    return ms_deform_attn_backward_pytorch(grad_output, *arguments)
 
 
-# Every device without a kernel of its own: the compiled library's kernels are registered for CPU
-# and CUDA, which precede this one.
+# These serve every device without a kernel of its own. The kernels of the compiled library are
+# registered for CPU and CUDA, and take precedence.
 _library.impl("ms_deform_attn", _forward, "CompositeExplicitAutograd")
 _library.impl("ms_deform_attn_backward", _backward, "CompositeExplicitAutograd")
+_library.impl("explain_bad_arguments", explain_bad_arguments, "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake(FORWARD, lib=_library)
-def _fake_forward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+def _fake_forward(*arguments: Tensor) -> Tensor:
+    check_arguments(*arguments)
+    value, _, _, sampling_locations, _ = arguments
     B, _, H, D = value.shape
     return value.new_empty(B, sampling_locations.shape[1], H * D)
 
 
 @torch.library.register_fake(BACKWARD, lib=_library)
-def _fake_backward(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    check_grad_output(grad_output, value, sampling_locations)
+def _fake_backward(grad_output: Tensor, *arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    check_arguments(*arguments, grad_output=grad_output)
+    value, _, _, sampling_locations, attention_weights = arguments
     return (
         value.new_empty(value.shape),
         sampling_locations.new_empty(sampling_locations.shape),
@@ -235,21 +226,11 @@ def _autocast(device_type: str) -> Callable[..., Tensor]:
         eligible = tensor.dtype in (torch.float32, *HALF_DTYPES)
         return tensor.to(dtype) if eligible and tensor.device.type == device_type else tensor
 
-    def rule(
-        value: Tensor,
-        spatial_shapes: Tensor,
-        level_start_index: Tensor,
-        sampling_locations: Tensor,
-        attention_weights: Tensor,
-    ) -> Tensor:
+    def rule(value: Tensor, shapes: Tensor, starts: Tensor, *coordinates: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
             return torch.ops.mask2former.ms_deform_attn(
-                to(value, dtype),
-                spatial_shapes,
-                level_start_index,
-                to(sampling_locations, torch.float32),
-                to(attention_weights, torch.float32),
+                to(value, dtype), shapes, starts, *(to(x, torch.float32) for x in coordinates)
             )
 
     return rule

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...utils.tensor_cache import cached_tensors
 from . import library
-from .checks import check_metadata, check_spatial_shapes
+from .checks import check_metadata, check_spatial_shapes, level_starts
 
 CPU = torch.device("cpu")
 
@@ -73,10 +73,7 @@ def _metadata(
 def _tensors(
     spatial_shapes: tuple[tuple[int, int], ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    starts, total = [], 0
-    for height, width in spatial_shapes:
-        starts.append(total)
-        total += height * width
+    starts, _ = level_starts(spatial_shapes)
     sizes = [number for size in spatial_shapes for number in size]
     return _tensor(sizes, device).view(-1, 2), _tensor(starts, device)
 

@@ -13,30 +13,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .checks import HALF_DTYPES, check_arguments, check_grad_output, check_metadata
+from .checks import HALF_DTYPES, check_arguments, check_metadata
 
 # the enumerations of aten::grid_sampler_2d_backward
 BILINEAR, ZEROS = 0, 0
 
 
-def ms_deform_attn_pytorch(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """``mask2former::ms_deform_attn`` made of PyTorch's operations, all of them differentiable.
+def ms_deform_attn_pytorch(*arguments: Tensor) -> Tensor:
+    """Compute ``mask2former::ms_deform_attn`` with operations that PyTorch can differentiate.
 
-    The arguments are those of `ms_deform_attn`, with `level_start_index`, the first position of
-    each level. Half precision is computed in float32 and rounded once, at the end.
+    Half precision is computed in float32 and rounded once, at the end.
+
+    Args:
+        arguments: value (B, S, H, D), spatial_shapes (L, 2), level_start_index (L,),
+            sampling_locations (B, Q, H, L, P, 2) and attention_weights (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H * D).
 
     Raises:
-        ValueError: if the arguments do not fit together; the message names them.
+        ValueError: the arguments do not fit together; the message names them.
     """
-    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    sizes = spatial_shapes.tolist()
-    check_metadata(value, sizes, level_start_index.tolist())
+    value, _, _, sampling_locations, attention_weights = arguments
+    sizes = _checked_sizes(*arguments)
     B, _, H, D = value.shape
     Q = sampling_locations.shape[1]
     output = _accumulator(value).new_zeros(B * H, D, Q)
@@ -48,39 +47,28 @@ def ms_deform_attn_pytorch(
 
 
 def ms_deform_attn_backward_pytorch(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    grad_output: Tensor, *arguments: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``mask2former::ms_deform_attn_backward``: the gradients of `ms_deform_attn_pytorch`.
+    """Compute ``mask2former::ms_deform_attn_backward``, the gradients of `ms_deform_attn_pytorch`.
 
-    Written out, since autograd does not record inside of an operator's own kernel.
+    They are written out because autograd does not record inside an operator's own kernel.
 
     Args:
         grad_output: (B, Q, H * D).
-        value: as given to the forward, as are all that follow.
+        arguments: as given to the forward.
 
     Returns:
         The gradients with respect to value, sampling_locations and attention_weights.
 
     Raises:
-        ValueError: if the arguments do not fit together; the message names them.
+        ValueError: the arguments do not fit together; the message names them.
     """
-    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    check_grad_output(grad_output, value, sampling_locations)
-    sizes = spatial_shapes.tolist()
-    check_metadata(value, sizes, level_start_index.tolist())
+    value, _, _, sampling_locations, attention_weights = arguments
+    sizes = _checked_sizes(*arguments, grad_output=grad_output)
     B, _, H, D = value.shape
     _, Q, _, _, P, _ = sampling_locations.shape
     if not grad_output.numel() or not attention_weights.numel():
-        return (
-            torch.zeros_like(value, memory_format=torch.contiguous_format),
-            torch.zeros_like(sampling_locations, memory_format=torch.contiguous_format),
-            torch.zeros_like(attention_weights, memory_format=torch.contiguous_format),
-        )
+        return zero_gradients(*arguments)
     grad = _accumulator(grad_output).transpose(1, 2).reshape(B * H, D, Q, 1)
     grad_maps, grad_grids, grad_weights = [], [], []
     for (height, width), (maps, grid, weight) in zip(
@@ -101,6 +89,21 @@ def ms_deform_attn_backward_pytorch(
         grad_locations.to(sampling_locations.dtype).contiguous(),
         grad_attention.to(attention_weights.dtype).contiguous(),
     )
+
+
+def zero_gradients(*arguments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the operator where there is nothing to sample."""
+    value, _, _, locations, weights = (x.new_zeros(x.shape) for x in arguments)
+    return value, locations, weights
+
+
+def _checked_sizes(*arguments: Tensor, grad_output: Tensor | None = None) -> list[list[int]]:
+    """Check the arguments, and return (height, width) of each level."""
+    check_arguments(*arguments, grad_output=grad_output)
+    value, spatial_shapes, level_start_index, _, _ = arguments
+    sizes = spatial_shapes.tolist()
+    check_metadata(value, sizes, level_start_index.tolist())
+    return sizes
 
 
 # A place in grid_sample's coordinates, where a map is [-1, 1], that no bilinear sample of a map

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import functools
 import subprocess
-import warnings
 
 import torch
 from torch import Tensor
+from torch._prims_common import alert_not_deterministic
 
-from .checks import check_arguments, check_grad_output, check_metadata
+from .checks import check_all
+from .pytorch import zero_gradients
 
 # The oldest GPUs that a Triton compiler for PyTorch 2.4 or newer writes programs for.
 _MIN_CAPABILITY = (7, 0)
@@ -69,85 +70,55 @@ def is_available() -> bool:
     return unavailable_reason() is None
 
 
-def ms_deform_attn_triton(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> Tensor:
-    """Sum values sampled bilinearly around each query, weighted by its attention.
-
-    A corner outside of its level counts as zeros. A location that is NaN or a pixel or more outside
-    contributes nothing, whatever its weight.
+def ms_deform_attn_triton(*arguments: Tensor) -> Tensor:
+    """Compute ``mask2former::ms_deform_attn``; half types are summed in float32.
 
     Args:
-        value: (B, S, H, D), float32, float64, bfloat16 or float16; half types are summed in
-            float32.
-        spatial_shapes: (L, 2), int64, (height, width) of the levels; on the CPU or on value's
-            device. On the CPU its contents are checked, elsewhere wrong ones give wrong results,
-            but no access outside of the tensors.
-        level_start_index: (L,), int64, first position of each level; likewise.
-        sampling_locations: (B, Q, H, L, P, 2), (x, y) normalised such that (0, 0) is the top left
-            corner of the top left pixel and (1, 1) the bottom right corner of the last one; of
-            value's dtype, or float32 with a half one.
-        attention_weights: (B, Q, H, L, P), of the dtype of sampling_locations.
+        arguments: as of `ms_deform_attn_pytorch`. The contents of spatial_shapes and
+            level_start_index are checked on the CPU only. Elsewhere wrong ones give wrong results,
+            but no access outside the tensors.
 
     Returns:
         (B, Q, H * D), of value's dtype.
 
     Raises:
-        ValueError: if shapes, dtypes, devices or the contents of metadata do not fit together.
+        ValueError: the arguments do not fit together; the message names them.
     """
-    _check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
+    check_all(*arguments)
+    value, *_, attention_weights = arguments
     B, Q, H, D = (*attention_weights.shape[:3], value.shape[3])
     if attention_weights.numel() == 0 or D == 0:
         return value.new_zeros(B, Q, H * D)
     output = value.new_empty(B, Q, H * D)
-    _launch(
-        "forward_kernel",
-        value.element_size(),
-        [value, spatial_shapes, level_start_index, sampling_locations, attention_weights],
-        [output],
-    )
+    _launch("forward_kernel", value.element_size(), [*arguments], [output])
     return output
 
 
 def ms_deform_attn_backward_triton(
-    grad_output: Tensor,
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
+    grad_output: Tensor, *arguments: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of :func:`ms_deform_attn_triton`, of the arguments' dtypes and shapes.
+    """Compute the gradients of `ms_deform_attn_triton`, of the arguments' dtypes and shapes.
 
     Args:
         grad_output: (B, Q, H * D), of value's dtype.
-        value: and the rest, as given to the forward pass.
+        arguments: as given to the forward pass.
 
     Returns:
         The gradients of value, of sampling_locations and of attention_weights. That of value is
         added up in float32 (float64 for float64) in no fixed order, so its last bits vary.
 
     Raises:
-        ValueError: if the arguments do not fit together.
+        ValueError: the arguments do not fit together; the message names them.
         RuntimeError: under ``torch.use_deterministic_algorithms(True)``, unless it only warns.
     """
-    _check(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    check_grad_output(grad_output, value, sampling_locations)
+    check_all(*arguments, grad_output=grad_output)
+    value, _, _, sampling_locations, attention_weights = arguments
     if attention_weights.numel() == 0 or value.shape[3] == 0:
-        return (
-            value.new_zeros(value.shape),
-            sampling_locations.new_zeros(sampling_locations.shape),
-            attention_weights.new_zeros(attention_weights.shape),
-        )
-    _alert_not_deterministic()
+        return zero_gradients(*arguments)
+    alert_not_deterministic("ms_deform_attn_backward in Triton")
     grad_value = value.new_zeros(value.shape, dtype=_accumulator(value.dtype))
     grad_locations = sampling_locations.new_empty(sampling_locations.shape)
     grad_weights = attention_weights.new_empty(attention_weights.shape)
-    arguments = [value, spatial_shapes, level_start_index, sampling_locations, attention_weights]
     _launch(
         "backward_kernel",
         grad_value.element_size(),
@@ -188,20 +159,6 @@ def _is_interpreted() -> bool:
     return not isinstance(forward_kernel, JITFunction)
 
 
-def _check(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-) -> None:
-    check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
-    # Reading metadata on the GPU would make the CPU wait for it; the programs mask what they read.
-    if spatial_shapes.is_cpu:
-        starts = level_start_index.tolist() if level_start_index.is_cpu else None
-        check_metadata(value, spatial_shapes.tolist(), starts)
-
-
 def _launch(kernel: str, element_size: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
     """Run a program of ``triton_jit.py`` on the operator's five arguments and its other tensors."""
     import triton.language as tl
@@ -221,19 +178,3 @@ def _launch(kernel: str, element_size: int, inputs: list[Tensor], outputs: list[
         getattr(triton_jit, kernel)[grid](
             *inputs, *outputs, S, Q, H, L, P, D=D, ACC=ACC, **constants
         )
-
-
-def _alert_not_deterministic() -> None:
-    """Do what PyTorch's own operators do that add up in no fixed order."""
-    if not torch.are_deterministic_algorithms_enabled():
-        return
-    message = (
-        "ms_deform_attn_backward in Triton has no deterministic implementation, but you set "
-        "torch.use_deterministic_algorithms(True"
-    )
-    if not torch.is_deterministic_algorithms_warn_only_enabled():
-        raise RuntimeError(
-            f"{message}). Turn determinism off for this operation, or allow it with "
-            f"warn_only=True, or use the PyTorch implementation on the CPU"
-        )
-    warnings.warn(f"{message}, warn_only=True)", stacklevel=3)

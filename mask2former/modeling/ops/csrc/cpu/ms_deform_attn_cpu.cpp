@@ -86,7 +86,7 @@ struct Arguments {
 Tensor ms_deform_attn_cpu(const Tensor& value, const Tensor& spatial_shapes,
                           const Tensor& level_start_index, const Tensor& sampling_locations,
                           const Tensor& attention_weights) {
-  check_forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+  check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
   Arguments arguments(value, spatial_shapes, level_start_index, sampling_locations,
                       attention_weights);
   Problem& p = arguments.problem;
@@ -106,8 +106,8 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cpu(const Tensor& gra
                                                                const Tensor& level_start_index,
                                                                const Tensor& sampling_locations,
                                                                const Tensor& attention_weights) {
-  check_backward(grad_output, value, spatial_shapes, level_start_index, sampling_locations,
-                 attention_weights);
+  check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
+                  grad_output);
   Arguments arguments(value, spatial_shapes, level_start_index, sampling_locations,
                       attention_weights);
   Problem& p = arguments.problem;

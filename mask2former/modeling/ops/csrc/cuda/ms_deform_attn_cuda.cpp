@@ -93,7 +93,7 @@ void for_types(at::ScalarType value, at::ScalarType locations, Run&& run) {
     case at::kBFloat16:
       return same ? run(c10::BFloat16{}, c10::BFloat16{}) : run(c10::BFloat16{}, float{});
     default:
-      TORCH_CHECK_VALUE(false, "value must be float32, float64, bfloat16 or float16, got ", value);
+      TORCH_INTERNAL_ASSERT(false, "check_arguments let ", value, " pass");
   }
 }
 
@@ -102,7 +102,7 @@ void for_types(at::ScalarType value, at::ScalarType locations, Run&& run) {
 Tensor ms_deform_attn_cuda(const Tensor& value, const Tensor& spatial_shapes,
                            const Tensor& level_start_index, const Tensor& sampling_locations,
                            const Tensor& attention_weights) {
-  check_forward(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
+  check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights);
   const c10::cuda::CUDAGuard guard(value.device());
   const auto stream = c10::cuda::getCurrentCUDAStream();
   const kernels::Sizes sizes = sizes_of(value, sampling_locations);
@@ -132,8 +132,8 @@ std::tuple<Tensor, Tensor, Tensor> ms_deform_attn_backward_cuda(const Tensor& gr
                                                                 const Tensor& level_start_index,
                                                                 const Tensor& sampling_locations,
                                                                 const Tensor& attention_weights) {
-  check_backward(grad_output, value, spatial_shapes, level_start_index, sampling_locations,
-                 attention_weights);
+  check_arguments(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
+                  grad_output);
   // The order in which the queries add to a pixel's gradient is not fixed.
   at::globalContext().alertNotDeterministic("ms_deform_attn_backward_cuda");
   const c10::cuda::CUDAGuard guard(value.device());
