@@ -157,6 +157,15 @@ def test_the_argument_is_named(name, wrong, message, device):
         assert message_of(function, *args) == message
 
 
+@torch.inference_mode()
+def test_the_argument_is_named_in_inference_mode():
+    """Which comes to the kernels without the layers for autograd."""
+    for name, wrong, message in (WITHOUT_DATA[0], WITH_DATA[0]):
+        given = {**arguments(), name: wrong}
+        for function, args in both_ways(given):
+            assert message_of(function, *args) == message
+
+
 @pytest.mark.parametrize(("name", "wrong", "message"), WITHOUT_DATA, ids=names(WITHOUT_DATA))
 def test_and_in_fake_mode(name, wrong, message):
     mode = FakeTensorMode()
