@@ -39,8 +39,9 @@ from ..checkpoint.huggingface.config import TASKS, hf_config, merge_hf_config, t
 from ..checkpoint.huggingface.preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 from ..checkpoint.huggingface.weight_names import d2_to_hf
 from ..checkpoint.matching import compare, report
-from ..data.classes import METADATA_FILE, class_names, read_metadata, write_metadata
+from ..data.metadata import METADATA_FILE, read_metadata, write_metadata
 from ..engine.setup import add_trust_flags
+from ..structures import Classes
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -99,8 +100,8 @@ def from_hf(
         write_checkpoint({"model": state}, new / file.name)
         (new / config_file.name).write_text(cfg.dump())
         write_metadata(new / METADATA_FILE, data_set)
-    names = class_names(MetadataCatalog.get(data_set), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-    summary = _summary(state, cfg, names or ())
+    classes = Classes.from_metadata(MetadataCatalog.get(data_set))
+    summary = _summary(state, cfg, classes.names if classes else ())
     return f"{file}: {summary}\n{config_file}: its config\n{metadata_file}: its classes"
 
 
@@ -163,10 +164,10 @@ def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list
     ]
     tried = []
     for source, metadata in sources:
-        names = class_names(metadata, count)
-        if names is not None:
-            ids = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-            return names, sorted(ids.values()) if task == "panoptic" else None
+        classes = Classes.from_metadata(metadata, count)
+        if classes is not None:
+            things = sorted(classes.things or ()) if task == "panoptic" else None
+            return list(classes.names), things
         found = metadata.get("stuff_classes") or metadata.get("thing_classes") or ()
         tried.append(f"{source} names {len(found)}")
     raise WeightsError(

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(panoptic_table(quality, truth))
     if args.output:
-        names = {i: category.name for i, category in truth.categories.items()}
+        names = dict(zip(truth.classes.ids, truth.classes.names, strict=True))
         classes = {
             names[i]: dict(zip(("PQ", "SQ", "RQ"), values, strict=True))
             for i, values in quality.per_category.items()

@@ -18,8 +18,8 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,12 @@ from tqdm import tqdm
 
 from .. import load_config
 from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build_mapper
-from ..data.classes import class_names
-from ..data.datasets.training_set import load_training_set
 from ..data.mapper import get_preset
+from ..data.training_set import load_training_set
 from ..engine.data_flags import add_data_flags, register_run_datasets
+from ..structures import Classes
 from ..utils.files import write_atomically
 from ..visualization import (
-    Color,
     draw_instances,
     draw_panoptic,
     draw_semantic,
@@ -48,25 +47,11 @@ from ..visualization import (
 _HATCHING = 1 / 40
 
 
-@dataclass(frozen=True)
-class Classes:
-    """What is known of the classes of the data set."""
-
-    names: Sequence[str]
-    things: Collection[int]
-    colors: Sequence[Color] | None
-
-    @classmethod
-    def of_training_set(cls, cfg: CfgNode) -> Classes:
-        """Those of the first data set of ``DATASETS.TRAIN``."""
-        count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        names = class_names(metadata, count) or [f"class {i}" for i in range(count)]
-        things = set((metadata.get("thing_dataset_id_to_contiguous_id") or {}).values())
-        colors = metadata.get("stuff_colors")
-        if colors is not None and len(colors) != count:
-            colors = None
-        return cls(names, things, colors and [tuple(color) for color in colors])
+def classes_of(cfg: CfgNode) -> Classes:
+    """Return the classes of the first data set of ``DATASETS.TRAIN``."""
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    return Classes.from_metadata(metadata, count) or Classes.numbered(count)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -144,13 +129,15 @@ def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: s
         classes_of_pixels = np.array([-1, *labels])[numbers]
         return draw_semantic(image, classes_of_pixels, classes.names, classes.colors, -1)
     segments = [{"id": i, "category_id": label} for i, label in enumerate(labels, start=1)]
-    return draw_panoptic(image, numbers, segments, classes.names, classes.things, classes.colors)
+    return draw_panoptic(
+        image, numbers, segments, classes.names, classes.things or (), classes.colors
+    )
 
 
 def hatch(image: np.ndarray, mask: np.ndarray) -> None:
     """Draw diagonal lines into the part of the (H, W, 3) image that the (H, W) mask covers."""
     distance = max(4, round(_HATCHING * max(mask.shape)))
-    rows, columns = np.indices(mask.shape, sparse=True)
+    rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     phase = (rows + columns) % distance
     width = max(1, distance // 6)
     # A light line and a dark one beside it are seen on every ground.
@@ -191,14 +178,14 @@ def run(args: argparse.Namespace) -> str:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR to be drawn, got {cfg.INPUT.FORMAT!r}")
-    targets, classes = get_preset(cfg).targets, Classes.of_training_set(cfg)
+    targets, classes = get_preset(cfg).targets, classes_of(cfg)
     folder = Path(args.output or os.path.join(cfg.OUTPUT_DIR, "data"))
     found = itertools.islice(samples(cfg, raw=args.raw), args.num)
     for number, sample in enumerate(tqdm(found, total=args.num, desc="Drawing"), start=1):
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{number:05d}_{Path(sample['file_name']).stem}.jpg"
         picture = draw(sample, targets, classes, cfg.INPUT.FORMAT)
-        write_atomically(folder / name, lambda file, p=picture: p.save(file, "JPEG", quality=92))
+        write_atomically(folder / name, partial(picture.save, format="JPEG", quality=92))
         tqdm.write(f"{name}  {summary(sample, targets, classes)}")
     return str(folder)
 

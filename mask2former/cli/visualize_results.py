@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -31,17 +32,14 @@ from detectron2.data.catalog import Metadata
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.datasets.own_data import (
-    InstanceData,
-    OwnData,
-    PanopticData,
-    SemanticData,
-    register_own_data,
-)
 from ..data.image import read_image
+from ..data.own_data import OWN_DATA, register_own_data
+from ..evaluation.ground_truth import panoptic_classes
+from ..structures import Classes
+from ..tasks import TASKS
 from ..utils.files import write_atomically
 from ..visualization.result_files import ResultFile
-from ..visualization.scenes import SceneClasses, shared_colors, true_scene
+from ..visualization.scenes import shared_colors, true_scene
 from ..visualization.side_by_side import side_by_side
 
 DEFAULT_THRESHOLD = 0.5
@@ -96,53 +94,33 @@ def dataset_name(args: argparse.Namespace) -> str:
         if args.dataset not in DatasetCatalog:
             raise ValueError(f"--dataset {args.dataset}: no data set of this name is registered")
         return args.dataset
-    kinds: list[tuple[tuple[str, ...], type[OwnData]]] = [
-        (("json", "images"), InstanceData),
-        (("json", "images", "panoptic"), PanopticData),
-        (("images", "labels", "classes"), SemanticData),
-    ]
-    for keys, kind in kinds:
+    flags = {task.name: task.flags for task in TASKS.values()}
+    flags["semantic"] += ("classes",)
+    for task, keys in flags.items():
         if {key for key, value in own.items() if value is not None} == set(keys):
-            return register_own_data(None, kind(*(own[key] for key in keys)), pixels=False).val
-    options = ["--dataset", *(" ".join(f"--{key}" for key in keys) for keys, _ in kinds)]
+            data = OWN_DATA[task](*(own[key] for key in keys))
+            return register_own_data(None, data, pixels=False).val
+    options = ["--dataset", *(" ".join(f"--{key}" for key in keys) for keys in flags.values())]
     raise ValueError(f"name the data set by one of: {'; '.join(options)}")
 
 
-def classes_of(metadata: Metadata, task: str) -> tuple[SceneClasses, dict[int, int]]:
-    """Names and colours by contiguous ids, and from the ids in results to contiguous ids.
+def classes_of(metadata: Metadata, task: str) -> Classes:
+    """Return the classes of a data set for a task.
 
     Raises:
-        ValueError: the metadata do not name the classes that a task has.
+        ValueError: the metadata does not describe the classes that the task has.
     """
-    things = metadata.get("thing_dataset_id_to_contiguous_id")
-    stuff = metadata.get("stuff_dataset_id_to_contiguous_id")
-    thing_names, stuff_names = metadata.get("thing_classes"), metadata.get("stuff_classes")
-    if task == "instance":
-        if thing_names is None:
-            raise ValueError(f"data set {metadata.name!r} has no thing_classes in its metadata")
-        to_index = dict(enumerate(range(len(thing_names)))) if things is None else dict(things)
-        indices = sorted(to_index.values())
-        # Contiguous ids of things may be among all classes, or among the things.
-        known = dict(zip(indices, thing_names, strict=len(indices) == len(thing_names)))
-        names = [known.get(i, "") for i in range(max(indices, default=-1) + 1)]
-    else:
-        if stuff_names is None:
-            raise ValueError(f"data set {metadata.name!r} has no stuff_classes in its metadata")
-        names = list(stuff_names)
-        to_index = dict(stuff) if stuff is not None else {i: i for i in range(len(names))}
-        if task == "panoptic":
-            to_index |= things or {}
-        if max(to_index.values(), default=-1) >= len(names):
-            raise ValueError(
-                f"data set {metadata.name!r} numbers things and stuff apart, so one class has "
-                "several numbers: register it with mask2former.data.register_coco_panoptic"
-            )
-    colors = metadata.get("stuff_colors")
-    if task == "instance" or colors is None or len(colors) != len(names):
-        colors = None
-    else:
-        colors = [tuple(color) for color in colors]
-    return SceneClasses(names, colors, metadata.get("ignore_label", 255)), to_index
+    key = TASKS[task].class_names
+    if metadata.get(key) is None:
+        raise ValueError(f"data set {metadata.name!r} has no {key} in its metadata")
+    things, stuff = panoptic_classes(metadata)
+    if task == "panoptic" and things is not stuff:
+        raise ValueError(
+            f"data set {metadata.name!r} numbers things and stuff apart, so one class has "
+            "several numbers: register it with mask2former.data.register_coco_panoptic"
+        )
+    classes = things if task == "instance" else stuff
+    return replace(classes, ignore_label=metadata.get("ignore_label", 255))
 
 
 def pairs(
@@ -166,9 +144,7 @@ class Drawer:
             threshold: lowest score of instances or segments, if any.
         """
         self._results, self._threshold = results, threshold
-        self._classes, self._to_index = classes_of(metadata, results.task)
-        things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-        self._things = frozenset(things.values())
+        self._classes = classes_of(metadata, results.task)
 
     def draw(
         self, record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
@@ -185,10 +161,8 @@ class Drawer:
             found = self._results.scene(
                 entries,
                 (image.shape[0], image.shape[1]),
-                self._to_index,
+                self._classes,
                 threshold=self._threshold,
-                things=self._things,
-                ignore_label=self._classes.ignore_label,
             )
             truth = true_scene(self._results.task, record, self._classes)
             colors, found_colors = shared_colors(truth, found)
@@ -198,7 +172,7 @@ class Drawer:
             pictures = [scene.draw(image, self._classes, c) for _, scene, c in scenes]
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        captions = [f"{name}: {scene.count()}" for name, scene, _ in scenes]
+        captions = [f"{name}: {scene.summary(self._classes)}" for name, scene, _ in scenes]
         return side_by_side(pictures, captions), ", ".join(captions)
 
 

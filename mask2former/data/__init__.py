@@ -9,11 +9,11 @@ from .checks.semantic_folders import check_semantic_folders
 from .datasets.builtin import register_builtin, register_synthetic, unregister_builtin
 from .datasets.coco_instances import register_coco_json
 from .datasets.coco_panoptic import register_coco_panoptic
-from .datasets.own_data import InstanceData, PanopticData, SemanticData, register_own_data
 from .datasets.semantic_folders import register_semantic_folders
 from .errors import DatasetError
 from .loader import ResumableSampler, SeededMapDataset, build_test_loader, build_train_loader
 from .mapper import MAPPER_PRESETS, SegmentationMapper, build_mapper
+from .own_data import InstanceData, PanopticData, SemanticData, register_own_data
 
 register_builtin(os.getenv("DETECTRON2_DATASETS", "datasets"))
 

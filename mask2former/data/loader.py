@@ -19,9 +19,9 @@ from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .datasets.training_set import load_training_set
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
+from .training_set import load_training_set
 
 # Independent random streams of one seed: the order of an epoch and the augmentation of a sample.
 _EPOCH_STREAM = 0

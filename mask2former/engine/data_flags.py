@@ -4,41 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 
 from detectron2.config import CfgNode
 
 from ..data.checks.coco_file import kind_of_json
-from ..data.checks.report import Report
-from ..data.classes import saved_metadata
-from ..data.datasets.own_data import (
-    InstanceData,
-    OwnData,
-    PanopticData,
-    Registered,
-    SemanticData,
-    register_own_data,
-    trained_classes,
-)
 from ..data.mapper import MAPPER_PRESETS
+from ..data.metadata import saved_metadata
+from ..data.own_data import OWN_DATA, OwnData, Registered, register_own_data
+from ..structures import Classes
+from ..tasks import TASKS
 
 SPLITS = ("train", "val")
-# Flags of a split that each kind of data needs, without "--train-" or "--val-".
-_FLAGS = {
-    "instance": ("json", "images"),
-    "panoptic": ("json", "images", "panoptic"),
-    "semantic": ("images", "labels"),
-}
-_DESCRIPTIONS = {
-    "instance": "COCO instance JSON",
-    "panoptic": "COCO panoptic JSON and PNG files",
-    "semantic": "label maps",
-}
-# Of each task: a published config, a small one, and the mapper that either names.
-_CONFIGS = {
-    "instance": ("coco/instance-segmentation/maskformer2_R50_bs16_50ep", "coco_instance_lsj"),
-    "panoptic": ("coco/panoptic-segmentation/maskformer2_R50_bs16_50ep", "coco_panoptic_lsj"),
-    "semantic": ("ade20k/semantic-segmentation/maskformer2_R50_bs16_160k", "mask_former_semantic"),
-}
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +82,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         raise ValueError(
             f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
             f"{args.val_json or args.classes} has {len(registered.classes)}: "
-            f"{', '.join(registered.classes)}"
+            f"{', '.join(registered.classes.names)}"
         )
     _set_config(cfg, args, registered)
 
@@ -117,8 +94,8 @@ def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) 
     cfg.DATASETS.TRAIN = (registered.train,) if registered.train else ()
     cfg.DATASETS.TEST = (registered.val,)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(registered.classes)
-    if registered.ignore_label is not None:
-        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = registered.ignore_label
+    if registered.classes.ignore_label is not None:
+        cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = registered.classes.ignore_label
 
 
 def _given(args: argparse.Namespace, name: str) -> list[str]:
@@ -157,7 +134,7 @@ def _check_flags(args: argparse.Namespace, task: str) -> None:
     """Raise ValueError unless all arguments of the task are there."""
     missing, hints = [], []
     for split in ("val",) if args.eval_only else SPLITS:
-        for name in _FLAGS[task]:
+        for name in TASKS[task].flags:
             if getattr(args, f"{split}_{name}"):
                 continue
             missing.append(f"--{split}-{name}")
@@ -167,7 +144,7 @@ def _check_flags(args: argparse.Namespace, task: str) -> None:
     if missing:
         hint = f" (perhaps {' '.join(hints)})" if hints else ""
         raise ValueError(
-            f"your own data, {_DESCRIPTIONS[task]}, needs {' and '.join(missing)} too{hint}"
+            f"your own data, {TASKS[task].files}, needs {' and '.join(missing)} too{hint}"
         )
 
 
@@ -181,49 +158,44 @@ def _panoptic_folder(json_file: str | None) -> str | None:
 
 
 def _own_data(args: argparse.Namespace, split: str, task: str) -> OwnData:
-    json_file, images, panoptic, labels = (
-        getattr(args, f"{split}_{name}") for name in ("json", "images", "panoptic", "labels")
-    )
-    if task == "instance":
-        return InstanceData(json_file, images)
-    if task == "panoptic":
-        return PanopticData(json_file, images, panoptic)
-    return SemanticData(images, labels, args.classes, args.ignore_label)
+    files = [getattr(args, f"{split}_{name}") for name in TASKS[task].flags]
+    if task == "semantic":
+        files += [args.classes, args.ignore_label]
+    return OWN_DATA[task](*files)
 
 
-def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Report | None:
+def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Classes | None:
     """Return the classes of the model that is evaluated, where its run has left them."""
-    for source, metadata in saved_metadata(cfg, args.config_file):
-        classes = trained_classes(source, metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES, task)
-        if classes is not None:
-            return classes
+    for _, metadata in saved_metadata(cfg, args.config_file):
+        classes = Classes.from_metadata(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        if classes is not None:  # label maps hold the indices of classes
+            return replace(classes, ids=range(len(classes))) if task == "semantic" else classes
     return None
 
 
 def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:
     """Raise ValueError unless the config is one for such data; the message names one that is."""
     reasons, remedy = [], []
-    config, mapper = _CONFIGS[task]
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
     if preset is not None and preset.targets != task and not eval_only:
         reasons.append(
             f"INPUT.DATASET_MAPPER_NAME is {cfg.INPUT.DATASET_MAPPER_NAME!r}, which takes "
-            f"{_DESCRIPTIONS[preset.targets]}"
+            f"{TASKS[preset.targets].files}"
         )
-        remedy.append(f"INPUT.DATASET_MAPPER_NAME {mapper}")
+        remedy.append(f"INPUT.DATASET_MAPPER_NAME {TASKS[task].mapper}")
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
         test = cfg.MODEL.MASK_FORMER.TEST
         # Panoptic data can evaluate a model of each task.
-        wanted = {} if task == "panoptic" and eval_only else {f"{task.upper()}_ON": True}
+        wanted = {} if task == "panoptic" and eval_only else {TASKS[task].switch: True}
         if task == "semantic":  # label maps do not say what things are
-            wanted["PANOPTIC_ON"] = False
+            wanted[TASKS["panoptic"].switch] = False
         for key, value in wanted.items():
             if test[key] != value:
                 reasons.append(f"MODEL.MASK_FORMER.TEST.{key} is {test[key]}")
                 remedy.append(f"MODEL.MASK_FORMER.TEST.{key} {value}")
     if reasons:
         raise ValueError(
-            f"the data are for {task} segmentation ({_DESCRIPTIONS[task]}), but the config is not: "
-            f"{'; '.join(reasons)}. Take one that is, such as configs/{config}.yaml or "
+            f"the data are for {task} segmentation ({TASKS[task].files}), but the config is not: "
+            f"{'; '.join(reasons)}. Take one that is, such as configs/{TASKS[task].config}.yaml or "
             f"configs/quickstart/{task}.yaml, or add: {' '.join(remedy)}"
         )

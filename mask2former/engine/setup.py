@@ -13,9 +13,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data.classes import METADATA_FILE, class_names, write_metadata
-from ..data.datasets.own_data import CUSTOM_PREFIX
+from ..data.metadata import METADATA_FILE, write_metadata
+from ..data.own_data import CUSTOM_PREFIX
 from ..evaluation import check_evaluation
+from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
 
@@ -104,9 +105,10 @@ def save_metadata(cfg: CfgNode) -> None:
     path = os.path.join(cfg.OUTPUT_DIR, METADATA_FILE)
     write_metadata(path, names[0])
     logger = logging.getLogger(__name__)
-    if class_names(MetadataCatalog.get(names[0]), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES) is None:
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    if Classes.from_metadata(MetadataCatalog.get(names[0]), count) is None:
         logger.warning(
             "Data set %r does not name %d classes, as many as MODEL.SEM_SEG_HEAD.NUM_CLASSES is",
-            names[0], cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            names[0], count,
         )  # fmt: skip
     logger.info("Class names saved to %s", path)

@@ -10,19 +10,15 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from ..tasks import TASKS, tasks_of
 from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
 from .coco import COCOInstanceEvaluator
 from .panoptic import PanopticEvaluator
 from .semantic import SemanticEvaluator
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
-# What a model predicts, by the keys of its outputs, and how Mask2Former is told to.
-_SWITCHES = {
-    "panoptic_seg": "PANOPTIC_ON",
-    "instances": "INSTANCE_ON",
-    "sem_seg": "SEMANTIC_ON",
-}
+_SWITCHES = {task.output: task.switch_key for task in TASKS.values()}
 
 Build = Callable[[CfgNode, str, str | None], DatasetEvaluator]
 
@@ -112,9 +108,9 @@ def build_evaluator(
     predicted = predicted_tasks(cfg) if tasks is None else set(tasks)
     chosen = _choose(dataset_name, builders, predicted)
     for task in sorted(predicted - set(chosen)):
-        _logger.info(
+        logger.info(
             f"{dataset_name!r} has no ground truth for {task!r}, which is not evaluated; "
-            f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]} False would save the time to predict it."
+            f"{_SWITCHES[task]} False would save the time to predict it."
         )
     if len(chosen) > 1 and "sem_seg" in chosen and not _same_classes(cfg, dataset_name):
         chosen.remove("sem_seg")
@@ -146,13 +142,8 @@ def predicted_tasks(cfg: CfgNode) -> set[str]:
 
     Of an architecture that is not known here all are expected.
     """
-    architecture = cfg.MODEL.META_ARCHITECTURE
-    if architecture == "SemanticSegmentor":  # the per-pixel baselines
-        return {"sem_seg"}
-    if architecture == "MaskFormer":
-        switches = cfg.MODEL.MASK_FORMER.TEST
-        return {task for task, switch in _SWITCHES.items() if switches[switch]}
-    return set(_SWITCHES)
+    tasks = tasks_of(cfg)
+    return set(_SWITCHES) if tasks is None else {task.output for task in tasks}
 
 
 def _builders(dataset_name: str) -> Mapping[str, Build]:
@@ -170,7 +161,7 @@ def _choose(dataset_name: str, scored: Collection[str], predicted: Collection[st
     """Return what is both `scored` by the data set and `predicted`, in the order of the former."""
     chosen = [task for task in scored if task in predicted]
     if not chosen:
-        wanted = " or ".join(f"MODEL.MASK_FORMER.TEST.{_SWITCHES[task]}" for task in scored)
+        wanted = " or ".join(f"{_SWITCHES[task]}" for task in scored)
         evaluator_type = MetadataCatalog.get(dataset_name).evaluator_type
         raise ValueError(
             f"data set {dataset_name!r} (evaluator_type {evaluator_type!r}) has ground truth for "
@@ -189,7 +180,7 @@ def _same_classes(cfg: CfgNode, dataset_name: str) -> bool:
     names = MetadataCatalog.get(dataset_name).get("stuff_classes", ())
     predicted = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if len(names) != predicted:
-        _logger.info(
+        logger.info(
             f"{dataset_name!r} has {len(names)} semantic classes, the model {predicted} "
             "(MODEL.SEM_SEG_HEAD.NUM_CLASSES): semantic predictions are not evaluated."
         )

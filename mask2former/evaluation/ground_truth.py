@@ -7,10 +7,9 @@ Shape letters: H, W image height and width.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import hotcoco
@@ -21,54 +20,30 @@ from detectron2.data.catalog import Metadata
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
 from ..data.segment_labels import Segment
-from .panoptic_quality import Category
+from ..structures import Classes
+from ..utils.files import read_json
 
 
-@dataclass(frozen=True)
-class CategoryIds:
-    """Between the contiguous ids of a model's classes and the ids of a data set.
 
-    Attributes:
-        things: contiguous id -> id in the data set, of things.
-        stuff: likewise of stuff, and perhaps of things, too.
+def panoptic_classes(metadata: Metadata) -> tuple[Classes, Classes]:
+    """Return the classes of things and of stuff that the metadata of a data set describes.
+
+    Both are the same classes, unless the data set counts things and stuff separately, as the
+    "separated" sets of Detectron2 do.
+
+    Raises:
+        DatasetError: the metadata names no classes.
     """
-
-    things: Mapping[int, int]
-    stuff: Mapping[int, int]
-
-    @classmethod
-    def of(cls, metadata: Metadata) -> CategoryIds:
-        """Read ``{thing,stuff}_dataset_id_to_contiguous_id``; without them ids stay as they are."""
-        things = metadata.get("thing_dataset_id_to_contiguous_id")
-        stuff = metadata.get("stuff_dataset_id_to_contiguous_id")
-        if things is None and stuff is None:
-            indices = range(len(metadata.get("stuff_classes") or ()))
-            return cls({}, {index: index for index in indices})
-        return cls(
-            {index: dataset_id for dataset_id, index in (things or {}).items()},
-            {index: dataset_id for dataset_id, index in (stuff or {}).items()},
-        )
-
-    def dataset_id(self, segment: Segment) -> int:
-        """Return the data set's id of the class of a predicted segment.
-
-        As in Detectron2, ``isthing`` decides where things and stuff are counted separately, and
-        without it ``category_id`` already is the data set's.
-
-        Raises:
-            ValueError: there is no such class.
-        """
-        isthing, index = segment.get("isthing"), segment["category_id"]
-        if isthing is None:
-            return index
-        ids = self.things if isthing and self.things else self.stuff
-        if index not in ids:
-            kind = "thing" if isthing else "stuff"
-            raise ValueError(
-                f"the model predicted {kind} of class {index}, but the {kind} classes of the data "
-                f"set are {sorted(ids)}; was it trained on other classes?"
-            )
-        return ids[index]
+    classes = Classes.from_metadata(metadata)
+    if classes is None:
+        raise DatasetError(f"data set {metadata.name!r} names no classes in its metadata")
+    thing_index = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    if all(classes.index.get(category_id) == i for category_id, i in thing_index.items()):
+        return classes, classes
+    things = {
+        key: metadata.get(key) for key in ("thing_classes", "thing_dataset_id_to_contiguous_id")
+    }
+    return Classes.from_metadata(things) or classes, classes
 
 
 class PanopticTruth:
@@ -76,28 +51,28 @@ class PanopticTruth:
 
     Attributes:
         source: the file or data set it comes from, for messages.
-        categories: id in the data set -> name and whether it is a thing.
+        classes: those of the ground truth, with its ids.
         header: what a results file repeats of the ground truth: ``images``, ``categories`` etc.
     """
 
     def __init__(
         self,
         source: str,
-        categories: Mapping[int, Category],
+        classes: Classes,
         images: Mapping[Hashable, tuple[str, str, Sequence[Segment]]] | None,
         header: Mapping[str, Any],
     ):
         """
         Args:
             source: see above.
-            categories: see above.
+            classes: see above.
             images: image id -> path of its PNG, the file name that a results file gives it, and
                 segments with ``id``, ``category_id`` (the data set's) and ``iscrowd``. None if
                 there is no ground truth, as for test sets.
             header: see above.
         """
         self.source = source
-        self.categories = dict(categories)
+        self.classes = classes
         self.header = dict(header)
         self._images = None if images is None else dict(images)
 
@@ -108,11 +83,9 @@ class PanopticTruth:
         Raises:
             DatasetError: it is missing, or not of that format.
         """
-        content = _read_json(panoptic_json)
+        content = read_json(panoptic_json, DatasetError)
         try:
-            categories = {
-                c["id"]: Category(c["name"], bool(c["isthing"])) for c in content["categories"]
-            }
+            classes = Classes.from_categories(content["categories"])
             images = None
             if "annotations" in content:
                 images = {
@@ -128,7 +101,7 @@ class PanopticTruth:
                 f"{panoptic_json} is not in COCO's panoptic format: {error!r} is missing"
             ) from error
         header = {key: value for key, value in content.items() if key != "annotations"}
-        return cls(panoptic_json, categories, images, header)
+        return cls(panoptic_json, classes, images, header)
 
     @classmethod
     def of_dataset(cls, dataset_name: str) -> PanopticTruth:
@@ -186,47 +159,28 @@ class PanopticTruth:
 
 
 def _from_records(dataset_name: str, records: Sequence[Mapping[str, Any]]) -> PanopticTruth:
-    metadata = MetadataCatalog.get(dataset_name)
-    ids = CategoryIds.of(metadata)
-    dataset_ids = {**ids.stuff, **ids.things}
-    things = set(ids.things) or {
-        segment["category_id"]
-        for record in records
-        for segment in record["segments_info"]
-        if segment.get("isthing")
-    }
-    names = metadata.get("stuff_classes") or metadata.get("thing_classes")
-    categories = {
-        dataset_id: Category(names[index], index in things)
-        for index, dataset_id in sorted(dataset_ids.items())
-    }
+    _, classes = panoptic_classes(MetadataCatalog.get(dataset_name))
+    if classes.things is None:
+        things = {
+            segment["category_id"]
+            for record in records
+            for segment in record["segments_info"]
+            if segment.get("isthing")
+        }
+        classes = replace(classes, things=frozenset(things))
     root = os.path.commonpath([os.path.dirname(r["pan_seg_file_name"]) for r in records])
     images, listed = {}, []
     for record in records:
         segments = [
-            {**segment, "category_id": dataset_ids[segment["category_id"]]}
+            {**segment, "category_id": classes.ids[segment["category_id"]]}
             for segment in record["segments_info"]
         ]
         image_id, png = record["image_id"], record["pan_seg_file_name"]
         images[image_id] = (png, os.path.relpath(png, root or None), segments)
         size = {key: record[key] for key in ("height", "width") if key in record}
         listed.append({"id": image_id, "file_name": os.path.basename(record["file_name"]), **size})
-    header = {
-        "images": listed,
-        "categories": [
-            {"id": i, "name": category.name, "isthing": int(category.isthing)}
-            for i, category in categories.items()
-        ],
-    }
-    return PanopticTruth(f"data set {dataset_name!r}", categories, images, header)
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot read panoptic annotations from {path}: {error}") from error
+    header = {"images": listed, "categories": classes.to_categories()}
+    return PanopticTruth(f"data set {dataset_name!r}", classes, images, header)
 
 
 def panoptic_records(dataset_name: str) -> Iterator[dict[str, Any]]:

@@ -6,7 +6,6 @@ so no picture is kept, written or read again to evaluate it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -24,16 +23,16 @@ from tabulate import tabulate
 
 from ..data.errors import DatasetError
 from ..data.label_maps import ids_to_rgb
-from ..utils.files import write_atomically
 from ..utils.text import some_of
-from .ground_truth import CategoryIds, PanopticTruth, Segment
+from ..utils.files import write_json
+from .ground_truth import PanopticTruth, Segment, panoptic_classes
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 from .tables import class_table
 
 RESULTS_FILE = "predictions.json"
 PNG_FOLDER = "predictions"
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -68,7 +67,7 @@ class PanopticEvaluator(DatasetEvaluator):
             DatasetError: the ground truth is missing or cannot be read.
         """
         self._metadata = MetadataCatalog.get(dataset_name)
-        self._ids = CategoryIds.of(self._metadata)
+        self._things, self._stuff = panoptic_classes(self._metadata)
         self._truth = PanopticTruth.of_dataset(dataset_name)
         self._writer = None if output_dir is None else _ResultsWriter(Path(output_dir))
         self._distributed = distributed
@@ -124,7 +123,7 @@ class PanopticEvaluator(DatasetEvaluator):
         if segments is None:
             segment_ids, segments = self._from_labels(segment_ids)
         return segment_ids, [
-            {"id": int(s["id"]), "category_id": int(self._ids.dataset_id(s))}
+            {"id": int(s["id"]), "category_id": self._category_id(s)}
             | ({"score": float(s["score"])} if "score" in s else {})
             for s in segments
         ]
@@ -134,9 +133,28 @@ class PanopticEvaluator(DatasetEvaluator):
         divisor = self._metadata.label_divisor
         segments: list[dict[str, Any]] = []
         for label in np.unique(labels[labels >= 0]).tolist():
-            isthing = label // divisor in self._ids.things
+            isthing = self._things.is_thing(label // divisor)
             segments.append({"id": label + 1, "category_id": label // divisor, "isthing": isthing})
         return labels + 1, segments
+
+    def _category_id(self, segment: Segment) -> int:
+        """Return the data set's id of the class of a predicted segment.
+
+        As in Detectron2, ``isthing`` decides where things and stuff are counted separately, and
+        without it ``category_id`` already is the data set's.
+        """
+        isthing, index = segment.get("isthing"), int(segment["category_id"])
+        if isthing is None:
+            return index
+        classes = self._things if isthing else self._stuff
+        known = classes.things if isthing and classes.things else range(len(classes))
+        if index not in known:
+            kind = "thing" if isthing else "stuff"
+            raise ValueError(
+                f"the model predicted {kind} of class {index}, but the {kind} classes of the data "
+                f"set are {sorted(known)}; was it trained on other classes?"
+            )
+        return classes.ids[index]
 
     def _match(
         self, image_id: Hashable, segment_ids: np.ndarray, segments: Sequence[Segment]
@@ -146,7 +164,7 @@ class PanopticEvaluator(DatasetEvaluator):
                 f"{self._truth.source} has no such image; its ids are like "
                 f"{some_of([repr(i) for i in self._truth.image_ids])}"
             )
-        unknown = {s["category_id"] for s in segments} - self._truth.categories.keys()
+        unknown = {s["category_id"] for s in segments} - self._truth.classes.index.keys()
         if unknown:
             raise ValueError(
                 f"predicted segments have category ids {sorted(unknown)}, which "
@@ -175,7 +193,7 @@ class PanopticEvaluator(DatasetEvaluator):
         if self._writer is not None:
             self._writer.finish({**self._truth.header, "annotations": list(written.values())})
         if not self._truth.annotated:
-            _logger.info(
+            logger.info(
                 f"{self._truth.source} has no annotations, so nothing is evaluated."
                 + ("" if self._writer else " Give an output_dir to have the predictions written.")
             )
@@ -183,7 +201,7 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def _scores(self, counts: dict[Hashable, dict[int, Counts]]) -> dict[str, dict[str, float]]:
         if missing := self._truth.image_ids - counts.keys():
-            _logger.warning(
+            logger.warning(
                 f"{len(missing)} of {len(self._truth.image_ids)} images of {self._truth.source} "
                 f"have no prediction, such as {next(iter(missing))!r}: all of their segments count "
                 "as missed."
@@ -192,8 +210,8 @@ class PanopticEvaluator(DatasetEvaluator):
         # In one order whatever the number of processes, so that the numbers are the same to the
         # last bit.
         in_order = [counts[image_id] for image_id in sorted(counts, key=str)]
-        quality = panoptic_quality(in_order, self._truth.categories)
-        _logger.info(f"Panoptic quality:\n{panoptic_table(quality, self._truth)}")
+        quality = panoptic_quality(in_order, self._truth.classes)
+        logger.info(f"Panoptic quality:\n{panoptic_table(quality, self._truth)}")
         return {"panoptic_seg": quality.averages}
 
     def _missed(self, image_id: Hashable) -> dict[int, Counts]:
@@ -219,7 +237,7 @@ def panoptic_table(quality: PanopticQuality, truth: PanopticTruth) -> str:
         )
     ]
     classes = [
-        (truth.categories[i].name, *values)
+        (truth.classes.names[truth.classes.index[i]], *values)
         for i, values in quality.per_category.items()
         if not np.isnan(values[0])
     ]
@@ -261,10 +279,10 @@ class _ResultsWriter:
         os.replace(self._partial, folder)
         absent = [a for a in results["annotations"] if not (folder / a["file_name"]).exists()]
         if absent:
-            _logger.warning(
+            logger.warning(
                 f"{self._output_dir} is not shared by all processes: {len(absent)} of the "
                 f"predictions in {RESULTS_FILE} are without a PNG file."
             )
         path = self._output_dir / RESULTS_FILE
-        write_atomically(path, lambda file: file.write(json.dumps(results).encode()))
-        _logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")
+        write_json(path, results)
+        logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")

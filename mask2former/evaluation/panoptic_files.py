@@ -51,7 +51,7 @@ def evaluate_files(
     tasks = []
     for image_id in truth.image_ids:
         segments = predictions.segments(image_id)
-        wrong = {segment["category_id"] for segment in segments} - truth.categories.keys()
+        wrong = {segment["category_id"] for segment in segments} - truth.classes.index.keys()
         if wrong:
             raise DatasetError(
                 f"{predictions.source}: image {image_id!r}: category ids {sorted(wrong)} are not "
@@ -65,7 +65,7 @@ def evaluate_files(
     with multiprocessing.Pool(workers) if workers > 1 else contextlib.nullcontext() as pool:
         found: Iterable = map(_compare, tasks) if pool is None else pool.imap(_compare, tasks, 8)
         counts = list(tqdm(found, "images", len(tasks), disable=not progress))
-    return panoptic_quality(counts, truth.categories)
+    return panoptic_quality(counts, truth.classes)
 
 
 class _Task(NamedTuple):

@@ -16,14 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..structures import Classes
+
 VOID = 0  # the id of pixels of no segment
-
-
-class Category(NamedTuple):
-    """A class of a panoptic data set."""
-
-    name: str
-    isthing: bool
 
 
 @dataclass(slots=True)
@@ -177,22 +172,20 @@ class PanopticQuality(NamedTuple):
     num_categories: dict[str, int]
 
 
-def panoptic_quality(
-    counts: Iterable[Mapping[int, Counts]], categories: Mapping[int, Category]
-) -> PanopticQuality:
+def panoptic_quality(counts: Iterable[Mapping[int, Counts]], classes: Classes) -> PanopticQuality:
     """Sum the counts of images and average over the classes that have segments.
 
     Args:
         counts: what `match_segments` returned for each image.
-        categories: the classes to average over, by id; others do not count.
+        classes: those to average over; others do not count.
     """
-    totals: dict[int, Counts] = {category_id: Counts() for category_id in categories}
+    totals: dict[int, Counts] = {category_id: Counts() for category_id in classes.ids}
     for image in counts:
         for category_id, count in image.items():
             if category_id in totals:
                 totals[category_id] += count
     values = np.array([total.qualities for total in totals.values()]).reshape(-1, 3) * 100
-    isthing = np.array([category.isthing for category in categories.values()], dtype=bool)
+    isthing = np.array([classes.is_thing(i) for i in range(len(classes))], dtype=bool)
     averages, num_categories = {}, {}
     for suffix, chosen in (("", isthing | True), ("_th", isthing), ("_st", ~isthing)):
         rows = values[chosen & ~np.isnan(values[:, 0])]

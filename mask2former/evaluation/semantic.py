@@ -28,7 +28,7 @@ from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segment_labels import semantic_labels
 from ..utils.files import write_atomically
 from ..utils.text import some_of
-from .ground_truth import CategoryIds
+from .ground_truth import panoptic_classes
 from .tables import class_table
 
 _logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class SemanticEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._names: list[str] = list(names)
         self._ignore_label = int(metadata.get("ignore_label", 255))
-        self._dataset_ids = CategoryIds.of(metadata)
+        self._classes = panoptic_classes(metadata)[1]
         self._truth = _ground_truth(dataset_name)
         self._distributed = distributed
         self._output_dir = None if output_dir is None else Path(output_dir)
@@ -163,7 +163,7 @@ class SemanticEvaluator(DatasetEvaluator):
             results.append(
                 {
                     "file_name": path,
-                    "category_id": self._dataset_ids.stuff.get(label, label),
+                    "category_id": self._classes.ids[label],
                     "segmentation": {
                         "size": list(rle["size"]), "counts": rle["counts"].decode("ascii")
                     },

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from ..checkpoint import load_weights
 from ..modeling.postprocessing import CHUNK_PIXELS
-from ..utils.device import check_device
 
 
 class Predictor:
@@ -43,9 +42,8 @@ class Predictor:
         """Build the model that `cfg` describes and load `MODEL.WEIGHTS`.
 
         Raises:
-            ValueError: the device is not there, or the weights are missing or another model's.
+            ValueError: the weights are missing or do not fit the model.
         """
-        check_device(cfg.MODEL.DEVICE)
         if not cfg.MODEL.WEIGHTS:
             raise ValueError(
                 "the config names no weights; add: --opts MODEL.WEIGHTS path/to/model_final.pth"

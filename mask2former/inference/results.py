@@ -3,7 +3,6 @@
 Maps are written as they come, each at once or not at all; the JSON file that lists them is last.
 """
 
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,9 +16,10 @@ from scipy import ndimage
 
 from ..data.label_maps import ids_to_rgb
 from ..evaluation import instances_to_coco_results
-from ..utils.files import write_atomically
-from .run_folder import Classes
-from .tasks import Segments, counted
+from ..structures import Classes
+from ..utils.files import write_atomically, write_json
+from ..utils.text import counted
+from .segmenters import InstanceSegmenter, PanopticSegmenter, Segmenter, Segments, SemanticSegmenter
 
 
 class Results(ABC):
@@ -60,8 +60,7 @@ class Results(ABC):
 
     def write(self) -> None:
         """Write the JSON file."""
-        text = json.dumps(self.content())
-        write_atomically(self.path, lambda file: file.write(text.encode()))
+        write_json(self.path, self.content())
 
 
 class InstanceResults(Results):
@@ -74,7 +73,7 @@ class InstanceResults(Results):
     def add(self, found: Instances, image_id: int, file_name: str, map_name: str) -> None:
         """Add instances."""
         for result in instances_to_coco_results(found, image_id):
-            result["category_id"] = self.classes.category_ids[result["category_id"]]
+            result["category_id"] = self.classes.ids[result["category_id"]]
             self._results.append({**result, "file_name": file_name})
 
     def content(self) -> list[dict[str, Any]]:
@@ -134,7 +133,7 @@ class PanopticResults(MapResults):
 
     def __init__(self, path: Path, classes: Classes):
         super().__init__(path, classes)
-        if len(set(classes.category_ids)) < len(classes.names):
+        if len(classes.index) < len(classes):
             raise ValueError(
                 "COCO's panoptic format tells classes by their ids, but of this model only those "
                 "of things are known, and stuff would get the same ones; give metadata.json with "
@@ -156,7 +155,7 @@ class PanopticResults(MapResults):
                 "segments_info": [
                     {
                         "id": segment["id"],
-                        "category_id": self.classes.category_ids[segment["category_id"]],
+                        "category_id": self.classes.ids[segment["category_id"]],
                         "area": int(areas[segment["id"]]),
                         "bbox": _box(boxes[segment["id"] - 1]),
                         "iscrowd": 0,
@@ -170,7 +169,7 @@ class PanopticResults(MapResults):
     def _categories(self) -> list[dict[str, Any]]:
         return [
             {**self._category(i, id_), "isthing": int(i in self._things)}
-            for i, id_ in enumerate(self.classes.category_ids)
+            for i, id_ in enumerate(self.classes.ids)
         ]
 
 
@@ -186,21 +185,20 @@ class SemanticResults(MapResults):
 
     def _categories(self) -> list[dict[str, Any]]:
         return [
-            {**self._category(i, i), "category_id": id_}
-            for i, id_ in enumerate(self.classes.category_ids)
+            {**self._category(i, i), "category_id": id_} for i, id_ in enumerate(self.classes.ids)
         ]
 
 
-_RESULTS: dict[str, type[Results]] = {
-    "instance": InstanceResults,
-    "panoptic": PanopticResults,
-    "semantic": SemanticResults,
+_RESULTS: dict[type[Segmenter[Any]], type[Results]] = {
+    InstanceSegmenter: InstanceResults,
+    PanopticSegmenter: PanopticResults,
+    SemanticSegmenter: SemanticResults,
 }
 
 
-def build_results(task: str, path: Path, classes: Classes) -> Results:
-    """Results of a task, to be written to the JSON file `path`."""
-    return _RESULTS[task](path, classes)
+def build_results(segmenter: Segmenter[Any], path: Path) -> Results:
+    """Build what collects the results of a segmenter, to be written to the JSON file `path`."""
+    return _RESULTS[type(segmenter)](path, segmenter.classes)
 
 
 def map_folder(path: Path) -> Path:

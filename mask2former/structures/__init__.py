@@ -1,5 +1,6 @@
-"""Containers of targets."""
+"""What the other rooms hand to each other: masks and classes."""
 
+from .classes import Classes, Color
 from .packed_masks import PackedMasks
 
-__all__ = ["PackedMasks"]
+__all__ = ["Classes", "Color", "PackedMasks"]

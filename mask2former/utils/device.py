@@ -3,14 +3,15 @@
 import torch
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, option: str = "") -> None:
     """Raise `ValueError` if PyTorch does not find the device.
 
     Args:
         name: the value of ``MODEL.DEVICE``, such as "cpu" or "cuda:0".
+        option: what precedes config keys on the command line, such as "--opts ".
     """
     if torch.device(name).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE is '{name}', but PyTorch finds no CUDA device here. "
-            "To run on the CPU, add: MODEL.DEVICE cpu"
+            f"To run on the CPU, add: {option}MODEL.DEVICE cpu"
         )

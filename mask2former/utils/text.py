@@ -8,3 +8,8 @@ def some_of(names: Collection[object], most: int = 5) -> str:
     listed = ", ".join(str(name) for name, _ in zip(names, range(most), strict=False))
     more = len(names) - most
     return f"{listed} and {more} more" if more > 0 else listed
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun, such as "1 image" or "3 images"."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"

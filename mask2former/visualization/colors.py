@@ -3,7 +3,7 @@
 import colorsys
 import math
 
-Color = tuple[int, int, int]
+from ..structures import Color
 
 
 def palette_color(index: int) -> Color:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -15,7 +14,9 @@ import pycocotools.mask as mask_util
 
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
-from .scenes import InstanceScene, PanopticScene, Scene, SemanticScene, to_rle
+from ..structures import Classes
+from ..utils.files import read_json
+from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene, to_rle
 
 
 class ResultFile:
@@ -37,7 +38,7 @@ class ResultFile:
             DatasetError: the file cannot be read, is empty or is none of these.
         """
         self.path = path
-        content = _read_json(path)
+        content = read_json(path, DatasetError)
         folder = os.path.splitext(path)[0]
         self._root = png_root or (folder if os.path.isdir(folder) else os.path.dirname(path))
         if isinstance(content, dict) and content.get("annotations"):
@@ -105,21 +106,17 @@ class ResultFile:
         self,
         entries: Sequence[Mapping[str, Any]],
         size: tuple[int, int],
-        to_index: Mapping[int, int],
+        classes: Classes,
         *,
         threshold: float | None = None,
-        things: frozenset[int],
-        ignore_label: int,
     ) -> Scene:
         """Make what `find` returned drawable.
 
         Args:
             entries: of one image.
             size: (height, width) of the image.
-            to_index: from category ids to contiguous ids.
+            classes: those of the data set.
             threshold: lowest score of instances or segments, if any.
-            things: contiguous ids of things.
-            ignore_label: for pixels that are of no class.
 
         Raises:
             ValueError: a mask is wrong.
@@ -131,8 +128,8 @@ class ResultFile:
             if any("segmentation" not in entry for entry in kept):
                 raise DatasetError(f"{self.path} has boxes without masks ('segmentation')")
             return InstanceScene(
-                [to_rle(e["segmentation"], size) for e in kept],
-                [self._index(e["category_id"], to_index) for e in kept],
+                RunLengthMasks([to_rle(e["segmentation"], size) for e in kept]),
+                [self._index(e["category_id"], classes) for e in kept],
                 [e["score"] for e in kept],
             )
         if self.task == "panoptic":
@@ -141,34 +138,28 @@ class ResultFile:
             for segment in entries[0]["segments_info"]:
                 if threshold is not None and segment["score"] < threshold:
                     continue
-                index = self._index(segment["category_id"], to_index)
-                segments.append({**segment, "category_id": index, "isthing": index in things})
+                index = self._index(segment["category_id"], classes)
+                segments.append(
+                    {**segment, "category_id": index, "isthing": classes.is_thing(index)}
+                )
             return PanopticScene(ids, segments)
         if "segmentation" not in entries[0]:
             return SemanticScene(
                 read_label_map(os.path.join(self._root, entries[0]["file_name"])).astype(np.int32)
             )
-        labels = np.full(size, ignore_label, np.int32)
+        labels = np.full(size, classes.ignore_label, np.int32)
         for entry in entries:
             mask = mask_util.decode(to_rle(entry["segmentation"], size)).astype(bool)
-            labels[mask] = self._index(entry["category_id"], to_index)
+            labels[mask] = self._index(entry["category_id"], classes)
         return SemanticScene(labels)
 
-    def _index(self, category_id: int, to_index: Mapping[int, int]) -> int:
-        if category_id not in to_index:
+    def _index(self, category_id: int, classes: Classes) -> int:
+        if category_id not in classes.index:
             raise DatasetError(
                 f"{self.path} has category_id {category_id}; the data set has "
-                f"{sorted(to_index)}: are the results of another data set?"
+                f"{sorted(classes.ids)}: are the results of another data set?"
             )
-        return to_index[category_id]
-
-
-def _read_json(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"results cannot be read: {path}: {error}") from error
+        return classes.index[category_id]
 
 
 def _common_suffix(a: Sequence[str], b: Sequence[str]) -> int:

@@ -17,6 +17,8 @@ from PIL import Image
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segment_labels import semantic_labels
 from ..data.segmentation import checked_run_lengths, parse_polygon
+from ..structures import Classes
+from ..utils.text import counted
 from .colors import Color, palette_color
 from .instances import draw_instances
 from .regions import draw_panoptic, draw_semantic
@@ -26,54 +28,56 @@ _SAME = 0.5
 
 
 @dataclass(frozen=True)
-class SceneClasses:
-    """Classes of a data set, by their contiguous ids."""
-
-    names: Sequence[str]
-    """Those that a task does not have are empty."""
-    colors: Sequence[Color] | None
-    ignore_label: int
-
-
-@dataclass(frozen=True)
 class InstanceScene:
     """Instances that may overlap."""
 
-    rles: Sequence[Mapping[str, Any]]
-    """N compressed RLE masks, (H, W)."""
+    masks: Sequence[np.ndarray]
+    """N masks (H, W) bool, as an array or as anything that gives them by index."""
     categories: Sequence[int]
     scores: Sequence[float] | None = None
 
     def __len__(self) -> int:
-        return len(self.rles)
+        return len(self.masks)
 
     def draw(
-        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+        self,
+        image: np.ndarray,
+        classes: Classes,
+        colors: Mapping[int, Color] | None = None,
+        *,
+        by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an image (H, W, 3); `colors` are by position."""
+        """Draw on an RGB image (H, W, 3).
+
+        Args:
+            image: uint8.
+            classes: names and colours.
+            colors: by position in the scene; by default those of the palette.
+            by_class: give all objects of a class one colour, which is stable over frames.
+        """
         labels = [classes.names[category] for category in self.categories]
         if self.scores is not None:
             labels = [f"{n} {s:.0%}" for n, s in zip(labels, self.scores, strict=True)]
-        return draw_instances(
-            image, _Decoded(self.rles), labels, [colors[i] for i in range(len(self))]
-        )
+        if colors is None:
+            colors = {i: palette_color(c if by_class else i) for i, c in enumerate(self.categories)}
+        return draw_instances(image, self.masks, labels, [colors[i] for i in range(len(self))])
 
-    def count(self) -> str:
-        """The number of instances."""
-        return f"{len(self)} instance{'' if len(self) == 1 else 's'}"
+    def summary(self, classes: Classes) -> str:
+        """Return the number of instances."""
+        return counted(len(self), "instance")
 
 
-class _Decoded(Sequence[np.ndarray]):
+class RunLengthMasks(Sequence[np.ndarray]):
     """Masks that are decoded when they are asked for: all together may be gigabytes."""
 
     def __init__(self, rles: Sequence[Mapping[str, Any]]):
-        self._rles = rles
+        self.rles = rles
 
     def __len__(self) -> int:
-        return len(self._rles)
+        return len(self.rles)
 
     def __getitem__(self, index: Any) -> Any:
-        return mask_util.decode(self._rles[index]).astype(bool)
+        return mask_util.decode(self.rles[index]).astype(bool)
 
 
 @dataclass(frozen=True)
@@ -89,17 +93,26 @@ class PanopticScene:
         return len(self.segments)
 
     def draw(
-        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+        self,
+        image: np.ndarray,
+        classes: Classes,
+        colors: Mapping[int, Color] | None = None,
+        *,
+        by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an image (H, W, 3); `colors` are by position."""
+        """Draw on an RGB image (H, W, 3); see `InstanceScene.draw`."""
+        thing_colors = None
+        if colors is not None:
+            thing_colors = {segment["id"]: colors[i] for i, segment in enumerate(self.segments)}
         return draw_panoptic(
             image, self.ids, self.segments, classes.names, None, classes.colors,
-            thing_colors={segment["id"]: colors[i] for i, segment in enumerate(self.segments)},
+            by_class=by_class, thing_colors=thing_colors,
         )  # fmt: skip
 
-    def count(self) -> str:
-        """The number of segments."""
-        return f"{len(self)} segment{'' if len(self) == 1 else 's'}"
+    def summary(self, classes: Classes) -> str:
+        """Return the numbers of things and of stuff segments."""
+        things = sum(segment["isthing"] for segment in self.segments)
+        return f"{counted(things, 'thing')}, {len(self) - things} stuff"
 
 
 @dataclass(frozen=True)
@@ -113,23 +126,34 @@ class SemanticScene:
         return 0  # there is nothing that needs a colour of its own
 
     def draw(
-        self, image: np.ndarray, classes: SceneClasses, colors: Mapping[int, Color]
+        self,
+        image: np.ndarray,
+        classes: Classes,
+        colors: Mapping[int, Color] | None = None,
+        *,
+        by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an image (H, W, 3)."""
+        """Draw on an RGB image (H, W, 3); see `InstanceScene.draw`."""
         return draw_semantic(
             image, self.labels, classes.names, classes.colors, classes.ignore_label
         )
 
-    def count(self) -> str:
-        """The number of classes, that of pixels without class included."""
-        number = len(np.unique(self.labels))
-        return f"{number} class{'' if number == 1 else 'es'}"
+    def summary(self, classes: Classes) -> str:
+        """Return the number of classes and the share of the largest."""
+        labels, pixels = np.unique(self.labels, return_counts=True)
+        known = (labels >= 0) & (labels < len(classes)) & (labels != classes.ignore_label)
+        labels, pixels = labels[known], pixels[known]
+        if not len(labels):
+            return "0 classes"
+        largest = int(pixels.argmax())
+        share = f"{pixels[largest] / self.labels.size:.0%} {classes.names[labels[largest]]}"
+        return f"{counted(len(labels), 'class', 'classes')}, {share}"
 
 
 Scene = InstanceScene | PanopticScene | SemanticScene
 
 
-def true_scene(task: str, record: Mapping[str, Any], classes: SceneClasses) -> Scene | None:
+def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene | None:
     """The ground truth of a dataset dict.
 
     Args:
@@ -148,19 +172,22 @@ def true_scene(task: str, record: Mapping[str, Any], classes: SceneClasses) -> S
     if task == "instance" and "annotations" in record:
         found = [a for a in record["annotations"] if a.get("segmentation")]
         size = record["height"], record["width"]
-        return InstanceScene(
-            [to_rle(a["segmentation"], size) for a in found], [a["category_id"] for a in found]
-        )
+        rles = [to_rle(a["segmentation"], size) for a in found]
+        return InstanceScene(RunLengthMasks(rles), [a["category_id"] for a in found])
     if "pan_seg_file_name" not in record or "segments_info" not in record:
         return None
     ids, segments = read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"]
     if task == "semantic":
-        return SemanticScene(semantic_labels(ids, segments, classes.ignore_label))
+        return SemanticScene(
+            semantic_labels(
+                ids, segments, 255 if classes.ignore_label is None else classes.ignore_label
+            )
+        )
     if task == "panoptic":
         return PanopticScene(ids, segments)
     things = [segment for segment in segments if segment["isthing"]]
     rles = [mask_util.encode(np.asfortranarray(ids == thing["id"])) for thing in things]
-    return InstanceScene(rles, [thing["category_id"] for thing in things])
+    return InstanceScene(RunLengthMasks(rles), [thing["category_id"] for thing in things])
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -237,7 +264,13 @@ def _categories(scene: InstanceScene | PanopticScene) -> list[int]:
 def _instance_overlaps(truth: InstanceScene, prediction: InstanceScene) -> np.ndarray:
     if not len(truth) or not len(prediction):
         return np.zeros((len(prediction), len(truth)))
-    return mask_util.iou(list(prediction.rles), list(truth.rles), [0] * len(truth))
+    rles = [
+        scene.masks.rles
+        if isinstance(scene.masks, RunLengthMasks)
+        else [mask_util.encode(np.asfortranarray(mask)) for mask in scene.masks]
+        for scene in (prediction, truth)
+    ]
+    return mask_util.iou(list(rles[0]), list(rles[1]), [0] * len(truth))
 
 
 def _segment_overlaps(truth: PanopticScene, prediction: PanopticScene) -> np.ndarray:

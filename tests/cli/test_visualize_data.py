@@ -9,9 +9,9 @@ from PIL import Image
 from support import QUICKSTART
 
 from mask2former import load_config
-from mask2former.cli.visualize_data import Classes, draw, hatch, main, samples
+from mask2former.cli.visualize_data import classes_of, draw, hatch, main, samples
 from mask2former.data import build_train_loader
-from mask2former.structures import PackedMasks
+from mask2former.structures import Classes, PackedMasks
 
 CONFIGS = QUICKSTART.parent
 NAMES = ["disk", "ring", "rectangle", "triangle", "star", "paper", "gravel"]
@@ -37,7 +37,7 @@ def test_pictures_of_every_task(shapes, tmp_path, capsys, task, raw):
         assert all(NAMES[label] in line for label in sample["instances"].gt_classes.tolist())
         size = 64 if raw else 128
         assert f"  {size}x{size}: " in line
-        expected_picture = draw(sample, task, Classes.of_training_set(cfg), "RGB")
+        expected_picture = draw(sample, task, classes_of(cfg), "RGB")
         loss = np.asarray(Image.open(file), dtype=float) - np.asarray(expected_picture)
         assert abs(loss).mean() < 4  # of JPEG
 
@@ -84,7 +84,7 @@ def test_what_has_no_target_and_what_is_padding_can_be_seen(targets, image_forma
         "padding_mask": padding,
         "instances": instances,
     }
-    classes = Classes(["a", "b"], {0}, None)
+    classes = Classes(["a", "b"], range(2), frozenset({0}))
     picture = np.asarray(draw(sample, targets, classes, image_format)).astype(int)
     assert picture.shape == image.shape
     background, dark = picture[:, 262:488], picture[:, 512:]
@@ -108,11 +108,11 @@ def test_hatching_stays_inside():
 
 
 def test_names_and_colors_come_from_the_data_set(shapes):
-    classes = Classes.of_training_set(load_config(str(CONFIGS / "panoptic.yaml")))
+    classes = classes_of(load_config(str(CONFIGS / "panoptic.yaml")))
     assert list(classes.names) == NAMES and set(classes.things) == {0, 1, 2, 3, 4}
     other = load_config(str(CONFIGS / "panoptic.yaml"), ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 3])
-    unnamed = Classes.of_training_set(other)
-    assert unnamed.names == ["class 0", "class 1", "class 2"] and unnamed.colors is None
+    unnamed = classes_of(other)
+    assert unnamed.names == ("class 0", "class 1", "class 2") and unnamed.colors is None
 
 
 @pytest.mark.parametrize(

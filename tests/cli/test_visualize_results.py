@@ -215,7 +215,7 @@ def test_wrong_commands_say_what_to_do(command, evaluated, shapes, tmp_path):
     data = ("--dataset", name)
     cases = [
         ((tmp_path / "none.json", *data), "none.json"),
-        ((tmp_path / "text.json", *data), "results cannot be read"),
+        ((tmp_path / "text.json", *data), "is not JSON"),
         ((tmp_path / "empty.json", *data), "has no predictions"),
         ((tmp_path / "foreign.json", *data), "has category_id 12345; the data set has"),
         ((results, "--dataset", "no_such_set"), "no data set of this name"),

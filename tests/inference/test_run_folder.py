@@ -7,7 +7,9 @@ from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 
 from mask2former import add_maskformer2_config
-from mask2former.inference.run_folder import find_classes, register_classes
+from mask2former.data.metadata import find_classes
+from mask2former.inference.run_folder import register_classes
+from mask2former.structures import Classes
 
 PANOPTIC = {
     "thing_classes": ["cat", "dog"],
@@ -39,12 +41,12 @@ def test_a_panoptic_run(data_sets, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(PANOPTIC))
     cfg = config(4, data_sets[:1], data_sets[1:])
     classes = find_classes(cfg, str(tmp_path / "config.yaml"))
-    assert classes.names == PANOPTIC["stuff_classes"]
-    assert classes.category_ids == [4, 17, 50, 90]
+    assert list(classes.names) == PANOPTIC["stuff_classes"]
+    assert classes.ids == (4, 17, 50, 90)
     assert classes.things == {1, 3}
-    assert classes.colors == PANOPTIC["stuff_colors"]
+    assert list(classes.colors) == PANOPTIC["stuff_colors"]
     # the model asks the catalog, for the training set
-    register_classes(cfg, str(tmp_path / "config.yaml"))
+    register_classes(cfg, classes)
     for name in data_sets:
         assert MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id == {17: 1, 90: 3}
     # the same without the file
@@ -54,7 +56,7 @@ def test_a_panoptic_run(data_sets, tmp_path):
 def test_ids_of_stuff_are_known_even_where_they_are_listed_apart(data_sets):
     ids = {"stuff_dataset_id_to_contiguous_id": {4: 0, 50: 2}}
     MetadataCatalog.get(data_sets[0]).set(**{**PANOPTIC, **ids})
-    assert find_classes(config(4, data_sets), "c.yaml").category_ids == [4, 17, 50, 90]
+    assert find_classes(config(4, data_sets), "c.yaml").ids == (4, 17, 50, 90)
 
 
 @pytest.mark.parametrize(
@@ -76,8 +78,8 @@ def test_ids_of_stuff_are_known_even_where_they_are_listed_apart(data_sets):
 def test_other_tasks(data_sets, metadata, category_ids, things):
     MetadataCatalog.get(data_sets[1]).set(**metadata)
     classes = find_classes(config(2, test=data_sets[1:]), "c.yaml")
-    assert classes.names == ["a", "b"]
-    assert classes.category_ids == category_ids
+    assert classes.names == ("a", "b")
+    assert list(classes.ids) == category_ids
     assert classes.things == things
     assert classes.colors is None
 
@@ -85,17 +87,17 @@ def test_other_tasks(data_sets, metadata, category_ids, things):
 def test_classes_of_another_model_are_not_used(data_sets, tmp_path, caplog):
     (tmp_path / "metadata.json").write_text(json.dumps(PANOPTIC))
     cfg = config(3, data_sets)
-    classes = find_classes(cfg, str(tmp_path / "config.yaml"))
-    assert list(classes.names) == ["class 0", "class 1", "class 2"]
-    assert (list(classes.category_ids), classes.things) == ([0, 1, 2], None)
+    assert find_classes(cfg, str(tmp_path / "config.yaml")) is None
     assert "has 4 and 2 classes, the model 3" in caplog.text
-    register_classes(cfg, str(tmp_path / "config.yaml"))
-    assert MetadataCatalog.get(data_sets[0]).get("stuff_classes") is None
+    classes = Classes.numbered(3)
+    assert classes.names == ("class 0", "class 1", "class 2")
+    assert (classes.ids, classes.things) == ((0, 1, 2), None)
 
 
 def test_what_is_registered_stays(data_sets, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(PANOPTIC))
     MetadataCatalog.get(data_sets[0]).set(thing_classes=["one"])
-    register_classes(config(4, data_sets), str(tmp_path / "config.yaml"))
+    cfg = config(4, data_sets)
+    register_classes(cfg, find_classes(cfg, str(tmp_path / "config.yaml")))
     assert MetadataCatalog.get(data_sets[0]).thing_classes == ["one"]
     assert MetadataCatalog.get(data_sets[1]).stuff_classes == PANOPTIC["stuff_classes"]

@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from mask2former.config import load_config
 from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map
+from mask2former.data.metadata import find_classes
 from mask2former.inference.predictor import best_classes
-from mask2former.inference.run_folder import Classes, find_classes, register_classes
-from mask2former.inference.tasks import build_task, choose_task
+from mask2former.inference.run_folder import register_classes
+from mask2former.inference.segmenters import build_segmenter, choose_task
+from mask2former.structures import Classes
 from mask2former.visualization import draw_panoptic, draw_semantic
 
 
@@ -35,7 +37,7 @@ def expected(config: Path, image: Path, *overrides: object) -> dict:
     """What Detectron2's predictor gives with all tasks on."""
     weights = ["MODEL.WEIGHTS", str(config.with_name("model_final.pth"))]
     cfg = load_config(str(config), [*weights, *overrides])
-    register_classes(cfg, str(config))
+    register_classes(cfg, find_classes(cfg, str(config)))
     return DefaultPredictor(cfg)(read_image(image))
 
 
@@ -55,7 +57,7 @@ def test_published_configs_are_for_the_task_of_their_folder():
         if "Base" not in file.name:
             cfg = load_config(str(file))
             classes = find_classes(cfg, str(file))
-            assert classes.names[0] != "class 0", file
+            assert classes is not None, file
             assert f"{choose_task(cfg, None, classes, str(file))}-segmentation" == task, file
 
 
@@ -192,8 +194,9 @@ def test_a_model_does_nothing_but_the_task(panoptic_config, photo, task):
     """The other results would take gigabytes for a large photograph."""
     weights = ["MODEL.WEIGHTS", str(panoptic_config.with_name("model_final.pth"))]
     cfg = load_config(str(panoptic_config), weights)
-    register_classes(cfg, str(panoptic_config))
-    built = build_task(cfg, task, find_classes(cfg, str(panoptic_config)))
+    classes = find_classes(cfg, str(panoptic_config))
+    register_classes(cfg, classes)
+    built = build_segmenter(cfg, task, classes)
     keys = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
     assert list(built.predictor(np.asarray(photo))) == [keys[task]]
 
@@ -259,7 +262,7 @@ def test_wrong_tasks_say_what_to_do(
         (instance, [*output, "--task", "semantic"], "--task instance; if it was trained for that"),
         (instance, [*output, *off], "a model that predicts nothing"),
         (instance, [*output, "--task", "all"], "invalid choice: 'all'"),
-        (segmentor_config, [*output, "--task", "panoptic"], "only --task semantic can be had"),
+        (segmentor_config, [*output, "--task", "panoptic"], "only supports --task semantic"),
         (
             panoptic_config,
             [*output, "--task", "semantic", "--confidence-threshold", 0.3],

@@ -9,20 +9,21 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from mask2former.structures import Classes
 from mask2former.visualization import palette_color
 from mask2former.visualization.labels import LabelStyle
 from mask2former.visualization.result_files import ResultFile
 from mask2former.visualization.scenes import (
     InstanceScene,
     PanopticScene,
-    SceneClasses,
+    RunLengthMasks,
     shared_colors,
     to_rle,
     true_scene,
 )
 from mask2former.visualization.side_by_side import side_by_side
 
-CLASSES = SceneClasses(["cat", "dog", "sky"], None, 255)
+CLASSES = Classes(["cat", "dog", "sky"], range(3), ignore_label=255)
 
 # --- Which image a prediction is of ---
 
@@ -80,8 +81,8 @@ def test_segments_under_the_threshold_are_left_out(tmp_path):
     assert results.has_scores
     for threshold, expected in ((None, [1, 2]), (0.5, [2])):
         scene = results.scene(
-            results.find({"file_name": "a.jpg", "image_id": 7}), (1, 2), {9: 0, 8: 1},
-            threshold=threshold, things=frozenset([1]), ignore_label=255,
+            results.find({"file_name": "a.jpg", "image_id": 7}), (1, 2),
+            Classes(["sky", "cat"], [9, 8], frozenset([1])), threshold=threshold,
         )  # fmt: skip
         assert [segment["id"] for segment in scene.segments] == expected
     assert scene.segments[0]["isthing"] and scene.segments[0]["category_id"] == 1
@@ -98,7 +99,7 @@ def test_the_demos_label_maps(tmp_path):
     results = ResultFile(str(tmp_path / "r.json"))
     assert results.task == "semantic"
     entries = results.find({"file_name": "a.jpg"})
-    scene = results.scene(entries, (1, 2), {}, things=frozenset(), ignore_label=255)
+    scene = results.scene(entries, (1, 2), CLASSES)
     assert scene.labels.tolist() == [[0, 2]]
 
 
@@ -121,7 +122,7 @@ def blocks(*corners: int) -> list[np.ndarray]:
 
 def as_scene(kind: str, masks: list[np.ndarray], categories: list[int]):
     if kind == "instance":
-        return InstanceScene([rle_of(mask) for mask in masks], categories)
+        return InstanceScene(RunLengthMasks([rle_of(mask) for mask in masks]), categories)
     ids = np.zeros((20, 100), np.int32)
     for i, mask in enumerate(masks):
         ids[mask] = 10 * i + 5

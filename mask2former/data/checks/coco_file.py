@@ -6,6 +6,7 @@ import json
 import math
 from typing import Any
 
+from ...structures import Classes
 from .report import Report
 
 _CHUNK = 1 << 22
@@ -102,9 +103,10 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
 
 
 def check_categories(records: list[dict[str, Any]], report: Report) -> None:
-    """Put the categories into `report`, with what is wrong with them."""
+    """Put the classes into `report`, in the order of their ids, with what is wrong with them."""
     if not records:
         report.add("no categories", True, "'categories' is empty")
+    usable: dict[int, dict[str, Any]] = {}
     ids_of_names: dict[str, int] = {}
     for number, record in enumerate(records):
         category_id, name = record.get("id"), record.get("name")
@@ -115,12 +117,17 @@ def check_categories(records: list[dict[str, Any]], report: Report) -> None:
         if not isinstance(name, str) or not name:
             report.add("category without a name", True, f"category id {category_id}: {name!r}")
             continue
-        if category_id in report.categories:
-            detail = f"{category_id} is {report.categories[category_id]!r} and {name!r}"
+        if category_id in usable:
+            detail = f"{category_id} is {usable[category_id]['name']!r} and {name!r}"
             report.add("category id used twice", True, detail)
             continue
         if name in ids_of_names:
             detail = f"{name!r} has the ids {ids_of_names[name]} and {category_id}"
             report.add("category name used twice", True, detail)
-        report.categories[category_id] = name
+        usable[category_id] = {
+            key: value
+            for key, value in record.items()
+            if key != "color" or (isinstance(value, list) and list(map(type, value)) == [int] * 3)
+        }
         ids_of_names.setdefault(name, category_id)
+    report.classes = Classes.from_categories([usable[i] for i in sorted(usable)])

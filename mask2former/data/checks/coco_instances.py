@@ -96,7 +96,7 @@ class _AnnotationChecker:
 
     def _check_category(self, annotation: dict[str, Any]) -> None:
         category_id = annotation.get("category_id")
-        if not isinstance(category_id, int) or category_id not in self.report.categories:
+        if not isinstance(category_id, int) or category_id not in self.report.classes.index:
             detail = f"category_id is {category_id!r}; 'categories' has no such id"
             self._error("annotation of an unknown category", detail)
         elif not annotation.get("iscrowd"):

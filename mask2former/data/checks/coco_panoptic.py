@@ -76,11 +76,6 @@ def _check_kinds(records: list[dict[str, Any]], report: Report) -> None:
             report.add("category without isthing", True, detail)
         elif record["isthing"] not in (0, 1):
             report.add("isthing is neither 0 nor 1", True, f"{where}: {record['isthing']!r}")
-        elif record["isthing"]:
-            report.things.add(category_id)
-        color = record.get("color")
-        if isinstance(color, list) and len(color) == 3 and all(isinstance(c, int) for c in color):
-            report.colors[category_id] = (color[0], color[1], color[2])
 
 
 @dataclass
@@ -160,7 +155,7 @@ class _AnnotationChecker:
                 report.add("segment id used twice", True, "ids are unique in an image", **where)
                 continue
             entry.segments[segment_id] = segment
-            if not isinstance(category_id, int) or category_id not in report.categories:
+            if not isinstance(category_id, int) or category_id not in report.classes.index:
                 detail = f"category_id is {category_id!r}; 'categories' has no such id"
                 report.add("segment of an unknown category", True, detail, **where)
             elif not segment.get("iscrowd"):

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...structures import Classes
+
 _STORED_PER_KIND = 100
 _LISTED_PER_KIND = 5
 _LISTED_CLASSES = 20
@@ -55,10 +57,7 @@ class Report:
         unit: what is counted for each class: "objects", "segments" or "pixels".
         problems: up to 100 of each kind.
         counts: kind -> number of all problems of that kind.
-        categories: category id -> name.
-        things: ids of the categories that are things, where the data say so.
-        colors: category id -> RGB, where the data say so.
-        ignore_label: value of pixels without class in label maps.
+        classes: those of the data set that are usable.
         num_images: images in the data set.
         num_annotations: annotations, or segments; 0 for label maps.
         num_empty_images: images without objects, segments or labelled pixels.
@@ -69,10 +68,7 @@ class Report:
     unit: str = "objects"
     problems: list[Problem] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    categories: dict[int, str] = field(default_factory=dict)
-    things: set[int] = field(default_factory=set)
-    colors: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    ignore_label: int | None = None
+    classes: Classes = field(default_factory=lambda: Classes((), ()))
     num_images: int = 0
     num_annotations: int = 0
     num_empty_images: int = 0
@@ -113,7 +109,10 @@ class Report:
 
     def summary(self) -> str:
         """Return images and what they show of each class in a few lines."""
-        counts = [(self.num_per_category[i], name) for i, name in self.categories.items()]
+        counts = [
+            (self.num_per_category[i], name)
+            for i, name in zip(self.classes.ids, self.classes.names, strict=True)
+        ]
         counts.sort(reverse=True)
         total = self.num_per_category.total()
         listed = [
@@ -129,7 +128,7 @@ class Report:
         if self.unit != "pixels":
             records = "annotations" if self.unit == "objects" else self.unit
             parts.append(f"{self.num_annotations} {records}")
-        parts.append(f"{len(self.categories)} classes")
+        parts.append(f"{len(self.classes)} classes")
         lines = [f"{self.source}: {', '.join(parts)}"]
         if total:
             lines.append(f"  {self.unit} per class: {', '.join(listed)}")

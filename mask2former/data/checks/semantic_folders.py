@@ -6,10 +6,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...utils.text import some_of
+from ...structures import Classes
 from ..errors import DatasetError
 from ..files import walk_files
 from ..image import IMAGE_SUFFIXES
@@ -84,14 +85,16 @@ def check_semantic_folders(
             their headers are looked at.
 
     Returns:
-        The report, whose ``ignore_label`` says which it is; it never raises for what is wrong with
-        the data.
+        The report; its ``classes.ignore_label`` is the value that was found to stand for no class.
+        It never raises for what is wrong with the data.
     """
-    report = Report(str(label_root), unit="pixels", categories=dict(enumerate(classes)))
+    report = Report(str(label_root), unit="pixels", classes=Classes(classes, range(len(classes))))
     pairs = _pair(str(image_root), str(label_root), report)
     read = map_files(lambda pair: _read(pair, pixels), pairs, "Checking label maps")
     maps = [found for found in read if _is_sound(found, report)]
-    report.ignore_label = _ignore_label(maps, report) if ignore_label is None else ignore_label
+    if ignore_label is None:
+        ignore_label = _ignore_label(maps, report)
+    report.classes = replace(report.classes, ignore_label=ignore_label)
     if pixels:
         _check_labels(maps, report)
     return report
@@ -249,7 +252,7 @@ def _ignore_label(maps: Sequence[_Pair], report: Report) -> int:
 
 def _check_labels(maps: Sequence[_Pair], report: Report) -> None:
     """Compare the labels with the classes."""
-    num_classes, ignored = len(report.categories), report.ignore_label
+    num_classes, ignored = len(report.classes), report.classes.ignore_label
     strange: Counter[int] = Counter()
     for pair in maps:
         for label, area in pair.areas.items():
@@ -268,17 +271,17 @@ def _check_labels(maps: Sequence[_Pair], report: Report) -> None:
             some = some_of([f"{label} ({pair.areas[label]} pixels)" for label in wrong])
             kind = f"label without a class: there are {num_classes}, 0 to {num_classes - 1}{hint}"
             report.add(kind, True, f"{pair.label_path} has {some}", file_name=pair.name)
-    absent = [name for i, name in report.categories.items() if not report.num_per_category[i]]
+    absent = [name for i, name in enumerate(report.classes.names) if not report.num_per_category[i]]
     if absent and maps:
         report.add("class without pixels", False, ", ".join(absent))
 
 
 def _numbering_hint(strange: Counter[int], report: Report) -> str:
     """Return what labels without a class may mean, or nothing."""
-    num_classes = len(report.categories)
+    num_classes, ignored = len(report.classes), report.classes.ignore_label
     if len(strange) > 1:
         return ""
-    label, ignored = next(iter(strange)), report.ignore_label
+    label = next(iter(strange))
     hint = f"; if {label} stands for no class, add --ignore-label {label}"
     if label == num_classes:
         hint += f"; if classes are numbered from 1, number them from 0, and no class {ignored}"

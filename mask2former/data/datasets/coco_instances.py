@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from ...structures import Classes
+from ...utils.files import read_json
 from ..errors import DatasetError
 
 
@@ -30,24 +31,25 @@ def register_coco_json(
         image_root: folder that ``file_name`` of the images is relative to.
         categories: category id -> class name, by default read from `json_file`. Ids may have gaps;
             classes are numbered in the order of their ids, as Detectron2 does.
+
+    Raises:
+        DatasetError: `categories` is to be read from the file, and cannot be.
     """
     if categories is None:
-        with open(json_file, encoding="utf-8") as f:
-            categories = {c["id"]: c["name"] for c in json.load(f)["categories"]}
-    contiguous_ids = {category_id: i for i, category_id in enumerate(sorted(categories))}
-    DatasetCatalog.register(name, lambda: _load(json_file, image_root, contiguous_ids))
+        content = read_json(json_file, DatasetError)
+        categories = {c["id"]: c["name"] for c in content["categories"]}
+    ids = sorted(categories)
+    classes = Classes([categories[i] for i in ids], ids, frozenset(range(len(ids))))
+    DatasetCatalog.register(name, lambda: _load(json_file, image_root, classes))
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
         evaluator_type="coco",
-        thing_classes=[categories[i] for i in contiguous_ids],
-        thing_dataset_id_to_contiguous_id=contiguous_ids,
+        **classes.to_metadata("instance"),
     )
 
 
-def _load(
-    json_file: str, image_root: str, contiguous_ids: Mapping[int, int]
-) -> list[dict[str, Any]]:
+def _load(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
     """Load dataset dicts with contiguous category ids.
 
     Left to itself Detectron2 would number the categories of this very file: others than those of
@@ -57,11 +59,11 @@ def _load(
     for record in dataset_dicts:
         for annotation in record["annotations"]:
             category_id = annotation["category_id"]
-            if category_id not in contiguous_ids:
+            if category_id not in classes.index:
                 raise DatasetError(
                     f"{json_file}: annotation id {annotation['id']} of image id "
                     f"{record['image_id']} has category_id {category_id}; registered are "
-                    f"{sorted(contiguous_ids)}."
+                    f"{sorted(classes.ids)}."
                 )
-            annotation["category_id"] = contiguous_ids[category_id]
+            annotation["category_id"] = classes.index[category_id]
     return dataset_dicts

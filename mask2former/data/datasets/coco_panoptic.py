@@ -5,21 +5,21 @@ The id of a segment is R + 256 G + 65536 B of its pixels; 0 is void.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...utils.text import some_of
+from ...structures import Classes
+from ...utils.files import read_json
 from ..errors import DatasetError
 from ..files import missing_files, require
 
-_logger = logging.getLogger(__name__)
-
-Category = Mapping[str, Any]
+logger = logging.getLogger(__name__)
 
 
 def register_coco_panoptic(
@@ -28,7 +28,7 @@ def register_coco_panoptic(
     panoptic_root: str,
     image_root: str,
     *,
-    categories: Sequence[Category] | None = None,
+    categories: Sequence[Mapping[str, Any]] | None = None,
     sem_seg_root: str | None = None,
     json_file: str | None = None,
     evaluator_type: str = "coco_panoptic_seg",
@@ -59,13 +59,14 @@ def register_coco_panoptic(
     if categories is None:
         content = _read_json(panoptic_json, preparation)
         categories = sorted(content["categories"], key=lambda category: category["id"])
+    classes = replace(Classes.from_categories(categories), ignore_label=ignore_label)
     DatasetCatalog.register(
         name,
         lambda: load_coco_panoptic(
             panoptic_json,
             panoptic_root,
             image_root,
-            categories=categories,
+            classes=classes,
             sem_seg_root=sem_seg_root,
             preparation=preparation,
         ),
@@ -76,39 +77,12 @@ def register_coco_panoptic(
         "image_root": image_root,
         "json_file": json_file,
         "evaluator_type": evaluator_type,
-        "ignore_label": ignore_label,
         "label_divisor": 1000,
-        **panoptic_metadata(categories),
+        **classes.to_metadata("panoptic"),
     }
     if sem_seg_root is not None:
         known["sem_seg_root"] = sem_seg_root
     MetadataCatalog.get(name).set(**{**known, **metadata})
-
-
-def panoptic_metadata(categories: Sequence[Category]) -> dict[str, Any]:
-    """Return what Detectron2's ``MetadataCatalog`` holds of the classes of a panoptic data set.
-
-    The keys with ``stuff`` are of all classes, in the order of contiguous ids; those with ``thing``
-    of things alone. ``thing_dataset_id_to_contiguous_id`` maps to the ids among all classes, which
-    need not start at 0 or be without gaps. Colours are there if every category has one.
-
-    Args:
-        categories: as of `register_coco_panoptic`.
-    """
-    things = [category for category in categories if category["isthing"]]
-    contiguous_ids = {category["id"]: i for i, category in enumerate(categories)}
-    if len(contiguous_ids) < len(categories):
-        raise ValueError(f"{len(categories)} categories have {len(contiguous_ids)} different ids")
-    metadata: dict[str, Any] = {
-        "thing_classes": [category["name"] for category in things],
-        "stuff_classes": [category["name"] for category in categories],
-        "thing_dataset_id_to_contiguous_id": {c["id"]: contiguous_ids[c["id"]] for c in things},
-        "stuff_dataset_id_to_contiguous_id": contiguous_ids,
-    }
-    if all("color" in category for category in categories):
-        metadata["thing_colors"] = [list(category["color"]) for category in things]
-        metadata["stuff_colors"] = [list(category["color"]) for category in categories]
-    return metadata
 
 
 def load_coco_panoptic(
@@ -116,7 +90,7 @@ def load_coco_panoptic(
     panoptic_root: str,
     image_root: str,
     *,
-    categories: Sequence[Category],
+    classes: Classes,
     sem_seg_root: str | None = None,
     preparation: str = "",
 ) -> list[dict[str, Any]]:
@@ -137,12 +111,11 @@ def load_coco_panoptic(
     require(image_root, "folder of images", preparation)
     require(panoptic_root, "folder of panoptic PNG files", preparation)
     if sem_seg_root is not None and not os.path.isdir(sem_seg_root):
-        _logger.info(
+        logger.info(
             "There is no folder %s: semantic labels come from %s.", sem_seg_root, panoptic_root
         )
         sem_seg_root = None
     images = {image["id"]: image for image in content["images"]}
-    classes = {category["id"]: (i, category) for i, category in enumerate(categories)}
 
     records: dict[Any, dict[str, Any]] = {}
     for annotation in content["annotations"]:
@@ -179,7 +152,7 @@ def load_coco_panoptic(
 
 def _segments(
     segments: Sequence[Mapping[str, Any]],
-    classes: Mapping[int, tuple[int, Category]],
+    classes: Classes,
     where: str,
 ) -> list[dict[str, Any]]:
     """Return the segments of one image with contiguous ids."""
@@ -188,30 +161,26 @@ def _segments(
         if "id" not in segment or "category_id" not in segment:
             raise DatasetError(f"{where}: a segment lacks 'id' or 'category_id': {segment}")
         segment_id, category_id = segment["id"], segment["category_id"]
-        if category_id not in classes:
+        if category_id not in classes.index:
             raise DatasetError(
                 f"{where}: segment id {segment_id} has category_id {category_id}; registered are "
-                f"{sorted(classes)}."
+                f"{sorted(classes.ids)}."
             )
         if segment_id in result:
             raise DatasetError(f"{where}: segment id {segment_id} is there twice.")
-        contiguous_id, category = classes[category_id]
+        index = classes.index[category_id]
         result[segment_id] = {
             "iscrowd": 0,
             **segment,
-            "category_id": contiguous_id,
-            "isthing": bool(category["isthing"]),
+            "category_id": index,
+            "isthing": classes.is_thing(index),
         }
     return list(result.values())
 
 
 def _read_json(path: str, preparation: str) -> dict[str, Any]:
     require(path, "file of panoptic annotations", preparation)
-    try:
-        with open(path, encoding="utf-8") as f:
-            content = json.load(f)
-    except ValueError as error:
-        raise DatasetError(f"{path}: not a JSON file: {error}") from error
+    content = read_json(path, DatasetError)
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise DatasetError(f"{path}: not COCO's panoptic format: no list {key!r}.")

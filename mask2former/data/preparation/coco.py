@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ...structures import Classes
 from ..checks.report import Report
 from ..checks.semantic_folders import check_semantic_folders
 from ..datasets.coco_panoptic import load_coco_panoptic
@@ -43,7 +44,7 @@ class CocoSemantic(Job):
             str(self.folder / "annotations" / f"panoptic_{self.split}2017.json"),
             str(self.folder / f"panoptic_{self.split}2017"),
             str(self.folder / f"{self.split}2017"),
-            categories=COCO_CATEGORIES,
+            classes=Classes.from_categories(COCO_CATEGORIES),
             preparation=_SOURCE,
         )
         for record in records:

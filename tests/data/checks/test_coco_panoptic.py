@@ -82,9 +82,11 @@ def test_a_sound_set_has_no_problems(data):
     for pixels in (True, False):
         report = data.check(pixels=pixels)
         assert not report.problems, str(report)
-        assert report.categories == {9: "grass", 2: "cat", 4: "dog"}
-        assert report.things == {2, 4}
-        assert report.colors == {2: (1, 2, 3)}
+        classes = report.classes
+        named = dict(zip(classes.ids, classes.names, strict=True))
+        assert named == {9: "grass", 2: "cat", 4: "dog"}
+        assert {classes.ids[i] for i in classes.things} == {2, 4}
+        assert classes.colors is None, "not every class has one"
         assert report.num_per_category == {9: 2, 2: 1, 4: 2}, "crowd is not counted"
         assert "2 images (0 without segments), 6 segments, 3 classes" in report.summary()
 
@@ -346,5 +348,5 @@ def test_real_files_pass(folder, json_file, images, panoptic, num_classes, num_s
     root = SHARED / folder
     report = check_panoptic_json(str(root / json_file), str(root / images), str(root / panoptic))
     assert not report.problems, str(report)
-    assert len(report.categories) == num_classes
+    assert len(report.classes) == num_classes
     assert report.num_annotations == num_segments

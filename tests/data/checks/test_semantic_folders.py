@@ -55,8 +55,9 @@ def test_a_sound_set_has_no_problems(tmp_path, dtype, ignore):
     data = Data(tmp_path, dtype, ignore)
     report = data.check()
     assert not report.problems, str(report)
-    assert report.ignore_label == ignore
-    assert report.categories == dict(enumerate(CLASSES))
+    assert report.classes.ignore_label == ignore
+    assert list(report.classes.names) == list(CLASSES)
+    assert report.classes.ids == tuple(range(len(CLASSES)))
     assert report.num_per_category == {0: 2 * 940, 1: 2 * 150, 2: 2 * 50}
     assert "2 images (0 without pixels), 3 classes" in report.summary()
     assert "grass 82.5%, cat 13.2%, dog 4.4%" in report.summary()
@@ -215,7 +216,7 @@ def test_labels_without_class_suggest_what_they_mean(data):
     text = str(data.check())
     assert "add --ignore-label 255" in text and "numbered from 1" not in text
     report = data.check(ignore_label=255)
-    assert not report.problems and report.ignore_label == 255
+    assert not report.problems and report.classes.ignore_label == 255
 
 
 def test_an_ignored_class_counts_no_pixels(data):

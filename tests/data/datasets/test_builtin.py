@@ -114,7 +114,10 @@ def test_detectron2s_ade20k_says_how_to_make_its_label_maps(registrations, tmp_p
         ("coco_2017_val_panoptic_with_sem_seg", "COCO's 2017"),
         ("mapillary_vistas_panoptic_val", r"Mapillary Vistas 1\.2"),
         ("mapillary_vistas_sem_seg_train", r"Mapillary Vistas 1\.2"),
-        ("synthetic_shapes_instance_val", r"python -m mask2former\.data\.preparation\.synthetic --output "),
+        (
+            "synthetic_shapes_instance_val",
+            r"python -m mask2former\.data\.preparation\.synthetic --output ",
+        ),
         ("ade20k_full_sem_seg_train", "images_detectron2"),
         ("coco_2017_test_stuff_10k_sem_seg", "images_detectron2"),
     ],

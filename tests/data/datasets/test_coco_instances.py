@@ -87,7 +87,7 @@ def test_a_sound_file_has_no_problems(tmp_path, images):
     report = check(tmp_path, images, sound_content())
     assert not report.problems, str(report)
     assert "no problems" in str(report)
-    assert report.categories == {2: "cat", 4: "tree"}
+    assert (report.classes.ids, report.classes.names) == ((2, 4), ("cat", "tree"))
     assert report.num_per_category == {2: 1, 4: 1}, "crowd is not counted"
     assert "2 images (0 without objects)" in report.summary()
 
@@ -360,4 +360,4 @@ def test_real_coco_files_pass(split):
         str(folder / "annotations" / f"instances_{split}.json"), str(folder / split)
     )
     assert not report.problems, str(report)
-    assert len(report.categories) == 80
+    assert len(report.classes) == 80

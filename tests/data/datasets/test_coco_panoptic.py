@@ -11,7 +11,8 @@ from PIL import Image
 from support import REPOSITORY
 
 from mask2former.data import DatasetError, register_coco_panoptic
-from mask2former.data.datasets.coco_panoptic import load_coco_panoptic, panoptic_metadata
+from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
+from mask2former.structures import Classes
 
 SAMPLE = REPOSITORY.parent / "shared/data/coco_panoptic_sample/sample_data"
 # As ADE20K's: things are not the first ones.
@@ -20,6 +21,7 @@ CATEGORIES = [
     {"id": 5, "name": "bed", "isthing": 1, "color": [4, 5, 6]},
     {"id": 9, "name": "sky", "isthing": 0, "color": [7, 8, 9]},
 ]
+CLASSES = Classes.from_categories(CATEGORIES)
 CONTENT = {
     "images": [
         {"id": "two", "file_name": "two.jpeg", "height": 3, "width": 4},
@@ -56,7 +58,9 @@ def root(tmp_path):
 def load(root, content, **kwargs):
     (root / "panoptic.json").write_text(json.dumps(content))
     folders = (str(root / name) for name in ("panoptic.json", "png", "images"))
-    return load_coco_panoptic(*folders, **{"categories": CATEGORIES, **kwargs})
+    return load_coco_panoptic(
+        *folders, **{"classes": Classes.from_categories(CATEGORIES), **kwargs}
+    )
 
 
 def test_dataset_dicts(root, content):
@@ -76,6 +80,10 @@ def test_dataset_dicts(root, content):
     }  # fmt: skip
     assert two["file_name"] == f"{root}/images/two.jpeg"
     assert two["segments_info"] == []
+
+
+def panoptic_metadata(categories):
+    return Classes.from_categories(categories).to_metadata("panoptic")
 
 
 def test_metadata():
@@ -144,7 +152,9 @@ def test_coco_sample():
     content = json.loads((SAMPLE / "panoptic_examples.json").read_text())
     paths = (SAMPLE / name for name in ("panoptic_examples.json", "panoptic_examples"))
     records = load_coco_panoptic(
-        *map(str, paths), str(SAMPLE / "input_images"), categories=content["categories"]
+        *map(str, paths),
+        str(SAMPLE / "input_images"),
+        classes=Classes.from_categories(content["categories"]),
     )
     assert [record["image_id"] for record in records] == [142238, 439180]
     for record, annotation in zip(records, content["annotations"], strict=True):
@@ -178,7 +188,11 @@ def test_missing_files_are_named(root, content):
     (root / "panoptic.json").unlink()
     with pytest.raises(DatasetError, match=r"panoptic\.json: there is no such file .* Do this\."):
         load_coco_panoptic(
-            str(root / "panoptic.json"), "", "", categories=CATEGORIES, preparation="Do this."
+            str(root / "panoptic.json"),
+            "",
+            "",
+            classes=CLASSES,
+            preparation="Do this.",
         )
 
 
@@ -230,4 +244,4 @@ def test_contradictions_are_named(root, change, message):
 def test_other_files_are_none(root, text):
     (root / "panoptic.json").write_text(text)
     with pytest.raises(DatasetError, match=r"panoptic\.json: not "):
-        load_coco_panoptic(str(root / "panoptic.json"), "", "", categories=CATEGORIES)
+        load_coco_panoptic(str(root / "panoptic.json"), "", "", classes=CLASSES)

@@ -18,6 +18,7 @@ from support import REPOSITORY
 
 from mask2former.data import MAPPER_PRESETS, DatasetError, build_mapper
 from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
+from mask2former.structures import Classes
 
 SHARED = REPOSITORY.parent / "shared" / "data"
 SEEDS = range(6)
@@ -273,7 +274,10 @@ def shared_panoptic(name):
     categories = json.loads(json_file.read_text())["categories"]
     categories = sorted(categories, key=lambda category: category["id"])
     return load_coco_panoptic(
-        str(json_file), str(root / paths[1]), str(root / paths[2]), categories=categories
+        str(json_file),
+        str(root / paths[1]),
+        str(root / paths[2]),
+        classes=Classes.from_categories(categories),
     ), categories
 
 

@@ -11,26 +11,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import print_instances_class_histogram
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset
 
-from ..errors import DatasetError
-from ..mapper import MAPPER_PRESETS, Targets
+from ..tasks import TASKS, TaskName
+from .errors import DatasetError
+from .mapper import MAPPER_PRESETS
 
-_logger = logging.getLogger(__name__)
-
-# What a dataset dict must have for the targets, and what metadata must be equal.
-_FIELDS: dict[Targets, str] = {
-    "instance": "annotations",
-    "panoptic": "pan_seg_file_name",
-    "semantic": "sem_seg_file_name",
-}
-_CLASS_NAMES: dict[Targets, str] = {
-    "instance": "thing_classes",
-    "panoptic": "stuff_classes",
-    "semantic": "stuff_classes",
-}
+logger = logging.getLogger(__name__)
 
 
 def load_training_set(
-    names: Sequence[str], targets: Targets | None, *, filter_empty: bool
+    names: Sequence[str], targets: TaskName | None, *, filter_empty: bool
 ) -> list[dict[str, Any]] | Dataset[Any]:
     """Load registered data sets and join them.
 
@@ -84,16 +73,16 @@ def _require_registered(name: str) -> None:
     )
 
 
-def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: Targets) -> None:
+def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: TaskName) -> None:
     """Raise unless all records have what the mapper will read."""
-    field = _FIELDS[targets]
+    field = TASKS[targets].ground_truth
     without = [record for record in records if field not in record]
     if not without:
         return
     fitting = [
         preset_name
         for preset_name, preset in sorted(MAPPER_PRESETS.items())
-        if all(_FIELDS[preset.targets] in record for record in records)
+        if all(TASKS[preset.targets].ground_truth in record for record in records)
     ]
     hint = (
         f"Mappers that fit this data set: {', '.join(fitting)}" if fitting else "Is it a test set"
@@ -105,12 +94,12 @@ def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: Tar
     )
 
 
-def _require_same_classes(names: Sequence[str], targets: Targets) -> None:
+def _require_same_classes(names: Sequence[str], targets: TaskName) -> None:
     """Raise unless the metadata of the data sets have the same classes, things and stuff."""
     first = None
     for name in names:
         metadata = MetadataCatalog.get(name)
-        classes = metadata.get(_CLASS_NAMES[targets])
+        classes = metadata.get(TASKS[targets].class_names)
         if classes is None:
             continue
         things = None
@@ -141,7 +130,7 @@ def _difference(first: Sequence[str], second: Sequence[str]) -> str | None:
 
 
 def _without_empty(
-    records: list[dict[str, Any]], targets: Targets | None, names: Sequence[str]
+    records: list[dict[str, Any]], targets: TaskName | None, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Return the records that have a target."""
 
@@ -161,7 +150,7 @@ def _without_empty(
             "DATALOADER.FILTER_EMPTY_ANNOTATIONS False to train on images without objects."
         )
     if len(kept) < len(records):
-        _logger.info(
+        logger.info(
             "%d of %d images have nothing to train on and are left out "
             "(DATALOADER.FILTER_EMPTY_ANNOTATIONS)",
             len(records) - len(kept),

@@ -7,7 +7,7 @@ from mapper_cases import make_cfg
 from torch.utils.data import ConcatDataset, Dataset
 
 from mask2former.data import DatasetError, build_train_loader
-from mask2former.data.datasets.training_set import load_training_set
+from mask2former.data.training_set import load_training_set
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The names and ids of a model's classes: in Detectron2's catalog, and in the file beside weights.
+"""The classes of a model: in Detectron2's catalog, and in the file beside its weights.
 
 `metadata.json` holds them under the names that `MetadataCatalog` uses, so that what is read can be
 set there as it is.
@@ -6,17 +6,19 @@ set there as it is.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.catalog import Metadata
 
-from ..utils.files import write_atomically
+from ..structures import Classes
+from ..utils.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.json"
 
@@ -26,26 +28,6 @@ _COLORS = ("thing_colors", "stuff_colors")
 _KEYS = (*_NAMES, *_IDS, *_COLORS, "ignore_label")
 
 
-def class_names(metadata: Mapping[str, Any] | Metadata, num_classes: int) -> list[str] | None:
-    """Names of the classes of a model, in the order of its outputs.
-
-    Panoptic sets name all classes in ``stuff_classes`` and may name the things alone in
-    ``thing_classes``; instance sets have the latter only, semantic sets the former only.
-
-    Args:
-        metadata: of a data set, from the catalog or from `read_metadata`.
-        num_classes: ``MODEL.SEM_SEG_HEAD.NUM_CLASSES``.
-
-    Returns:
-        `num_classes` names; None if `metadata` does not name so many.
-    """
-    for key in reversed(_NAMES):
-        names = metadata.get(key)
-        if names is not None and len(names) == num_classes:
-            return list(names)
-    return None
-
-
 def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
     """Write what `MetadataCatalog` knows of the classes of a data set, for `read_metadata`.
 
@@ -53,8 +35,7 @@ def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
     """
     metadata = MetadataCatalog.get(dataset_name)
     content = {key: metadata.get(key) for key in _KEYS if metadata.get(key) is not None}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    write_atomically(Path(path), lambda file: file.write(text.encode()))
+    write_json(path, content, indent=1, ensure_ascii=False)
 
 
 def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -67,6 +48,35 @@ def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[s
         path = folder / METADATA_FILE
         if path.is_file():
             yield str(path), read_metadata(path)
+
+
+def find_classes(cfg: CfgNode, config_file: str) -> Classes | None:
+    """Find the classes of the model that a config describes.
+
+    They are in `metadata.json` beside the weights or the config file, which `train_net.py` writes,
+    or in the metadata of the registered data sets of ``DATASETS``.
+
+    Returns:
+        None if nothing names as many classes as the model has; a warning says what was found.
+
+    Raises:
+        ValueError: a `metadata.json` is damaged.
+    """
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    sources = list(saved_metadata(cfg, config_file))
+    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
+        sources.append((f"data set {name!r}", MetadataCatalog.get(name).as_dict()))
+    for source, metadata in sources:
+        classes = Classes.from_metadata(metadata, count)
+        if classes is not None:
+            return classes
+        found = [len(metadata[key]) for key in reversed(_NAMES) if metadata.get(key)]
+        if found:
+            logger.warning(
+                "%s has %s classes, the model %d: its names are not used",
+                source, " and ".join(map(str, found)), count,
+            )  # fmt: skip
+    return None
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -82,7 +92,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         ValueError: the file cannot be read, or is not as `write_metadata` writes it.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path)
         found = {key: content[key] for key in _KEYS if content.get(key) is not None}
         for key in found.keys() & set(_NAMES):
             names = found[key]
@@ -92,6 +102,6 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             found[key] = {int(id_): int(index) for id_, index in found[key].items()}
         for key in found.keys() & set(_COLORS):
             found[key] = [(int(r), int(g), int(b)) for r, g, b in found[key]]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not as train_net.py writes it: {error}") from error
     return found

@@ -3,7 +3,8 @@ import json
 import pytest
 from detectron2.data import MetadataCatalog
 
-from mask2former.data.classes import class_names, read_metadata, write_metadata
+from mask2former.data.metadata import read_metadata, write_metadata
+from mask2former.structures import Classes
 
 ALL = ["grass", "cat", "sky", "dog"]
 # Contiguous ids of things with gaps, as ADE20K has them, and thing_classes that these do not index.
@@ -33,6 +34,11 @@ def test_what_is_written_can_be_read_and_registered(registered, tmp_path, keys):
     assert read_metadata(path) == known
     assert [file.name for file in tmp_path.iterdir()] == ["metadata.json"]
     registered.set(**read_metadata(path))  # asserts that nothing changes
+
+
+def class_names(metadata, count: int) -> list[str] | None:
+    classes = Classes.from_metadata(metadata, count)
+    return None if classes is None else list(classes.names)
 
 
 @pytest.mark.parametrize("count, names", [(4, ALL), (2, ["cat", "dog"]), (3, None), (0, None)])

@@ -1,0 +1,237 @@
+"""A user's own data: checked, compared with the classes of the model, registered."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from typing import ClassVar, TypeVar
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+
+from ..structures import Classes
+from .checks.coco_instances import check_coco_json
+from .checks.coco_panoptic import check_panoptic_json
+from .checks.report import Report
+from .checks.semantic_folders import check_semantic_folders, read_class_names
+from .datasets.coco_instances import register_coco_json
+from .datasets.coco_panoptic import register_coco_panoptic
+from .datasets.semantic_folders import register_semantic_folders
+from .errors import DatasetError
+
+T = TypeVar("T")
+# Of the names that `register_own_data` gives.
+CUSTOM_PREFIX = "custom_"
+
+
+@dataclass(frozen=True)
+class InstanceData:
+    """COCO instance JSON and the folder of its images."""
+
+    task: ClassVar[str] = "instance"
+    json_file: str
+    image_root: str
+
+    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+        """See `check_coco_json`."""
+        return check_coco_json(self.json_file, self.image_root, evaluated=evaluated)
+
+    def register(self, name: str, classes: Classes) -> None:
+        """Register under `name` with these classes."""
+        categories = dict(zip(classes.ids, classes.names, strict=True))
+        register_coco_json(name, self.json_file, self.image_root, categories=categories)
+
+
+@dataclass(frozen=True)
+class PanopticData:
+    """COCO panoptic JSON, the folder of its images and that of its PNG files."""
+
+    task: ClassVar[str] = "panoptic"
+    json_file: str
+    image_root: str
+    panoptic_root: str
+
+    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+        """See `check_panoptic_json`."""
+        return check_panoptic_json(
+            self.json_file, self.image_root, self.panoptic_root, evaluated=evaluated, pixels=pixels
+        )
+
+    def register(self, name: str, classes: Classes) -> None:
+        """Register under `name` with these classes."""
+        register_coco_panoptic(
+            name,
+            self.json_file,
+            self.panoptic_root,
+            self.image_root,
+            categories=classes.to_categories(),
+        )
+
+
+@dataclass(frozen=True)
+class SemanticData:
+    """A folder of images and one of label maps.
+
+    ``class_file`` names the classes (see `read_class_names`); without it they are those of the
+    model that is evaluated. ``ignore_label`` is as of `check_semantic_folders`.
+    """
+
+    task: ClassVar[str] = "semantic"
+    image_root: str
+    label_root: str
+    class_file: str | None = None
+    ignore_label: int | None = None
+
+    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+        """See `check_semantic_folders`."""
+        if self.class_file is not None:
+            names = read_class_names(self.class_file)
+        elif classes is not None:
+            names = list(classes.names)
+        else:
+            raise DatasetError(
+                "label maps do not name their classes: give the file that does, with --classes"
+            )
+        return check_semantic_folders(
+            self.image_root,
+            self.label_root,
+            names,
+            ignore_label=self.ignore_label,
+            pixels=pixels,
+        )
+
+    def register(self, name: str, classes: Classes) -> None:
+        """Register under `name` with these classes."""
+        assert classes.ignore_label is not None
+        register_semantic_folders(
+            name,
+            self.image_root,
+            self.label_root,
+            classes=classes.names,
+            ignore_label=classes.ignore_label,
+        )
+
+
+OwnData = InstanceData | PanopticData | SemanticData
+# By task. The first arguments are the values of the task's command-line flags.
+OWN_DATA: dict[str, type[OwnData]] = {
+    kind.task: kind for kind in (InstanceData, PanopticData, SemanticData)
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was registered.
+
+    Attributes:
+        train: name of the training set, or None.
+        val: name of the validation set.
+        classes: those of the training set or of the trained model.
+    """
+
+    train: str | None
+    val: str
+    classes: Classes
+
+
+def register_own_data(
+    train: OwnData | None, val: OwnData, *, trained: Classes | None = None, pixels: bool = True
+) -> Registered:
+    """Check and register a user's own training and validation set.
+
+    The main process checks, the others wait for what it finds. Calling it again with the same files
+    is harmless.
+
+    Args:
+        train: the training set; None to evaluate only.
+        val: the validation set, of the same kind.
+        trained: the classes of a model that is evaluated only; by default those of `val`.
+        pixels: whether to read every label map and panoptic PNG.
+
+    Raises:
+        DatasetError: something is wrong; the message lists everything that is.
+    """
+    reports = _on_main_process(lambda: _check(train, val, trained, pixels))
+    classes = trained or reports[0].classes  # a validation set may lack some classes
+    if val.task == "semantic":  # the two sets may mark pixels without a class differently
+        of_val = replace(classes, ignore_label=reports[-1].classes.ignore_label)
+        classes = replace(classes, ignore_label=reports[0].classes.ignore_label)
+    else:
+        of_val = classes
+    train_name = None if train is None else _register("train", train, classes)
+    return Registered(train_name, _register("val", val, of_val), classes)
+
+
+def _check(
+    train: OwnData | None, val: OwnData, trained: Classes | None, pixels: bool
+) -> list[Report]:
+    """Return the reports, of which none has an error, that of training first."""
+    reports = [val.check(evaluated=True, pixels=pixels, classes=trained)]
+    if train is not None:
+        reports.insert(0, train.check(evaluated=False, pixels=pixels, classes=None))
+        trained = reports[0].classes
+    if trained and reports[-1].classes:
+        _compare_classes(trained, reports[-1], val.task)
+    texts = [str(report) for report in reports if report.problems]
+    num_errors = sum(report.num_errors for report in reports)
+    if num_errors:
+        errors = "1 error" if num_errors == 1 else f"{num_errors} errors"
+        heading = f"the data cannot be used as it is: {errors}"
+        raise DatasetError("\n".join([heading, *texts]))
+    # Printed: Detectron2 sets up logging from the config, which needs the names to be registered.
+    print("\n".join([*texts, *(report.summary() for report in reports)]))
+    return reports
+
+
+def _on_main_process(function: Callable[[], T]) -> T:
+    """Return what `function` returns on the main process; raise there what it raises."""
+    result: T | DatasetError | None = None
+    if comm.is_main_process():
+        try:
+            result = function()
+        except DatasetError as error:
+            result = error
+    found = comm.all_gather(result)[0]
+    if isinstance(found, DatasetError):
+        raise found if comm.is_main_process() else DatasetError("see the main process")
+    return found
+
+
+def _register(split: str, data: OwnData, classes: Classes) -> str:
+    """Register under a name that the paths determine; return it."""
+    paths = [os.path.abspath(value) for value in astuple(data) if isinstance(value, str)]
+    name = f"{CUSTOM_PREFIX}{split}_{hashlib.sha256(chr(10).join(paths).encode()).hexdigest()[:8]}"
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    data.register(name, classes)
+    return name
+
+
+def _compare_classes(trained: Classes, report: Report, task: str) -> None:
+    """Add to the report of the validation set where its classes are not those that are trained."""
+    kind = "category differs from the training set"
+    val = report.classes
+    for category_id, name in zip(val.ids, val.names, strict=True):
+        index, there = val.index[category_id], trained.index.get(category_id)
+        if there is None:
+            detail = f"{name!r} is id {category_id} here"
+            if name in trained.names:
+                detail += f" and id {trained.ids[trained.names.index(name)]} there"
+            else:
+                detail += " and is not there at all"
+            report.add(kind, True, detail)
+        elif trained.names[there] != name:
+            detail = f"id {category_id} is {name!r} here and {trained.names[there]!r} there"
+            report.add(kind, True, detail)
+        elif task == "panoptic" and val.is_thing(index) != trained.is_thing(there):
+            a, b = ("thing", "stuff") if val.is_thing(index) else ("stuff", "thing")
+            report.add(kind, True, f"id {category_id}, {name!r}, is {a} here and {b} there")
+    missing = [trained.names[i] for c, i in trained.index.items() if c not in val.index]
+    if missing and task == "panoptic":
+        detail = f"{', '.join(missing)}: panoptic quality needs to know them; add them"
+        report.add("class missing in 'categories' of validation", True, detail)
+    elif missing:
+        report.add("class that validation lacks", False, ", ".join(missing))

@@ -1,0 +1,177 @@
+"""Going through images or the frames of a video: finding, drawing, collecting, with progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..data.image import ImageReadError, read_image
+from ..utils.files import write_atomically
+from .inputs import expand_inputs, image_ids, map_names, output_paths
+from .results import MapResults, Results, check_map_paths
+from .segmenters import Segmenter
+from .video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
+from .windows import VideoWindow, check_display, check_toolkit, show_picture
+
+
+class ImageRun:
+    """Image files, and where their pictures go.
+
+    Args:
+        arguments: files, folders and patterns; see `expand_inputs`.
+        output: folder or file for the pictures, or None.
+        show: whether to show the pictures in windows.
+
+    Raises:
+        ValueError: there is no such image, or an output would replace something.
+    """
+
+    def __init__(self, arguments: Sequence[str], output: str | None, *, show: bool):
+        if show:
+            check_display()
+        self.inputs = expand_inputs(arguments)
+        self.outputs = None if output is None else output_paths(self.inputs, Path(output))
+        if show:
+            check_toolkit()
+        self.show = show
+
+    def check_results(self, results: Results) -> None:
+        """Raise `ValueError` if a file of the results would replace an input or a picture."""
+        if isinstance(results, MapResults):
+            check_map_paths(results.folder, map_names(self.inputs), self.inputs, self.outputs or ())
+
+    def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
+        """Go through the images; return whether all could be read."""
+        failed = 0
+        begin = time.perf_counter()
+        total = len(self.inputs)
+        names = zip(self.inputs, image_ids(self.inputs), map_names(self.inputs), strict=True)
+        for i, (path, image_id, map_name) in enumerate(names):
+            start = time.perf_counter()
+            try:
+                image = read_image(path)
+            except ImageReadError as error:
+                print(f"[{i + 1}/{total}] SKIPPED {error}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            found = segmenter.find(image)
+            if results is not None:
+                results.add(found, image_id, str(path), map_name)
+            scene = segmenter.scene(found)
+            line = f"[{i + 1}/{total}] {path}: {scene.summary(segmenter.classes)}"
+            picture = None
+            if self.outputs is not None or self.show:
+                picture = scene.draw(_rgb(image), segmenter.classes)
+            saved = ""
+            if self.outputs is not None and picture is not None:
+                _save(picture, self.outputs[i])
+                saved = f" -> {self.outputs[i]}"
+            now = time.perf_counter()
+            line += f" in {now - start:.2f} s{saved}"
+            if i + 1 < total:
+                line += f", ETA {_clock((now - begin) / (i + 1) * (total - i - 1))}"
+            print(line, flush=True)
+            if self.show and picture is not None:
+                show_picture(picture, str(path))
+        print(f"{total - failed} of {total} images done in {_clock(time.perf_counter() - begin)}")
+        return not failed
+
+
+class VideoRun:
+    """The frames of a video file or of a camera, and where their pictures go.
+
+    Args:
+        source: video file, or None for the first camera.
+        output: file or folder for the video, or None.
+        show: whether to show the frames in a window.
+
+    Raises:
+        ValueError: there is no such video, OpenCV is missing, or the output is the input.
+    """
+
+    def __init__(self, source: str | None, output: str | None, *, show: bool):
+        if show:
+            check_display()
+        self.reader = VideoReader(0 if source is None else source)
+        path = None if output is None else _video_output(output, source)
+        self.writer = None if path is None else VideoWriter(path, self.reader.fps)
+        self.window = VideoWindow(f"Mask2Former: {self.reader.name}") if show else None
+
+    def check_results(self, results: Results) -> None:
+        """Do nothing: no file of the results can be a frame."""
+
+    def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
+        """Go through the frames; return whether some could be read and written."""
+        begin, number = time.perf_counter(), 0
+        try:
+            for number, frame in enumerate(self.reader, start=1):
+                found = segmenter.find(frame)
+                if results is not None:
+                    results.add(found, number - 1, self.reader.name, f"{number - 1:06}.png")
+                scene = segmenter.scene(found)
+                if not self._put(scene.draw, frame, segmenter):
+                    break
+                self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
+        except KeyboardInterrupt:  # the way to end a recording; what there is of it is kept
+            print("interrupted", file=sys.stderr)
+        except VideoError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return False
+        finally:
+            for part in (self.reader, self.writer, self.window):
+                if part is not None:
+                    part.close()
+        if number == 0:
+            print(f"error: {self.reader.name}: no frame can be read", file=sys.stderr)
+            return False
+        target = "" if self.writer is None else f" -> {self.writer.path}"
+        print(f"{number} frames done in {_clock(time.perf_counter() - begin)}{target}")
+        return True
+
+    def _put(self, draw: Any, frame: np.ndarray, segmenter: Segmenter[Any]) -> bool:
+        """Write and show a frame; return whether to go on."""
+        if self.writer is None and self.window is None:
+            return True
+        picture = np.asarray(draw(_rgb(frame), segmenter.classes, by_class=True))
+        if self.writer is not None:
+            self.writer.write(picture)
+        return self.window is None or self.window.show(picture)
+
+    def _report(self, number: int, spent: float, summary: str) -> None:
+        total = self.reader.num_frames
+        line = f"frame {number}/{total or '?'}: {summary}, {number / spent:.2f} frames/s"
+        if total:
+            line += f", ETA {_clock(spent / number * max(0, total - number))}"
+        print(line, flush=True)
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    # Without chroma subsampling, which would blur the edges of saturated masks.
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: picture.save(file, kind, **options))
+
+
+def _video_output(output: str, source: str | None) -> Path:
+    path = Path(output)
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        path = path / f"{'webcam' if source is None else Path(source).stem}.mp4"
+    if source is not None and path.resolve() == Path(source).resolve():
+        raise ValueError(f"{path} would replace the input: choose another --output")
+    return path

@@ -1,0 +1,97 @@
+"""The three tasks, and what each is called in outputs, configs and on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from detectron2.config import CfgNode
+
+TaskName = Literal["panoptic", "instance", "semantic"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: "panoptic", "instance" or "semantic".
+        output: key of its result in what a model returns for an image.
+        switch: key of ``MODEL.MASK_FORMER.TEST`` that switches the result on.
+        ground_truth: key of a dataset dict that holds what the model learns from.
+        class_names: key of a data set's metadata that names all of its classes.
+        files: what a user's own data consist of.
+        flags: command-line flags of such data, without "--train-" or "--val-".
+        mapper: ``INPUT.DATASET_MAPPER_NAME`` that suits them.
+        config: a published config that suits them.
+    """
+
+    name: TaskName
+    output: str
+    switch: str
+    ground_truth: str
+    class_names: str
+    files: str
+    flags: tuple[str, ...]
+    mapper: str
+    config: str
+
+    @property
+    def switch_key(self) -> str:
+        """The whole key of `switch`."""
+        return f"MODEL.MASK_FORMER.TEST.{self.switch}"
+
+
+# A model that predicts several tasks is for the first of them.
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="panoptic",
+            output="panoptic_seg",
+            switch="PANOPTIC_ON",
+            ground_truth="pan_seg_file_name",
+            class_names="stuff_classes",
+            files="COCO panoptic JSON and PNG files",
+            flags=("json", "images", "panoptic"),
+            mapper="coco_panoptic_lsj",
+            config="coco/panoptic-segmentation/maskformer2_R50_bs16_50ep",
+        ),
+        Task(
+            name="instance",
+            output="instances",
+            switch="INSTANCE_ON",
+            ground_truth="annotations",
+            class_names="thing_classes",
+            files="COCO instance JSON",
+            flags=("json", "images"),
+            mapper="coco_instance_lsj",
+            config="coco/instance-segmentation/maskformer2_R50_bs16_50ep",
+        ),
+        Task(
+            name="semantic",
+            output="sem_seg",
+            switch="SEMANTIC_ON",
+            ground_truth="sem_seg_file_name",
+            class_names="stuff_classes",
+            files="label maps",
+            flags=("images", "labels"),
+            mapper="mask_former_semantic",
+            config="ade20k/semantic-segmentation/maskformer2_R50_bs16_160k",
+        ),
+    )
+}
+
+
+def tasks_of(cfg: CfgNode) -> list[Task] | None:
+    """Return the tasks whose results the model of a config returns.
+
+    Returns:
+        None for a meta-architecture that is neither Mask2Former's nor Detectron2's
+        ``SemanticSegmentor``.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":  # the per-pixel baselines
+        return [TASKS["semantic"]]
+    if cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
+        return None
+    return [task for task in TASKS.values() if cfg.MODEL.MASK_FORMER.TEST[task.switch]]
