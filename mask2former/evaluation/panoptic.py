@@ -23,8 +23,8 @@ from tabulate import tabulate
 
 from ..data.errors import DatasetError
 from ..data.label_maps import ids_to_rgb
-from ..utils.text import some_of
 from ..utils.files import write_json
+from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment, panoptic_classes
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 from .tables import class_table

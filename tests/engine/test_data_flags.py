@@ -12,8 +12,8 @@ from support import REPOSITORY
 
 from mask2former import load_config
 from mask2former.data import DatasetError
-from mask2former.engine import launch
 from mask2former.data.metadata import write_metadata
+from mask2former.engine import launch
 from mask2former.engine.data_flags import register_run_datasets
 from mask2former.engine.setup import argument_parser, check_datasets
 

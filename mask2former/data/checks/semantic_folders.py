@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...utils.text import some_of
 from ...structures import Classes
+from ...utils.text import some_of
 from ..errors import DatasetError
 from ..files import walk_files
 from ..image import IMAGE_SUFFIXES

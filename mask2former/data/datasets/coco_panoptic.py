@@ -13,9 +13,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...utils.text import some_of
 from ...structures import Classes
 from ...utils.files import read_json
+from ...utils.text import some_of
 from ..errors import DatasetError
 from ..files import missing_files, require
 
