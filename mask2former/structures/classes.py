@@ -103,14 +103,17 @@ class Classes:
 
         Args:
             metadata: of a data set, from ``MetadataCatalog`` or from `read_metadata`.
-            num_classes: number of classes of the model; None takes ``stuff_classes`` if there are
-                some.
+            num_classes: number of classes of the model; None takes all semantic classes or, without
+                these, the things; they may be without names then.
 
         Returns:
-            None if the metadata does not name that many classes.
+            None if the metadata does not describe that many classes.
         """
         for kind in ("stuff", "thing"):
             names = metadata.get(f"{kind}_classes")
+            if num_classes is None and not names:  # ids alone are enough to evaluate
+                last = max((metadata.get(_IDS.format(kind)) or {}).values(), default=-1)
+                names = cls.numbered(last + 1).names
             if names and num_classes in (None, len(names)):
                 break
         else:

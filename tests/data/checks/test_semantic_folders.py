@@ -62,7 +62,7 @@ def test_a_sound_set_has_no_problems(tmp_path, dtype, ignore):
     assert "2 images (0 without pixels), 3 classes" in report.summary()
     assert "grass 82.5%, cat 13.2%, dog 4.4%" in report.summary()
     headers_only = data.check(pixels=False)
-    assert not headers_only.problems and headers_only.ignore_label == ignore
+    assert not headers_only.problems and headers_only.classes.ignore_label == ignore
     assert headers_only.summary().endswith("2 images, 3 classes")
 
 

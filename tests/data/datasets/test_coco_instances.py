@@ -322,7 +322,7 @@ def test_custom_data_sets_share_the_classes_of_the_training_set(tmp_path, images
         registered = register_own_data(
             InstanceData(train, str(images)), InstanceData(val, str(images))
         )
-    train_name, val_name, classes = registered.train, registered.val, registered.classes
+    train_name, val_name, classes = registered.train, registered.val, list(registered.classes.names)
     assert classes == ["cat", "tree"]
     assert MetadataCatalog.get(val_name).thing_classes == classes
     # 4 is the only category of the validation file, and still class 1.
