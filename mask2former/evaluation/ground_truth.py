@@ -24,7 +24,6 @@ from ..structures import Classes
 from ..utils.files import read_json
 
 
-
 def panoptic_classes(metadata: Metadata) -> tuple[Classes, Classes]:
     """Return the classes of things and of stuff that the metadata of a data set describes.
 
