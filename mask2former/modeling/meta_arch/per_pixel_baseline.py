@@ -45,8 +45,8 @@ class PerPixelHead(nn.Module):
         num_classes: int,
         pixel_decoder: nn.Module,
         common_stride: int,
-        loss_weight: float,
-        ignore_value: int,
+        loss_weight: float = 1.0,
+        ignore_value: int = 255,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -57,7 +57,7 @@ class PerPixelHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             "num_classes": head.NUM_CLASSES,
@@ -74,13 +74,13 @@ class PerPixelHead(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def predict(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """Logits (B, K, h, w) of every prediction, the one that counts first."""
+        """Return logits (B, K, h, w) of every prediction, the one that counts first."""
         raise NotImplementedError
 
     def forward(
         self, features: dict[str, Tensor], targets: Tensor | None = None
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What `SemanticSegmentor` asks of a head.
+        """Compute what `SemanticSegmentor` asks of a head.
 
         Args:
             features: the backbone's maps by name.
@@ -121,7 +121,7 @@ class PerPixelHead(nn.Module):
         )
 
     def _loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, averaged over the labelled pixels; 0 if there is none."""
+        """Return the cross-entropy, averaged over the labelled pixels; 0 if there are none."""
         H, W = targets.shape[-2:]
         # features of a size that the stride does not divide are rounded up
         logits = self._enlarge(logits)[..., :H, :W]
@@ -134,38 +134,19 @@ class PerPixelBaselineHead(PerPixelHead):
     """A 1x1 convolution over the mask features.
 
     Args:
-        num_classes: see `PerPixelHead`, as the others.
-        pixel_decoder: gives the mask features.
-        mask_dim: their channels.
-        common_stride: their stride.
-        loss_weight: factor on the loss.
-        ignore_value: label of pixels that are left out of the loss.
+        mask_dim: channels of the mask features.
+        kwargs: see `PerPixelHead`.
     """
 
     @configurable
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        pixel_decoder: nn.Module,
-        mask_dim: int,
-        common_stride: int,
-        loss_weight: float = 1.0,
-        ignore_value: int = 255,
-    ):
-        super().__init__(
-            num_classes=num_classes,
-            pixel_decoder=pixel_decoder,
-            common_stride=common_stride,
-            loss_weight=loss_weight,
-            ignore_value=ignore_value,
-        )
-        self.predictor = Conv2d(mask_dim, num_classes, kernel_size=1)
+    def __init__(self, *, mask_dim: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.predictor = Conv2d(mask_dim, self.num_classes, kernel_size=1)
         weight_init.c2_msra_fill(self.predictor)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         return {
             **super().from_config(cfg, input_shape),
             "mask_dim": cfg.MODEL.SEM_SEG_HEAD.MASK_DIM,
@@ -179,50 +160,36 @@ class PerPixelBaselineHead(PerPixelHead):
 
 @SEM_SEG_HEADS_REGISTRY.register()
 class PerPixelBaselinePlusHead(PerPixelHead):
-    """MaskFormer's transformer decoder with one query a class, whose mask is the class's logits.
+    """MaskFormer's transformer decoder with one query per class, whose mask is the class's logits.
 
     Args:
-        num_classes: see `PerPixelHead`, as the others.
-        pixel_decoder: gives the mask features.
         predictor: a transformer decoder without class prediction and with ``num_classes`` queries.
         transformer_in_feature: what the predictor attends to, see `MaskFormerHead`.
         deep_supervision: whether intermediate predictions are trained too.
-        common_stride: stride of the mask features.
-        loss_weight: factor on each loss.
-        ignore_value: label of pixels that are left out of the loss.
+        kwargs: see `PerPixelHead`.
     """
 
     @configurable
     def __init__(
         self,
         *,
-        num_classes: int,
-        pixel_decoder: nn.Module,
         predictor: nn.Module,
         transformer_in_feature: str,
         deep_supervision: bool,
-        common_stride: int,
-        loss_weight: float = 1.0,
-        ignore_value: int = 255,
+        **kwargs: Any,
     ):
-        super().__init__(
-            num_classes=num_classes,
-            pixel_decoder=pixel_decoder,
-            common_stride=common_stride,
-            loss_weight=loss_weight,
-            ignore_value=ignore_value,
-        )
+        super().__init__(**kwargs)
         self.predictor = predictor
         self.transformer_in_feature = transformer_in_feature
         self.deep_supervision = deep_supervision
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config.
+        """Return constructor arguments from a config.
 
         Raises:
-            ValueError: the number of queries is not that of classes, or the transformer decoder
-                predicts classes.
+            ValueError: the number of queries differs from that of classes, or the transformer
+                decoder predicts classes.
         """
         mask_former, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
         if mask_former.NUM_OBJECT_QUERIES != head.NUM_CLASSES:

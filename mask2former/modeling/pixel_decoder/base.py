@@ -15,7 +15,7 @@ DecodedFeatures = tuple[Tensor, Tensor | None, list[Tensor]]
 
 
 class PixelDecoder(nn.Module):
-    """From a backbone's maps to mask features and the maps that a transformer decoder attends to.
+    """Makes mask features, and maps for the transformer decoder, of a backbone's maps.
 
     Subclasses build their layers from ``in_channels`` and implement `forward_features`.
 
@@ -24,11 +24,10 @@ class PixelDecoder(nn.Module):
         conv_dim: channels inside and of the multi-scale outputs.
         mask_dim: channels of the mask features.
         norm: Detectron2's name of the convolutions' normalisation ("" for none).
-        common_stride: stride of the mask features, which is that of the finest feature.
+        common_stride: stride of the mask features.
 
     Raises:
-        ValueError: no features, a finest feature of another stride, or a ``conv_dim`` that the
-            normalisation cannot group.
+        ValueError: no features, or a ``conv_dim`` that the normalisation cannot group.
     """
 
     num_output_levels = 3
@@ -51,22 +50,17 @@ class PixelDecoder(nn.Module):
         self.in_features = [name for name, _ in by_stride]  # fine to coarse
         self.in_strides = [stride_of(shape) for _, shape in by_stride]
         self.in_channels = [channels_of(shape) for _, shape in by_stride]
-        if self.in_strides[0] != common_stride:
-            raise ValueError(
-                f"{type(self).__name__} gives mask features at the stride of its finest feature, "
-                f"{self.in_strides[0]} of {self.in_features[0]!r}, but "
-                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {common_stride}: change it or IN_FEATURES"
-            )
         if norm == "GN" and conv_dim % 32:
             raise ValueError(
                 "MODEL.SEM_SEG_HEAD.CONVS_DIM must be a multiple of 32, the groups of NORM 'GN', "
                 f"got {conv_dim}"
             )
         self.conv_dim, self.mask_dim, self.norm = conv_dim, mask_dim, norm
+        self.common_stride = common_stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
             "input_shape": {k: v for k, v in input_shape.items() if k in head.IN_FEATURES},
@@ -76,23 +70,33 @@ class PixelDecoder(nn.Module):
             "common_stride": head.COMMON_STRIDE,
         }
 
+    def check_finest_stride(self) -> None:
+        """Raise `ValueError` unless the finest feature has the stride of the mask features."""
+        if self.in_strides[0] != self.common_stride:
+            raise ValueError(
+                f"{type(self).__name__} gives mask features at the stride of its finest feature, "
+                f"{self.in_strides[0]} of {self.in_features[0]!r}, but "
+                f"MODEL.SEM_SEG_HEAD.COMMON_STRIDE is {self.common_stride}: change it or "
+                "IN_FEATURES"
+            )
+
     def inputs(self, features: dict[str, Tensor]) -> list[Tensor]:
-        """The decoder's input maps, fine to coarse."""
+        """Return the decoder's input maps, fine to coarse."""
         return [features[name] for name in self.in_features]
 
     def multi_scale(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """The coarsest maps of a pyramid that is ordered fine to coarse, coarse to fine."""
+        """Return the coarsest maps, coarse to fine, of a pyramid that is ordered fine to coarse."""
         return pyramid[::-1][: self.num_output_levels]
 
     def forward_features(self, features: dict[str, Tensor]) -> DecodedFeatures:
-        """Mask features and the maps that the transformer decoder attends to.
+        """Compute mask features and the maps that the transformer decoder attends to.
 
         Args:
             features: the backbone's maps by name, (B, C_l, H / stride_l, W / stride_l).
 
         Returns:
             Mask features (B, mask_dim, H / common_stride, W / common_stride), the output of the
-            transformer encoder on the coarsest map, None where there is no such encoder, and the
+            transformer encoder on the coarsest map (None where there is no such encoder), and the
             three coarsest maps from coarse to fine, (B, conv_dim, ., .) each.
         """
         raise NotImplementedError
@@ -106,7 +110,7 @@ def build_pixel_decoder(cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> nn.M
         input_shape: the backbone's feature names and their channels and strides.
 
     Raises:
-        ValueError: ``IN_FEATURES`` names what the backbone does not give.
+        ValueError: ``IN_FEATURES`` names something that the backbone does not give.
     """
     head = cfg.MODEL.SEM_SEG_HEAD
     missing = [name for name in head.IN_FEATURES if name not in input_shape]
@@ -122,11 +126,11 @@ def conv_norm(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
-    norm: str,
+    norm: str = "",
     activation: Callable[[Tensor], Tensor] | None = None,
     groups: int = 1,
 ) -> Conv2d:
-    """A convolution that keeps the map's size, then normalisation and activation.
+    """Build a convolution that keeps the map's size, then normalisation and activation.
 
     Its parameters are ``weight``, and ``bias`` or else those of ``norm``.
     """
@@ -145,14 +149,14 @@ def conv_norm(
 
 
 def stride_of(shape: ShapeSpec) -> int:
-    """The stride, which Detectron2 declares optional."""
+    """Return the stride, which Detectron2 declares optional."""
     if shape.stride is None:
         raise ValueError(f"the backbone's output_shape() gives no stride: {shape}")
     return shape.stride
 
 
 def channels_of(shape: ShapeSpec) -> int:
-    """The channels, which Detectron2 declares optional."""
+    """Return the channels, which Detectron2 declares optional."""
     if shape.channels is None:
         raise ValueError(f"the backbone's output_shape() gives no channels: {shape}")
     return shape.channels

@@ -42,7 +42,7 @@ class Fusion(nn.Module):
         self.pointwise = conv_norm(channels, channels, 1, norm, F.silu)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Maps (B, C, H, W), as many as ``num_inputs``, to (B, C, H, W)."""
+        """Fuse maps (B, C, H, W), as many as ``num_inputs``, into (B, C, H, W)."""
         weights = F.relu(self.weights)
         weights = weights / (weights.sum() + self.epsilon)
         x = weights[0] * maps[0]
@@ -63,7 +63,7 @@ class BiFPNLayer(nn.Module):
     def __init__(self, channels: int, num_levels: int, norm: str):
         super().__init__()
         # The coarsest level has nothing above it and the finest nothing below it. A node with one
-        # input only is left out.
+        # input is left out.
         self.down = nn.ModuleList(Fusion(channels, 2, norm) for _ in range(num_levels - 1))
         self.up = nn.ModuleList(
             Fusion(channels, 3 if level < num_levels - 1 else 2, norm)
@@ -71,7 +71,7 @@ class BiFPNLayer(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, C, H_l, W_l), fine to coarse, to maps of the same shapes."""
+        """Turn maps (B, C, H_l, W_l), fine to coarse, into maps of the same shapes."""
         middle = [maps[-1]]  # fine to coarse, as all lists
         for x, fuse in zip(maps[-2::-1], reversed(self.down), strict=True):
             above = F.interpolate(middle[0], size=x.shape[-2:], mode="nearest")
@@ -94,31 +94,14 @@ class BiFPNPixelDecoder(PixelDecoder):
         input_shape: see `PixelDecoder`; at least two features, each of twice the stride of the
             one before.
         num_layers: of `BiFPNLayer`, at least 1.
-        conv_dim: channels of every level.
-        mask_dim: channels of the mask features.
-        norm: of each convolution but the one that gives the mask features.
-        common_stride: stride of the mask features.
+        kwargs: see `PixelDecoder`.
     """
 
     @configurable
-    def __init__(
-        self,
-        input_shape: dict[str, ShapeSpec],
-        *,
-        num_layers: int,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
-    ):
-        super().__init__(
-            input_shape,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            norm=norm,
-            common_stride=common_stride,
-        )
-        doubled = [common_stride * 2**i for i in range(len(self.in_strides))]
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, num_layers: int, **kwargs: Any):
+        super().__init__(input_shape, **kwargs)
+        self.check_finest_stride()
+        doubled = [self.common_stride * 2**i for i in range(len(self.in_strides))]
         if self.in_strides != doubled or len(doubled) < 2:
             raise ValueError(
                 "BiFPNPixelDecoder needs two or more features in MODEL.SEM_SEG_HEAD.IN_FEATURES, "
@@ -127,18 +110,18 @@ class BiFPNPixelDecoder(PixelDecoder):
             )
         if num_layers < 1:
             raise ValueError(f"MODEL.SEM_SEG_HEAD.BIFPN_LAYERS must be 1 or more, got {num_layers}")
+        conv_dim, norm = self.conv_dim, self.norm
         self.input_proj = nn.ModuleList(
             conv_norm(channels, conv_dim, 1, norm) for channels in self.in_channels
         )
         self.layers = nn.ModuleList(
             BiFPNLayer(conv_dim, len(self.in_channels), norm) for _ in range(num_layers)
         )
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        self.mask_features = conv_norm(conv_dim, self.mask_dim, 1)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         return {
             **super().from_config(cfg, input_shape),
             "num_layers": cfg.MODEL.SEM_SEG_HEAD.BIFPN_LAYERS,

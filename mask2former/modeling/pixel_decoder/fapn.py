@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
@@ -15,7 +17,7 @@ from .fpn import BasePixelDecoder
 
 
 class FeatureSelection(nn.Module):
-    """Strengthens the channels that matter to an image, then projects (section 3.2).
+    """Strengthens the channels that matter in an image, then projects them (section 3.2).
 
     With z the mean of a map C over its positions and u = sigmoid(f_m(z)), the result is
     f_s(C + u C); f_m and f_s are 1x1 convolutions.
@@ -27,7 +29,7 @@ class FeatureSelection(nn.Module):
         self.select = conv_norm(in_channels, out_channels, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        """Turn (B, in_channels, H, W) into (B, out_channels, H, W)."""
         u = self.importance(x.mean(dim=(2, 3), keepdim=True)).sigmoid()
         return self.select(x + u * x)
 
@@ -54,9 +56,9 @@ class FeatureAlignment(nn.Module):
         self.norm = get_norm(norm, channels) or nn.Identity()
 
     def forward(self, fine: Tensor, upsampled: Tensor) -> Tensor:
-        """C and P, both (B, C, H, W), to (B, C, H, W)."""
+        """Return P aligned to C; all are (B, C, H, W)."""
         offset = self.offset(torch.cat((fine, upsampled), dim=1))
-        # In float32 also under autocast: torchvision has no bfloat16 kernel, and offsets of less
+        # In float32 under autocast, too: torchvision has no bfloat16 kernel, and offsets of less
         # than a pixel matter.
         weight, bias = self.align.weight, self.align.bias
         aligned = deform_conv2d(
@@ -74,32 +76,15 @@ class FaPNPixelDecoder(BasePixelDecoder):
     """`BasePixelDecoder` that selects features and aligns each level to the finer one.
 
     Args:
-        input_shape: see `PixelDecoder`, as the others.
-        conv_dim: channels of every level.
-        mask_dim: channels of the mask features.
-        norm: of each convolution but those that give offsets, importances and mask features.
-        common_stride: stride of the mask features.
+        input_shape: see `BasePixelDecoder`.
         offset_groups: see `FeatureAlignment`; divides ``conv_dim``.
+        kwargs: see `PixelDecoder`; the convolutions that give offsets and importances have no norm.
     """
 
     @configurable
-    def __init__(
-        self,
-        input_shape: dict[str, ShapeSpec],
-        *,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
-        offset_groups: int = 8,
-    ):
-        super().__init__(
-            input_shape,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            norm=norm,
-            common_stride=common_stride,
-        )
+    def __init__(self, input_shape: dict[str, ShapeSpec], *, offset_groups: int = 8, **kwargs: Any):
+        super().__init__(input_shape, **kwargs)
+        conv_dim, norm = self.conv_dim, self.norm
         if conv_dim % offset_groups:
             raise ValueError(f"{conv_dim} channels cannot be divided among {offset_groups} groups")
         for number, channels in enumerate(self.in_channels[:-1], start=1):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,46 +22,30 @@ class BasePixelDecoder(PixelDecoder):
     numbered. The coarsest map has no adapter: nothing is above it.
 
     Args:
-        input_shape: see `PixelDecoder`, as the others.
-        conv_dim: channels of every level.
-        mask_dim: channels of the mask features.
-        norm: of each convolution but the one that gives the mask features.
-        common_stride: stride of the mask features.
+        input_shape: see `PixelDecoder`; the finest feature has the stride of the mask features.
+        kwargs: see `PixelDecoder`.
     """
 
     @configurable
-    def __init__(
-        self,
-        input_shape: dict[str, ShapeSpec],
-        *,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
-    ):
-        super().__init__(
-            input_shape,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            norm=norm,
-            common_stride=common_stride,
-        )
+    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any):
+        super().__init__(input_shape, **kwargs)
+        self.check_finest_stride()
+        conv_dim, norm = self.conv_dim, self.norm
         self.num_levels = len(self.in_channels)
         for number, channels in enumerate(self.in_channels, start=1):
             if number < self.num_levels:
                 self.add_module(f"adapter_{number}", conv_norm(channels, conv_dim, 1, norm))
                 channels = conv_dim
             self.add_module(f"layer_{number}", conv_norm(channels, conv_dim, 3, norm, F.relu))
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=3, padding=1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        self.mask_features = conv_norm(conv_dim, self.mask_dim, 3)
 
     def merge(self, number: int, x: Tensor, above: Tensor) -> Tensor:
-        """The backbone's map of level `number` and the one above it, at the size of the former."""
+        """Merge the backbone's map `x` of level `number` with the level above, at `x`'s size."""
         lateral = getattr(self, f"adapter_{number}")(x)
         return lateral + F.interpolate(above, size=lateral.shape[-2:], mode="nearest")
 
     def pyramid(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps (B, C_l, H_l, W_l), fine to coarse, to maps (B, conv_dim, H_l, W_l)."""
+        """Turn maps (B, C_l, H_l, W_l), fine to coarse, into maps (B, conv_dim, H_l, W_l)."""
         levels = [getattr(self, f"layer_{self.num_levels}")(maps[-1])]
         for number in range(self.num_levels - 1, 0, -1):
             merged = self.merge(number, maps[number - 1], levels[0])
@@ -80,16 +63,13 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
     """`BasePixelDecoder` with a transformer encoder over the coarsest map.
 
     Args:
-        input_shape: see `PixelDecoder`, as the others.
+        input_shape: see `BasePixelDecoder`.
         transformer_dropout: of the encoder's branches and attention weights.
         transformer_nheads: heads of its attention.
         transformer_dim_feedforward: hidden channels of its feed-forward networks.
         transformer_enc_layers: number of its layers.
         transformer_pre_norm: normalise before instead of after each branch.
-        conv_dim: channels of every level, and of the encoder.
-        mask_dim: channels of the mask features.
-        norm: of each convolution but the first and the last.
-        common_stride: stride of the mask features.
+        kwargs: see `PixelDecoder`.
     """
 
     @configurable
@@ -102,20 +82,11 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
         transformer_dim_feedforward: int,
         transformer_enc_layers: int,
         transformer_pre_norm: bool,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
+        **kwargs: Any,
     ):
-        super().__init__(
-            input_shape,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            norm=norm,
-            common_stride=common_stride,
-        )
-        self.input_proj = Conv2d(self.in_channels[-1], conv_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.input_proj)
+        super().__init__(input_shape, **kwargs)
+        conv_dim = self.conv_dim
+        self.input_proj = conv_norm(self.in_channels[-1], conv_dim, 1)
         self.transformer = EncoderOnly(
             num_layers=transformer_enc_layers,
             dim=conv_dim,
@@ -125,12 +96,12 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
             pre_norm=transformer_pre_norm,
         )
         # the coarsest level, which gets the encoder's output instead of the backbone's
-        output = conv_norm(conv_dim, conv_dim, 3, norm, F.relu)
+        output = conv_norm(conv_dim, conv_dim, 3, self.norm, F.relu)
         self.add_module(f"layer_{self.num_levels}", output)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         mask_former = cfg.MODEL.MASK_FORMER
         return {
             **super().from_config(cfg, input_shape),

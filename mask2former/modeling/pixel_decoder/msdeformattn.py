@@ -10,10 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from ...utils.tensor_cache import cached_tensors
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
-from .base import channels_of, conv_norm, stride_of
+from .base import DecodedFeatures, PixelDecoder, conv_norm
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level
 
@@ -33,7 +32,7 @@ class MSDeformAttn(nn.Module):
         dim: channels C of queries and values; a multiple of ``num_heads``.
         num_levels: L.
         num_heads: H.
-        num_points: P, sampling points a head and level.
+        num_points: P, sampling points per head and level.
     """
 
     def __init__(self, *, dim: int, num_levels: int, num_heads: int, num_points: int):
@@ -48,7 +47,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Head i looks along direction 2 pi i / H, point p at distance p + 1, all weights equal."""
+        """Let head i look in direction 2 pi i / H, point p at distance p + 1, all weights equal."""
         angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
@@ -122,7 +121,7 @@ class MSDeformAttnEncoderLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
-        """(B, S, C) and position encoding (S, C) to (B, S, C)."""
+        """Update x (B, S, C), whose position encoding is pos (S, C)."""
         x = self.norm1(x + self.dropout(self.self_attn(x + pos, x, points, spatial_shapes)))
         hidden = self.dropout(F.relu(self.linear1(x)))
         return self.norm2(x + self.dropout(self.linear2(hidden)))
@@ -136,14 +135,14 @@ class MSDeformAttnEncoder(nn.Module):
         self.layers = nn.ModuleList(MSDeformAttnEncoderLayer(**layer) for _ in range(num_layers))
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
-        """(B, S, C) to (B, S, C)."""
+        """Update x (B, S, C) in every layer."""
         for layer in self.layers:
             x = layer(x, pos, points, spatial_shapes)
         return x
 
 
 class MSDeformAttnTransformer(nn.Module):
-    """The encoder over several maps at once; adds a learned embedding a level to positions."""
+    """The encoder over several maps at once; adds a learned embedding per level to positions."""
 
     def __init__(self, *, num_levels: int, dim: int, **encoder: Any):
         super().__init__()
@@ -152,7 +151,7 @@ class MSDeformAttnTransformer(nn.Module):
         nn.init.normal_(self.level_embed)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps (B, C, H_l, W_l) to maps of the same shapes."""
+        """Encode maps (B, C, H_l, W_l) to maps of the same shapes."""
         shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
         C, device = maps[0].shape[1], maps[0].device
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
@@ -173,7 +172,7 @@ class MSDeformAttnTransformer(nn.Module):
 
 @cached_tensors
 def _pixels(shapes: Shapes, device: torch.device) -> Tensor:
-    """Size (L, 2) of a pixel of each level as (x, y), as a part of the level's."""
+    """Return the size (L, 2) of a pixel as (x, y), as a part of the size of its level."""
     return 1 / torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
 
 
@@ -181,24 +180,19 @@ _reference_points = cached_tensors(reference_points)
 
 
 @SEM_SEG_HEADS_REGISTRY.register()
-class MSDeformAttnPixelDecoder(nn.Module):
+class MSDeformAttnPixelDecoder(PixelDecoder):
     """Deformable-attention encoder over the coarse maps and an FPN from there to ``common_stride``.
 
     Args:
-        input_shape: the backbone's feature names and their channels and strides.
+        input_shape: see `PixelDecoder`; features finer than ``common_stride`` are not used.
         transformer_in_features: names of the maps that the encoder works on.
         transformer_dropout: dropout in the encoder.
         transformer_nheads: heads of the encoder's attention.
-        transformer_npoints: sampling points a head and level.
+        transformer_npoints: sampling points per head and level.
         transformer_dim_feedforward: hidden channels of the encoder's feed-forward networks.
         transformer_enc_layers: number of encoder layers.
-        conv_dim: channels inside and of the multi-scale outputs.
-        mask_dim: channels of the mask features.
-        norm: Detectron2's name of the FPN's normalisation ("" for none).
-        common_stride: stride of the mask features.
+        kwargs: see `PixelDecoder`; ``norm`` is that of the FPN.
     """
-
-    num_output_levels = 3
 
     @configurable
     def __init__(
@@ -211,30 +205,27 @@ class MSDeformAttnPixelDecoder(nn.Module):
         transformer_npoints: int,
         transformer_dim_feedforward: int,
         transformer_enc_layers: int,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
+        **kwargs: Any,
     ):
-        super().__init__()
-        by_stride = sorted(input_shape.items(), key=lambda item: stride_of(item[1]))
+        super().__init__(input_shape, **kwargs)
         missing = set(transformer_in_features) - set(input_shape)
         if missing:
             raise ValueError(
                 f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES names "
                 f"{sorted(missing)}, which are not among IN_FEATURES {sorted(input_shape)}"
             )
+        levels = list(zip(self.in_features, self.in_strides, self.in_channels, strict=True))
         # coarse to fine, which is the order of the published parameters
-        encoded = [(k, v) for k, v in reversed(by_stride) if k in transformer_in_features]
-        self.transformer_in_features = [name for name, _ in encoded]
+        encoded = [level for level in reversed(levels) if level[0] in transformer_in_features]
+        self.transformer_in_features = [name for name, _, _ in encoded]
         self.input_proj = nn.ModuleList()
-        for _, shape in encoded:
-            proj = nn.Conv2d(channels_of(shape), conv_dim, kernel_size=1)
+        for _, _, channels in encoded:
+            proj = nn.Conv2d(channels, self.conv_dim, kernel_size=1)
             nn.init.xavier_uniform_(proj.weight)
             nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
-            self.input_proj.append(nn.Sequential(proj, nn.GroupNorm(32, conv_dim)))
+            self.input_proj.append(nn.Sequential(proj, nn.GroupNorm(32, self.conv_dim)))
         self.transformer = MSDeformAttnTransformer(
-            dim=conv_dim,
+            dim=self.conv_dim,
             dropout=transformer_dropout,
             num_heads=transformer_nheads,
             num_points=transformer_npoints,
@@ -242,45 +233,34 @@ class MSDeformAttnPixelDecoder(nn.Module):
             num_layers=transformer_enc_layers,
             num_levels=len(encoded),
         )
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        self.mask_features = conv_norm(self.conv_dim, self.mask_dim, 1)
 
-        finest = stride_of(encoded[-1][1])
-        fpn = [(k, v) for k, v in by_stride if common_stride <= stride_of(v) < finest]
-        self.fpn_in_features = [name for name, _ in reversed(fpn)]
+        finest = encoded[-1][1]
+        fpn = [level for level in levels if self.common_stride <= level[1] < finest]
+        self.fpn_in_features = [name for name, _, _ in reversed(fpn)]
         # adapter_1 / layer_1 belong to the finest map, as the published parameters are numbered
-        for number, (_, shape) in enumerate(fpn, start=1):
-            self.add_module(f"adapter_{number}", conv_norm(channels_of(shape), conv_dim, 1, norm))
-            self.add_module(f"layer_{number}", conv_norm(conv_dim, conv_dim, 3, norm, F.relu))
+        for number, (_, _, channels) in enumerate(fpn, start=1):
+            adapter = conv_norm(channels, self.conv_dim, 1, self.norm)
+            layer = conv_norm(self.conv_dim, self.conv_dim, 3, self.norm, F.relu)
+            self.add_module(f"adapter_{number}", adapter)
+            self.add_module(f"layer_{number}", layer)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         head = cfg.MODEL.SEM_SEG_HEAD
         return {
-            "input_shape": {k: v for k, v in input_shape.items() if k in head.IN_FEATURES},
+            **super().from_config(cfg, input_shape),
             "transformer_in_features": head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES,
             "transformer_dropout": cfg.MODEL.MASK_FORMER.DROPOUT,
             "transformer_nheads": head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
             "transformer_npoints": head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
             "transformer_dim_feedforward": head.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD,
             "transformer_enc_layers": head.TRANSFORMER_ENC_LAYERS,
-            "conv_dim": head.CONVS_DIM,
-            "mask_dim": head.MASK_DIM,
-            "norm": head.NORM,
-            "common_stride": head.COMMON_STRIDE,
         }
 
-    def forward_features(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Mask features and the maps that the transformer decoder attends to.
-
-        Args:
-            features: the backbone's maps by name, (B, C_l, H / stride_l, W / stride_l).
-
-        Returns:
-            Mask features (B, mask_dim, H / common_stride, W / common_stride), the coarsest map, and
-            the three coarsest maps from coarse to fine, (B, conv_dim, ., .) each.
-        """
+    def forward_features(self, features: dict[str, Tensor]) -> DecodedFeatures:
+        """See `PixelDecoder.forward_features`; the encoder's output is the coarsest map."""
         maps = self.transformer(
             [
                 proj(features[name])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import fvcore.nn.weight_init as weight_init
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +32,7 @@ class UpsamplingBranch(nn.Module):
         )
 
     def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """(B, C, ., .) to (B, C, *sizes[-1]); `sizes` are those of the finer levels in turn."""
+        """Upsample (B, C, ., .) to `sizes`, those of the finer levels, in turn."""
         if not sizes:
             return self.convs[0](x)
         for conv, size in zip(self.convs, sizes, strict=True):
@@ -48,27 +48,12 @@ class SemanticFPNPixelDecoder(BasePixelDecoder):
     """
 
     @configurable
-    def __init__(
-        self,
-        input_shape: dict[str, ShapeSpec],
-        *,
-        conv_dim: int,
-        mask_dim: int,
-        norm: str,
-        common_stride: int,
-    ):
-        super().__init__(
-            input_shape,
-            conv_dim=conv_dim,
-            mask_dim=mask_dim,
-            norm=norm,
-            common_stride=common_stride,
-        )
+    def __init__(self, input_shape: dict[str, ShapeSpec], **kwargs: Any):
+        super().__init__(input_shape, **kwargs)
         self.branches = nn.ModuleList(
-            UpsamplingBranch(conv_dim, level, norm) for level in range(self.num_levels)
+            UpsamplingBranch(self.conv_dim, level, self.norm) for level in range(self.num_levels)
         )
-        self.mask_features = Conv2d(conv_dim, mask_dim, kernel_size=1)
-        weight_init.c2_xavier_fill(self.mask_features)
+        self.mask_features = conv_norm(self.conv_dim, self.mask_dim, 1)
 
     def forward_features(self, features: dict[str, Tensor]) -> DecodedFeatures:
         """See `PixelDecoder.forward_features`."""

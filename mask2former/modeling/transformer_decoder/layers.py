@@ -1,9 +1,14 @@
-"""Building blocks of transformer decoders. B: batch, Q: queries, S: keys, C: channels, N: heads."""
+"""Building blocks of transformer decoders.
+
+Shapes:
+    B: batch, Q: queries, S: keys, C: channels, N: heads.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +18,7 @@ from torch.nn import functional as F
 class MultiheadAttention(nn.Module):
     """Multi-head attention with ``torch.nn.MultiheadAttention``'s parameters, batch first.
 
-    Unlike that module it takes one mask for all heads without copying it for each of them.
+    Unlike that module, it does not copy the mask, which all heads share, for each of them.
 
     Args:
         dim: channels C, a multiple of ``num_heads``.
@@ -42,7 +47,7 @@ class MultiheadAttention(nn.Module):
             query: (B, Q, C).
             key: (B, S, C).
             value: (B, S, C).
-            allowed: bool (B, Q, S), True where a query may attend; at least one a query.
+            allowed: bool (B, Q, S), True where a query may attend; at least once for each query.
 
         Returns:
             (B, Q, C).
@@ -58,75 +63,112 @@ class MultiheadAttention(nn.Module):
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
-def residual(
-    x: Tensor,
-    branch: Callable[[Tensor], Tensor],
-    norm: nn.Module,
-    dropout: nn.Module,
-    pre_norm: bool = False,
-) -> Tensor:
-    """Residual connection around ``branch``, normalised before it or after the sum."""
-    if pre_norm:
-        return x + dropout(branch(norm(x)))
-    return norm(x + dropout(branch(x)))
+class Layer(nn.Module):
+    """The residual branches of DETR's layers, once for all of them.
 
+    A subclass builds the modules of the branches that it has. It also has the norms, because
+    published checkpoints name these differently.
 
-class _Residual(nn.Module):
-    """Residual connection with LayerNorm after (default) or before the branch."""
+    Args:
+        dim: channels C.
+        num_heads: N, of each attention.
+        dim_feedforward: hidden channels of the feed-forward network.
+        dropout: after every branch, and of the attentions' weights.
+        pre_norm: normalise before instead of after each branch.
+    """
 
-    def __init__(self, dim: int, dropout: float, pre_norm: bool):
+    self_attn: MultiheadAttention
+    multihead_attn: MultiheadAttention
+    linear1: nn.Linear
+    linear2: nn.Linear
+
+    def __init__(
+        self, *, dim: int, num_heads: int, dim_feedforward: int, dropout: float, pre_norm: bool
+    ):
         super().__init__()
-        self.norm = nn.LayerNorm(dim)
+        self.dim, self.num_heads, self.dim_feedforward = dim, num_heads, dim_feedforward
         self.dropout = nn.Dropout(dropout)
         self.pre_norm = pre_norm
 
-    def residual(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        return residual(x, branch, self.norm, self.dropout, self.pre_norm)
+    def build_attention(self) -> MultiheadAttention:
+        """Build one attention of this layer."""
+        return MultiheadAttention(self.dim, self.num_heads, self.dropout.p)
+
+    def build_feed_forward(self) -> None:
+        """Build ``linear1`` and ``linear2``."""
+        self.linear1 = nn.Linear(self.dim, self.dim_feedforward)
+        self.linear2 = nn.Linear(self.dim_feedforward, self.dim)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+
+    def residual(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """Add a branch's output to its input, and normalise before the branch or after the sum."""
+        if self.pre_norm:
+            return x + self.dropout(branch(norm(x)))
+        return norm(x + self.dropout(branch(x)))
+
+    def attend_to_itself(self, x: Tensor, pos: Tensor, norm: nn.Module) -> Tensor:
+        """Update x (B, Q, C), whose positions are pos (Q, C), by self-attention."""
+        return self.residual(x, norm, lambda y: self.self_attn(y + pos, y + pos, y))
+
+    def attend_to_map(
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        memory: Tensor,
+        pos: Tensor,
+        norm: nn.Module,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
+        """Update x (B, Q, C); query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
+        return self.residual(
+            x, norm, lambda y: self.multihead_attn(y + query_pos, memory + pos, memory, allowed)
+        )
+
+    def feed_forward(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Update x (B, Q, C) by two linear layers with a ReLU between them."""
+        return self.residual(x, norm, lambda y: self.linear2(self.dropout(F.relu(self.linear1(y)))))
 
 
-class CrossAttentionLayer(_Residual):
+class CrossAttentionLayer(Layer):
     """Queries attend to a map."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, pre_norm: bool = False):
-        super().__init__(dim, dropout, pre_norm)
-        self.multihead_attn = MultiheadAttention(dim, num_heads, dropout)
+    def __init__(self, **layer: Any):
+        super().__init__(**layer)
+        self.norm = nn.LayerNorm(self.dim)
+        self.multihead_attn = self.build_attention()
 
     def forward(
         self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, allowed: Tensor | None
     ) -> Tensor:
-        """Update x (B, Q, C); query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
-        return self.residual(
-            x, lambda y: self.multihead_attn(y + query_pos, memory + pos, memory, allowed)
-        )
+        """See `Layer.attend_to_map`."""
+        return self.attend_to_map(x, query_pos, memory, pos, self.norm, allowed)
 
 
-class SelfAttentionLayer(_Residual):
+class SelfAttentionLayer(Layer):
     """Queries attend to each other."""
 
-    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0, pre_norm: bool = False):
-        super().__init__(dim, dropout, pre_norm)
-        self.self_attn = MultiheadAttention(dim, num_heads, dropout)
+    def __init__(self, **layer: Any):
+        super().__init__(**layer)
+        self.norm = nn.LayerNorm(self.dim)
+        self.self_attn = self.build_attention()
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """Update x (B, Q, C) with positions query_pos (Q, C)."""
-        return self.residual(x, lambda y: self.self_attn(y + query_pos, y + query_pos, y))
+        """See `Layer.attend_to_itself`."""
+        return self.attend_to_itself(x, query_pos, self.norm)
 
 
-class FFNLayer(_Residual):
+class FFNLayer(Layer):
     """Two linear layers with a ReLU between them."""
 
-    def __init__(
-        self, dim: int, dim_feedforward: int, dropout: float = 0.0, pre_norm: bool = False
-    ):
-        super().__init__(dim, dropout, pre_norm)
-        self.linear1 = nn.Linear(dim, dim_feedforward)
-        self.linear2 = nn.Linear(dim_feedforward, dim)
-        nn.init.xavier_uniform_(self.linear1.weight)
-        nn.init.xavier_uniform_(self.linear2.weight)
+    def __init__(self, **layer: Any):
+        super().__init__(**layer)
+        self.norm = nn.LayerNorm(self.dim)
+        self.build_feed_forward()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, Q, C) to (B, Q, C)."""
-        return self.residual(x, lambda y: self.linear2(self.dropout(F.relu(self.linear1(y)))))
+        """See `Layer.feed_forward`."""
+        return self.feed_forward(x, self.norm)
 
 
 class MLP(nn.Module):

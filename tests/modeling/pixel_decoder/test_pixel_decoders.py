@@ -79,9 +79,20 @@ def test_works_without_normalisation(name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_wrong_settings_are_named(name):
+def test_a_stride_that_is_not_that_of_the_finest_feature_is_named(name):
     with pytest.raises(ValueError, match=r"COMMON_STRIDE is 8.*IN_FEATURES"):
         build(name, common_stride=8)
+
+
+@torch.no_grad()
+def test_deformable_attention_leaves_features_out_that_are_too_fine():
+    decoder = build("MSDeformAttnPixelDecoder", common_stride=8)
+    assert decoder.forward_features(features(64, 96))[0].shape == (2, MASK_DIM, 8, 12)
+    assert not any(name.startswith(("adapter", "layer_")) for name in decoder.state_dict())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_wrong_settings_are_named(name):
     with pytest.raises(ValueError, match=r"CONVS_DIM must be a multiple of 32.*got 40"):
         build(name, conv_dim=40)
     with pytest.raises(ValueError, match="IN_FEATURES names no feature"):
