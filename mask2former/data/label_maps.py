@@ -1,11 +1,12 @@
 """Read label maps and panoptic PNG files.
 
-A label map is one number a pixel: a class for semantic, a segment for panoptic segmentation. Its
-grid is that of the upright image, as dataset dicts give ``height`` and ``width``: an image that is
-stored turned or mirrored and says so by EXIF needs label maps that are turned. They are read as
-stored, without regard for EXIF data of their own.
+A label map has one number per pixel: a class for semantic, a segment for panoptic segmentation. It
+has the size of the upright image, which dataset dicts give as ``height`` and ``width``: if an image
+file is stored rotated or mirrored and its EXIF data say so, its label map must be upright. Label
+maps are read as stored; their own EXIF data are ignored.
 
-Shape letters: H, W height and width.
+Shapes:
+    H, W: height and width.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff")
 
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _COLOR_MODES = ("RGB", "RGBA", "RGBX", "P", "L", "1")
-# Pillow stretches grey of fewer bits to 0..255: by how much.
+# Pillow stretches grey values of fewer than 8 bits to 0..255, by these factors.
 _STRETCH = {"L;2": 85, "L;4": 17}
 
 
 def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read a PNG or TIFF file of one channel of whole numbers; of a palette the indices.
+    """Read a PNG or TIFF file with one channel of whole numbers, or the indices of a palette file.
 
     Args:
-        path: file of 1 to 16 bits a pixel, or 32.
+        path: file with 1 to 16 bits per pixel, or 32.
 
     Returns:
         (H, W), uint8, uint16 or int32.
 
     Raises:
-        DatasetError: the file cannot be read, or is no label map; the message names it.
+        DatasetError: the file cannot be read or is not a label map; the message names it.
     """
     with open_image(path, DatasetError) as image:
         if image.mode not in _LABEL_MODES:
@@ -61,7 +62,7 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
         (H, W) uint32, below 2 ** 24.
 
     Raises:
-        DatasetError: the file cannot be read, or is no such PNG; the message names it.
+        DatasetError: the file cannot be read or has other pixels; the message names it.
     """
     with open_image(path, DatasetError) as image:
         if image.mode not in _COLOR_MODES:
@@ -69,14 +70,14 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
                 f"{os.fspath(path)}: its pixels are {image.mode}, but a panoptic PNG is RGB of 8 "
                 "bit: segment id = R + 256 G + 65536 B."
             )
-        # Four bytes a pixel are a number of 32 bits already.
+        # Four bytes per pixel already are a 32-bit number.
         pixels = image.convert("RGB").tobytes("raw", "RGBX")
         size = image.height, image.width
     return np.frombuffer(pixels, dtype="<u4").reshape(size) & np.uint32(0xFFFFFF)
 
 
 def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
-    """Return (H, W, 3) uint8: (H, W) ids = R + 256 G + 65536 B, each below 2**24."""
+    """Return the (H, W, 3) uint8 colours of (H, W) ids below 2**24: id = R + 256 G + 65536 B."""
     little_endian = np.ascontiguousarray(segment_ids, dtype="<i4")
     return np.ascontiguousarray(
         little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]

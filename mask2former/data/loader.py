@@ -1,8 +1,8 @@
-"""Loaders. The training stream depends on the seed and the position in it and on nothing else.
+"""Build the loaders of training and test images.
 
-So a resumed run goes on with exactly the images, crops and flips that the uninterrupted one would
-have had, whatever the number of workers, and whatever the number of processes as far as the global
-batch is concerned.
+The training stream depends only on the seed and on the position in the stream. So a resumed run
+continues with exactly the images, crops and flips that the uninterrupted run would have had. This
+holds for any number of workers and, for the global batch, for any number of processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .errors import DatasetError
 from .mapper import build_mapper, get_preset
 from .training_set import load_training_set
 
-# Independent random streams of one seed: the order of an epoch and the augmentation of a sample.
+# Independent random streams from one seed: the order of an epoch, the augmentation of a sample.
 _EPOCH_STREAM = 0
 _SAMPLE_STREAM = 1
 
@@ -37,6 +37,16 @@ class ResumableSampler(Sampler[tuple[int, int]]):
 
     Each epoch is a permutation of the data set. Process `rank` gets the positions
     ``start + rank, start + rank + world_size, ...``.
+
+    Args:
+        size: number of elements of the data set, at least 1.
+        seed: non-negative; the same in all processes.
+        start: samples that all processes together have already consumed.
+        rank: index of this process, by default Detectron2's.
+        world_size: number of processes, by default Detectron2's.
+
+    Raises:
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -48,15 +58,6 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         rank: int | None = None,
         world_size: int | None = None,
     ):
-        """Build a sampler.
-
-        Args:
-            size: number of elements of the data set, at least 1.
-            seed: non-negative; the same in all processes.
-            start: samples that all processes together have already consumed.
-            rank: this process, by default Detectron2's.
-            world_size: number of processes, by default Detectron2's.
-        """
         if size < 1:
             raise ValueError("The data set is empty.")
         if seed < 0 or start < 0:
@@ -97,17 +98,16 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class SeededMapDataset(Dataset[Any]):
-    """A data set whose elements go through a mapper under a seed that comes with the index."""
+    """A data set that maps each element under a seed that comes with the index.
+
+    Args:
+        dataset: a list or map-style data set of what `mapper` takes.
+        mapper: may draw from the global generators, and return None to skip an element.
+    """
 
     _MAX_ATTEMPTS = 100
 
     def __init__(self, dataset: Any, mapper: Callable[[Any], Any]):
-        """Build a data set.
-
-        Args:
-            dataset: a list or map-style data set of what `mapper` takes.
-            mapper: may draw from the global generators, and return None to skip an element.
-        """
         self.dataset = dataset
         self.mapper = mapper
 
@@ -117,7 +117,7 @@ class SeededMapDataset(Dataset[Any]):
     def __getitem__(self, key: tuple[int, int]) -> Any:
         """Return the mapped element ``key[0]`` under seed ``key[1]``.
 
-        Where the mapper returns None, other elements, drawn with that seed, are tried.
+        Where the mapper returns None, other elements are drawn with that seed and tried instead.
 
         Raises:
             DatasetError: the mapper skipped too many elements in a row.
@@ -142,27 +142,27 @@ def build_train_loader(
 ) -> DataLoader[Any]:
     """Build the endless loader of the data sets ``DATASETS.TRAIN``.
 
-    Images without an object or panoptic segment that is no crowd are left out where
-    ``DATALOADER.FILTER_EMPTY_ANNOTATIONS`` is set, as it is by default and in the published
-    recipes: in COCO such images are mostly unlabelled rather than empty. Set it to False where
-    empty images are deliberate negatives. Images that become empty by the crop are always kept,
-    and so are all images of semantic data sets.
+    With ``DATALOADER.FILTER_EMPTY_ANNOTATIONS``, which is on by default and in the published
+    recipes, images whose only objects or panoptic segments are crowds, and images without any, are
+    left out: in COCO most of these are unlabelled rather than empty. Set it to False where empty
+    images are deliberate negatives. Images that become empty by the crop are always kept, and so
+    are all images of semantic data sets.
 
-    There is no grouping by aspect ratio: the published training crops all have one shape, and
+    Images are not grouped by aspect ratio: all crops of the published training have one shape, and
     grouping would make the batch depend on more than the position.
 
     Args:
-        cfg: the config. A step of the optimiser takes ``SOLVER.ACCUMULATE_STEPS`` batches.
-        mapper: by default that of `build_mapper`. One of your own decides itself what it reads:
-            then the data sets are not checked for having it, nor for having the same classes.
-        seed: seed of order and augmentation, the same in all processes.
+        cfg: the config. An optimiser step takes ``SOLVER.ACCUMULATE_STEPS`` batches.
+        mapper: by default the one of `build_mapper`. With your own mapper, the data sets are not
+            checked for what it reads, nor for having the same classes.
+        seed: seed of the order and of augmentations, the same in all processes.
         start_iter: optimiser steps that are already done.
 
     Returns:
         A loader of lists of ``SOLVER.IMS_PER_BATCH / number of processes`` mapped samples.
 
     Raises:
-        ValueError: the config asks for something that does not exist or does not fit.
+        ValueError: a value in the config is not supported or does not fit; the message names it.
         DatasetError: see `load_training_set`.
     """
     if not cfg.DATASETS.TRAIN:
@@ -170,7 +170,7 @@ def build_train_loader(
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise ValueError(
             f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; this loader resumes "
-            "exactly and knows 'TrainingSampler' only."
+            "exactly and supports only 'TrainingSampler'."
         )
     world_size = comm.get_world_size()
     batch_size, remainder = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
@@ -185,7 +185,7 @@ def build_train_loader(
         filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
     )
     if isinstance(dataset, list):
-        # One block of bytes: workers then share it instead of copying it object by object.
+        # One block of bytes, which workers share instead of copying it object by object.
         dataset = DatasetFromList(dataset, copy=False)
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
     num_workers = cfg.DATALOADER.NUM_WORKERS
@@ -196,7 +196,7 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=list,
         persistent_workers=num_workers > 0,
-        # The loader draws a seed for its workers; from a generator of its own, so that the global
+        # The loader draws a seed for its workers. It has its own generator, so that the global
         # one does not depend on how often a run was resumed.
         generator=torch.Generator().manual_seed(seed),
     )

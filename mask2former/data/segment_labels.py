@@ -1,4 +1,4 @@
-"""Classes of pixels, derived from the panoptic segments that they belong to.
+"""Derive the classes of pixels from the panoptic segments that they belong to.
 
 Shapes:
     H, W: height and width of the image.
@@ -71,7 +71,7 @@ def semantic_labels(
 def look_up(table: np.ndarray, numbers: np.ndarray) -> np.ndarray:
     """Return ``table[numbers]`` of a map (H, W).
 
-    NumPy makes indices of 8 bytes first; of a few rows at a time they do not fill the memory.
+    NumPy first converts indices to 8 bytes each; for a few rows at a time they take little memory.
     """
     result = np.empty(numbers.shape, dtype=table.dtype)
     for start in range(0, len(numbers), _BLOCK):

@@ -1,8 +1,12 @@
-"""Read COCO segmentations, polygons and run lengths, and say what is wrong with a bad one.
+"""Read COCO segmentations (polygons and run lengths) and say what is wrong with a bad one.
 
-Functions raise a plain ValueError with the reason; callers know the file and the ids and add them.
+Functions raise a plain ValueError with the reason. Callers add the file and the ids, which they
+know.
 
-Shape letters: H, W image height and width; V polygon vertices; R runs.
+Shapes:
+    H, W: image height and width.
+    V: polygon vertices.
+    R: runs.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ def parse_polygon(polygon: Any) -> np.ndarray:
     """Return one polygon ``[x0, y0, x1, y1, ...]`` as a new (V, 2) float64 array, V >= 3.
 
     Raises:
-        ValueError: it is not a sequence of at least six finite numbers, even in count.
+        ValueError: it is not a sequence of an even count of finite numbers, at least six.
     """
     if isinstance(polygon, (int, float)):
         raise ValueError(
@@ -40,17 +44,17 @@ def parse_polygon(polygon: Any) -> np.ndarray:
 
 
 def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Return the union of (V, 2) polygons, which may reach beyond the image.
+    """Rasterise the union of (V, 2) polygons, which may reach beyond the image.
 
-    COCO's rasteriser clips at the border itself, and fills outlines that cross themselves as COCO
-    evaluation does.
+    This is COCO's own rasteriser, so outlines that cross themselves are filled as in COCO's
+    evaluation.
 
     Returns:
         (h, w) bool, with columns contiguous: the upper left part of the (`height`, `width`) mask.
         The rest of the mask, which the polygons do not reach, is False.
     """
     points = np.concatenate(polygons) if polygons else np.zeros((1, 2))
-    # Two more than the last pixel that can be touched. Smaller masks are quicker to write.
+    # Two pixels beyond the last one that can be touched. Smaller masks are faster to write.
     w, h = (np.clip(points.max(axis=0), -2, (width, height)) + 2).astype(int)
     w, h = min(w, width), min(h, height)
     if not polygons or w == 0 or h == 0 or (points.min(axis=0) > (width, height)).any():
@@ -60,17 +64,17 @@ def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) 
 
 
 def run_lengths(counts: Any) -> np.ndarray:
-    """Return the (R,) int64 run lengths, off first, of compressed or plain COCO ``counts``.
+    """Return the (R,) int64 run lengths in compressed or plain COCO ``counts``.
 
-    The compressed form stores each length, from the fourth on as the difference from the last but
-    one, in groups of five bits: low bits first, bit 5 set on all but the last character, bit 4 of
-    the last one the sign.
+    The first run is background. The compressed form stores each length in groups of five bits, the
+    low bits first. Bit 5 is set on all but the last character; bit 4 of the last one is the sign.
+    From the fourth length on, the difference from the length two places before is stored.
 
     Args:
         counts: str or bytes (compressed), or a sequence of integers.
 
     Raises:
-        ValueError: `counts` is none of these, or does not decode to non-negative lengths.
+        ValueError: `counts` has another type, or does not decode to non-negative lengths.
     """
     if isinstance(counts, str):
         try:
@@ -112,10 +116,15 @@ def _decompress(counts: bytes) -> np.ndarray:
 
 
 def checked_run_lengths(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """Return the run lengths of a COCO RLE dict that describes an image of this size.
+    """Return the run lengths of a COCO RLE dict after checking its size.
+
+    Args:
+        rle: ``size`` and ``counts``, compressed or not.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
 
     Raises:
-        ValueError: keys are missing, ``size`` is another one, or ``counts`` do not decode to it.
+        ValueError: keys are missing, ``size`` differs, or ``counts`` do not decode to that size.
     """
     if "counts" not in rle or "size" not in rle:
         raise ValueError("an RLE needs the keys 'size' and 'counts'")
@@ -137,7 +146,7 @@ def checked_run_lengths(rle: Mapping[str, Any], height: int, width: int) -> np.n
 
 
 def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """Return the (H, W) uint8 mask of zeros and ones of a COCO RLE, compressed or not.
+    """Decode a COCO RLE, compressed or not, to an (H, W) uint8 mask of zeros and ones.
 
     Raises:
         ValueError: see `checked_run_lengths`.

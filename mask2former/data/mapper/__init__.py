@@ -1,4 +1,4 @@
-"""From a dataset dict to a model input: reading, augmentations, targets."""
+"""Map a dataset dict to a model input: read files, augment, make targets."""
 
 from .mapper import (
     MAPPER_PRESETS,

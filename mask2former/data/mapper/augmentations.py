@@ -1,6 +1,7 @@
-"""Training augmentations of the published recipes, and what they consist of besides Detectron2's.
+"""Training augmentations of the published recipes, and the steps that Detectron2 does not have.
 
-Shape letters: H, W height and width.
+Shapes:
+    H, W: height and width.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from .labelled_input import PADDING_BYTE
 
 # Value of image pixels that padding adds.
 IMAGE_PADDING = 128
-# Rows whose colours are computed at a time, so that intermediate values stay in the cache.
+# Rows whose colours are computed at a time, so that intermediate values stay in the CPU's cache.
 _BLOCK = 64
 
 
 def large_scale_jitter(cfg: CfgNode, ignore_label: int | None = None) -> list[T.Augmentation]:
-    """Return flip, random scale and fixed crop: the LSJ of the paper's COCO recipe.
+    """Build flip, random scale and fixed crop: the LSJ of the paper's COCO recipe.
 
-    The image is fitted into a square of a random ``MIN_SCALE`` to ``MAX_SCALE`` times
-    ``IMAGE_SIZE`` pixels; a random ``IMAGE_SIZE`` square is cropped from it, or it is padded to
-    that with the value 128.
+    The image is fitted into a square whose side is a random factor from ``MIN_SCALE`` to
+    ``MAX_SCALE`` times ``IMAGE_SIZE`` pixels. Then a random square of ``IMAGE_SIZE`` pixels is
+    cropped from it; a smaller image is padded to that size with the value 128.
     """
     size = cfg.INPUT.IMAGE_SIZE
     return [
@@ -35,20 +36,20 @@ def large_scale_jitter(cfg: CfgNode, ignore_label: int | None = None) -> list[T.
 
 
 def resize_crop_color(cfg: CfgNode, ignore_label: int | None = None) -> list[T.Augmentation]:
-    """Return what the mask_former_* mappers do: resize, crop, change colours, flip, pad.
+    """Build the augmentations of the mask_former_* mappers: resize, crop, colours, flip, pad.
 
-    The shorter side becomes one of ``MIN_SIZE_TRAIN``. The crop follows ``CROP.ENABLED``; with
+    The shorter side becomes one of ``MIN_SIZE_TRAIN``. ``CROP.ENABLED`` turns the crop on; with
     ``CROP.SINGLE_CATEGORY_MAX_AREA`` below 1 it is drawn again, up to 10 times, while one class
-    covers more than that share of its labelled pixels. Colours change with ``COLOR_AUG_SSD``.
-    Sides are padded to multiples of ``SIZE_DIVISIBILITY``, if that is positive.
+    covers more than that share of its labelled pixels. ``COLOR_AUG_SSD`` turns on the change of
+    colours. Sides are padded to multiples of ``SIZE_DIVISIBILITY`` if that is positive.
 
     Args:
         cfg: the config.
-        ignore_label: the label of pixels without class; None if there are no labels that the crop
-            could follow.
+        ignore_label: the label of pixels without a class; None if there are no labels for the crop
+            to follow.
 
     Raises:
-        ValueError: a key has a value that is not known.
+        ValueError: the value of a key is not one of the known ones.
     """
     input_ = cfg.INPUT
     _require(input_.MIN_SIZE_TRAIN_SAMPLING, "MIN_SIZE_TRAIN_SAMPLING", ("range", "choice"))
@@ -91,10 +92,10 @@ def _flip(cfg: CfgNode) -> list[T.Augmentation]:
 
 
 class _KeepAPixel(T.Augmentation):
-    """Resizing in which very thin images do not vanish: each side keeps at least a pixel."""
+    """Resizing that leaves each side of a very thin image at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Return the resizing of an image (H, W, C)."""
+        """Return the resizing for an (H, W, C) image."""
         resize = super().get_transform(image)
         if isinstance(resize, T.ResizeTransform):
             resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
@@ -102,23 +103,22 @@ class _KeepAPixel(T.Augmentation):
 
 
 class ResizeScale(_KeepAPixel, T.ResizeScale):
-    """Detectron2's, for thin images too."""
+    """Detectron2's augmentation of that name, for very thin images too."""
 
 
 class ResizeShortestEdge(_KeepAPixel, T.ResizeShortestEdge):
-    """Detectron2's, for thin images too."""
+    """Detectron2's augmentation of that name, for very thin images too."""
 
 
 class PadToMultiple(T.Augmentation):
-    """Pad on the right and at the bottom until both sides are multiples of a number."""
+    """Pad on the right and at the bottom until both sides are multiples of `divisor` pixels."""
 
     def __init__(self, divisor: int):
-        """Pad to multiples of `divisor` pixels."""
         super().__init__()
         self.divisor = divisor
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        """Return the padding of an image (H, W, C)."""
+        """Return the padding for an (H, W, C) image."""
         height, width = image.shape[:2]
         bottom, right = -height % self.divisor, -width % self.divisor
         if not bottom and not right:
@@ -127,14 +127,17 @@ class PadToMultiple(T.Augmentation):
 
 
 class SSDColorJitter(T.Augmentation):
-    """The colour augmentation of SSD (arXiv 1512.02325): four changes, each every other time.
+    """The colour augmentation of SSD (arXiv 1512.02325): four changes, each with probability 0.5.
 
-    Brightness by up to 32 of 255, contrast and saturation by a factor of 0.5 to 1.5, hue by up to
-    36 degrees in steps of 2. Contrast comes before saturation and hue or after them.
+    Brightness changes by up to 32 of 255, contrast and saturation by a factor of 0.5 to 1.5, and
+    hue by up to 36 degrees in steps of 2. Contrast changes before or after saturation and hue, with
+    equal probability.
+
+    Args:
+        image_format: order of the image's channels, "RGB" or "BGR".
     """
 
     def __init__(self, image_format: str):
-        """Take images with channels in the order `image_format`, "RGB" or "BGR"."""
         super().__init__()
         self.image_format = image_format
 
@@ -142,7 +145,7 @@ class SSDColorJitter(T.Augmentation):
         """Draw the changes."""
 
         def sometimes(low: float, high: float, otherwise: float) -> float:
-            # Both numbers are drawn always, so that what follows does not depend on the first.
+            # Both numbers are always drawn, so that later draws do not depend on the first.
             do, value = self._rand_range() < 0.5, self._rand_range(low, high)
             return float(value) if do else otherwise
 
@@ -157,9 +160,17 @@ class SSDColorJitter(T.Augmentation):
 
 
 class ColorTransform(T.Transform):
-    """Change colours; nothing moves.
+    """A change of colours that leaves coordinates and label maps as they are.
 
     Each step rounds to whole numbers and clips to 0..255.
+
+    Args:
+        image_format: order of the channels, "RGB" or "BGR".
+        brightness: added to all values, on the scale 0..255.
+        contrast: factor of all values.
+        saturation: factor of S of the HSV colour; S stays at most 1.
+        hue: degrees to add to H of the HSV colour.
+        contrast_first: change contrast before saturation and hue rather than after them.
     """
 
     def __init__(
@@ -172,16 +183,6 @@ class ColorTransform(T.Transform):
         hue: float = 0.0,
         contrast_first: bool = True,
     ):
-        """Set the changes.
-
-        Args:
-            image_format: order of the channels, "RGB" or "BGR".
-            brightness: added to all values, of 255.
-            contrast: factor of all values.
-            saturation: factor of S of the HSV colour; S stays at most 1.
-            hue: degrees to add to H of the HSV colour.
-            contrast_first: contrast before saturation and hue, rather than after them.
-        """
         super().__init__()
         self.image_format = image_format
         self.brightness, self.contrast = brightness, contrast
@@ -214,7 +215,7 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _change_hsv(image: np.ndarray, order: str, saturation: float, hue: float) -> np.ndarray:
-    """Return the (H, W, 3) uint8 image with S times `saturation` and H plus `hue` degrees."""
+    """Multiply S by `saturation` and add `hue` degrees to H of an (H, W, 3) uint8 image."""
     result = np.empty_like(image)
     for start in range(0, len(image), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -227,15 +228,15 @@ def _change_hsv(image: np.ndarray, order: str, saturation: float, hue: float) ->
 def _shift_hsv(rgb: Sequence[np.ndarray], saturation: float, hue: float) -> list[np.ndarray]:
     """Return red, green and blue in whole numbers.
 
-    Without the detour over HSV of 8 bits: V is the largest channel, chroma is S times V, and every
-    channel is V minus a share of chroma, which hue determines: 0 for the largest channel, 1 for the
+    This needs no conversion to 8-bit HSV. V is the largest channel and chroma is S times V. Each
+    channel is V minus a share of chroma that depends on hue: 0 for the largest channel, 1 for the
     smallest.
     """
     r, g, b = rgb
     value = np.maximum(np.maximum(r, g), b)
     chroma = value - np.minimum(np.minimum(r, g), b)
     red, green = value == r, value == g
-    # The circle of hues is 6 long here: red is at 0, green at 2, blue at 4.
+    # The circle of hues has length 6 here: red is at 0, green at 2, blue at 4.
     turn = np.where(red, g - b, np.where(green, b - r, r - g)) / np.maximum(chroma, 1)
     turn += np.where(red, np.float32(0), np.where(green, np.float32(2), np.float32(4)))
     turn += np.float32(hue / 60)

@@ -1,4 +1,4 @@
-"""Compare the classes in ground truth with those that the model is to have."""
+"""Check that ground truth has only classes that the model has."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def check_class(category_id: int, num_classes: int | None) -> None:
 
 
 def present_classes(labels: np.ndarray, ignore_label: int, num_classes: int | None) -> list[int]:
-    """Return the classes that a label map (H, W) holds, sorted.
+    """Return the classes in a label map (H, W), ascending.
 
     Args:
         labels: (H, W) classes and `ignore_label`.
-        ignore_label: value of pixels without class.
+        ignore_label: value of pixels without a class.
         num_classes: classes are below this; None does not check.
 
     Raises:
@@ -40,7 +40,7 @@ def present_classes(labels: np.ndarray, ignore_label: int, num_classes: int | No
         known = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise ValueError(
             f"it has labels {some_of(wrong, _LISTED)}, but classes are {known} "
-            f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES) and pixels without class are {ignore_label} "
+            f"(MODEL.SEM_SEG_HEAD.NUM_CLASSES) and pixels without a class {ignore_label} "
             "(ignore_label of the data set's metadata). Correct the file, the ignore_label or the "
             "number of classes"
         )

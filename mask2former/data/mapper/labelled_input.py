@@ -12,22 +12,22 @@ from detectron2.data import transforms as T
 
 from ..segment_labels import look_up
 
-# The byte that padding consists of once a label map went through transforms: -1 of signed maps.
+# Each byte of the padding that transforms add to a label map. In signed maps, that is -1.
 PADDING_BYTE = 255
 
 
 def transform_labels(labels: np.ndarray, transforms: T.Transform | T.TransformList) -> np.ndarray:
-    """Move a label map as an image: each pixel takes the number of the nearest one.
+    """Transform a label map like its image: each pixel takes the number of the nearest pixel.
 
-    Detectron2's transforms do that for bytes; for larger numbers they change to a resampling that
-    is half a pixel off, or fail. So those go through them as several bytes.
+    Detectron2's transforms do that for bytes. For larger numbers they fail, or change to a
+    resampling that is half a pixel off. So larger numbers are passed to them as several bytes.
 
     Args:
         labels: (H, W), uint8, uint16 or int32.
-        transforms: geometric ones; those of colours do nothing.
+        transforms: geometric transforms; colour transforms have no effect.
 
     Returns:
-        (H', W') of the same type. Padding consists of bytes `PADDING_BYTE`.
+        (H', W') of the same type. Each byte of padding is `PADDING_BYTE`.
     """
     if labels.dtype.itemsize == 1:
         return transforms.apply_segmentation(labels)
@@ -39,8 +39,14 @@ def transform_labels(labels: np.ndarray, transforms: T.Transform | T.TransformLi
 class LabelledInput(T.AugInput):
     """Detectron2's ``AugInput`` for label maps of any whole numbers.
 
-    Augmentations find the semantic labels in ``sem_seg``. Given `segments` in their place, that is
-    computed when one asks for it.
+    Augmentations find the semantic labels in ``sem_seg``. If only `segments` are given, it is
+    computed when an augmentation asks for it.
+
+    Args:
+        image: (H, W, C).
+        labels: (H, W) classes.
+        segments: (H, W) numbers of segments.
+        segment_labels: (S,) class of each segment, for ``sem_seg`` where there are no `labels`.
     """
 
     def __init__(
@@ -51,14 +57,6 @@ class LabelledInput(T.AugInput):
         segments: np.ndarray | None = None,
         segment_labels: np.ndarray | None = None,
     ):
-        """Take an image and what is known of its pixels.
-
-        Args:
-            image: (H, W, C).
-            labels: (H, W) classes.
-            segments: (H, W) numbers of segments.
-            segment_labels: (S,) class of each segment, for ``sem_seg`` where there are no `labels`.
-        """
         super().__init__(image)
         self.labels = labels
         self.segments = segments
@@ -76,7 +74,7 @@ class LabelledInput(T.AugInput):
         self.labels = labels
 
     def transform(self, tfm: T.Transform) -> None:
-        """Apply a transform to everything."""
+        """Apply a transform to the image and its maps."""
         self.image: np.ndarray = tfm.apply_image(self.image)
         if self.labels is not None:
             self.labels = transform_labels(self.labels, tfm)

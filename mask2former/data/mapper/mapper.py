@@ -1,9 +1,11 @@
 """Turn a Detectron2 dataset dict into what the model takes.
 
-One mapper serves every task; `MAPPER_PRESETS` says what ground truth and which augmentations go
-with which ``INPUT.DATASET_MAPPER_NAME``.
+One mapper serves every task. `MAPPER_PRESETS` says which ground truth and which augmentations
+belong to each ``INPUT.DATASET_MAPPER_NAME``.
 
-Shape letters: H, W height and width of the augmented image; N targets.
+Shapes:
+    H, W: height and width of the augmented image.
+    N: targets.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class MapperPreset:
     targets: Targets
     """What is read: ``annotations``, panoptic segments, or semantic labels."""
     augmentations: Callable[[CfgNode, int | None], list[T.Augmentation]]
-    """Those of a config, given the label of pixels without class, None for instances."""
+    """Builds them from a config and the label of pixels without a class, None for instances."""
 
 
 MAPPER_PRESETS: dict[str, MapperPreset] = {
@@ -52,7 +54,22 @@ MAPPER_PRESETS: dict[str, MapperPreset] = {
 
 
 class SegmentationMapper:
-    """A callable from a dataset dict to a model input."""
+    """A callable from a dataset dict to a model input.
+
+    Args:
+        is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
+        augmentations: applied in this order; a plain `T.AugmentationList` of them draws the same
+            random numbers.
+        image_format: order of the channels, "RGB" or "BGR".
+        targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
+            panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label map
+            ("semantic").
+        num_classes: classes in the ground truth must be 0 to this - 1; None does not check.
+        ignore_label: value of pixels without a class in the label map.
+
+    Raises:
+        ValueError: `image_format` is neither "RGB" nor "BGR".
+    """
 
     @configurable
     def __init__(
@@ -65,20 +82,6 @@ class SegmentationMapper:
         num_classes: int | None = None,
         ignore_label: int = 255,
     ):
-        """Build a mapper.
-
-        Args:
-            is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
-            augmentations: applied in this order; a plain `T.AugmentationList` of them draws the
-                same random numbers.
-            image_format: order of the channels, "RGB" or "BGR".
-            targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
-                panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label
-                map ("semantic").
-            num_classes: ground truth of other classes than 0 to this - 1 is an error; None does
-                not check.
-            ignore_label: pixels of the label map that have no class.
-        """
         if image_format not in IMAGE_FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR'.")
         self.is_train = is_train
@@ -117,22 +120,22 @@ class SegmentationMapper:
                 be polygons, COCO RLE dicts or bitmaps of the image's size.
 
         Returns:
-            The fields of `dataset_dict` but for its ground truth, where ``height`` and ``width``
-            are those of the file, and
+            The fields of `dataset_dict` without its ground truth. ``height`` and ``width`` are
+            those of the upright image in the file. Added are
 
-            * ``image``: (C, H, W) tensor in the format of the file's pixels, uint8 in 0..255;
+            * ``image``: (3, H, W) tensor, uint8 in 0..255, see `mask2former.data.image.read_image`;
 
             and in training
 
             * ``padding_mask``: (H, W) bool, True on pixels that are padding;
             * ``instances``: Detectron2 `Instances` of size (H, W) with ``gt_classes`` (N,) int64
               and ``gt_masks``, N masks (H, W); for annotations also ``gt_boxes`` tight around
-              them. Crowd and what the crop leaves no pixel of are not in it; N may be 0;
-            * ``sem_seg``: (H, W) int64, classes and `ignore_label`, which padding has too. It is
-              there for semantic targets, and for panoptic ones if the data set has label maps.
+              the masks. Crowds, and objects outside the crop, are left out; N may be 0;
+            * ``sem_seg``: (H, W) int64, classes and `ignore_label`, also on padding. Present for
+              semantic targets, and for panoptic targets if the data set has label maps.
 
         Raises:
-            DatasetError: a file cannot be read or has another size than it should, or the ground
+            DatasetError: a file cannot be read or does not have the expected size, or the ground
                 truth is unusable; the message names file, image id and annotation or segment id.
         """
         try:
@@ -203,7 +206,7 @@ class SegmentationMapper:
             path = dataset_dict["sem_seg_file_name"]
             labels = read_label_map(path)
             check_size(path, labels.shape, dataset_dict["file_name"], image.shape[:2])
-            # The ignore_label must fit, because padding gets it.
+            # The type must hold ignore_label, which padding gets.
             kind = np.result_type(labels.dtype, np.min_scalar_type(self.ignore_label))
             labels = labels.astype(kind, copy=False)
         if self.targets == "panoptic":
@@ -221,7 +224,7 @@ def get_preset(cfg: CfgNode) -> MapperPreset:
     """Return the preset that ``INPUT.DATASET_MAPPER_NAME`` names.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: no preset has that name.
     """
     name = cfg.INPUT.DATASET_MAPPER_NAME
     if name not in MAPPER_PRESETS:
@@ -235,7 +238,7 @@ def get_preset(cfg: CfgNode) -> MapperPreset:
 def _ignore_label(cfg: CfgNode) -> int:
     """Return the ``ignore_label`` that the metadata of all training sets agree on.
 
-    Of a set without one it is Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
+    Sets without one have Detectron2's ``MODEL.SEM_SEG_HEAD.IGNORE_VALUE``.
     """
     default = cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
     found = {}
@@ -245,8 +248,8 @@ def _ignore_label(cfg: CfgNode) -> int:
     if len(set(found.values())) > 1:
         listed = ", ".join(f"{value} in {name}" for name, value in found.items())
         raise DatasetError(
-            "The data sets of DATASETS.TRAIN must mark pixels without class alike, but their "
-            f"ignore_label is {listed}. Convert the label maps of one of them."
+            "The data sets of DATASETS.TRAIN must mark pixels without a class by the same number, "
+            f"but their ignore_label is {listed}. Convert the label maps of one of them."
         )
     return next(iter(found.values()), default)
 

@@ -1,4 +1,4 @@
-"""Read the panoptic segments of an image.
+"""Read the panoptic segments of one image.
 
 Shapes:
     H, W: height and width of the image.
@@ -23,11 +23,11 @@ _LISTED = 8  # ids in a message
 def read_segments(
     dataset_dict: dict[str, Any], image_size: Size, num_classes: int | None
 ) -> np.ndarray:
-    """Read the panoptic PNG of an image.
+    """Read the panoptic PNG of one image and check its segments.
 
     Args:
         dataset_dict: with ``pan_seg_file_name`` and ``segments_info``.
-        image_size: of the image in the file, upright.
+        image_size: (height, width) of the upright image in the file.
         num_classes: classes are below this; None does not check.
 
     Returns:

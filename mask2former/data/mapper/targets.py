@@ -1,6 +1,8 @@
-"""What a model is to predict: classes and masks from the ground truth of an augmented image.
+"""Make the targets of an augmented image, classes and masks, from its ground truth.
 
-Shape letters: H, W height and width of the augmented image; N targets; S segments.
+Shapes:
+    H, W: height and width of the augmented image.
+    N: targets.
 """
 
 from __future__ import annotations
@@ -37,13 +39,13 @@ def instance_targets(
     size: Size,
     num_classes: int | None,
 ) -> Instances:
-    """Return a target for each annotation that is no crowd and that the crop leaves a pixel of.
+    """Make a target of each annotation that is not a crowd and has a pixel in the crop.
 
     Args:
         dataset_dict: with ``annotations``.
-        original_size: of the image in the file.
+        original_size: (height, width) of the image in the file.
         transforms: how the image was augmented.
-        size: of the augmented image.
+        size: (height, width) of the augmented image.
         num_classes: classes are below this; None does not check.
 
     Returns:
@@ -88,10 +90,10 @@ def transform_segmentation(
     transforms: T.TransformList,
     size: Size,
 ) -> np.ndarray:
-    """Rasterise one segmentation as the transformed image shows it.
+    """Rasterise one segmentation on the grid of the transformed image.
 
-    Polygons are transformed as points and rasterised once, at the final size. Masks are resized to
-    the nearest pixel, and padding is never part of them.
+    Polygons are transformed as points and rasterised once, at the final size. Masks are resampled
+    by nearest pixel. Padding is never part of a mask.
 
     Args:
         segmentation: list of polygons, COCO RLE dict, or (H, W) bitmap of the original size.
@@ -100,7 +102,7 @@ def transform_segmentation(
         size: height and width after them.
 
     Returns:
-        bool mask of `size`, or its upper left part if it is False in the rest.
+        Bool mask of `size`, or its upper left part if the rest is False.
 
     Raises:
         ValueError: the segmentation is unusable; the message is the reason alone.
@@ -132,7 +134,7 @@ def transform_segmentation(
 
 
 def panoptic_targets(numbers: np.ndarray, segments: Sequence[dict[str, Any]]) -> Instances:
-    """Return a target for each segment, thing or stuff, that is no crowd and has a pixel.
+    """Make a target of each segment, thing or stuff, that is not a crowd and has a pixel.
 
     Args:
         numbers: (H, W), see `mask2former.data.segment_labels.number_segments`.
@@ -151,5 +153,5 @@ def panoptic_targets(numbers: np.ndarray, segments: Sequence[dict[str, Any]]) ->
 
 
 def semantic_targets(labels: np.ndarray, classes: Sequence[int]) -> Instances:
-    """Return a target for each of `classes` in a label map (H, W), in their order."""
+    """Make a target of each of `classes` in a label map (H, W), in their order."""
     return _make_instances(PackedMasks.from_ids(labels, classes), classes)

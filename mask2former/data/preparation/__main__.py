@@ -20,11 +20,11 @@ PREPARATIONS = {
 
 
 def main(args: list[str] | None = None) -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m mask2former.data.preparation",
         description="Make the files that data sets need beyond what their authors publish. An "
-        "interrupted run goes on where it stopped; in the end, what is there is checked.",
+        "interrupted run continues where it stopped. At the end, all outputs are checked.",
         epilog="\n".join(f"{name:17}{files}" for name, (_, files) in PREPARATIONS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -41,8 +41,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="keep nothing that is there")
-    parser.add_argument("--no-check", action="store_true", help="do not read the results again")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--no-check", action="store_true", help="do not check the outputs")
     options = parser.parse_args(args)
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: must be at least 1")
@@ -60,7 +60,7 @@ def main(args: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        print("Interrupted. The same command continues from here.", file=sys.stderr)
         return 130
     return 0
 

@@ -5,12 +5,13 @@ Read in ``ADEChallengeData2016/``, for the splits training and validation:
 - ``images/*/ADE_*.jpg``
 - ``annotations/*/ADE_*.png``: 0 for other things, 1 to 150 for the classes
 - ``annotations_instance/*/ADE_*.png``: R is the class among the 100 of the instance task, from 1, G
-  the object, unique in its image; 0 for what is no object
+  the object, unique in its image; both are 0 where there is no object
 
-Ids of images are those of the published list of images for the instance task: their number from 0,
-validation after training. Ids of categories are those of the semantic classes, from 0.
+Image ids are those of the published image list for the instance task: they count from 0, training
+before validation. Category ids are those of the semantic classes, from 0.
 
-Shape letters: H, W height and width.
+Shapes:
+    H, W: height and width.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ FOLDER = "ADEChallengeData2016"
 IGNORE_LABEL = 255
 
 _LONG_SPLITS = {"train": "training", "val": "validation"}
-# Of the number in a file name, which counts from 1 in each split.
+# Image id of file number 1 of each split.
 _FIRST_IDS = {"train": 0, "val": 20210}
 _NAME = re.compile(r"ADE_(train|val)_(\d{8})")
 _SOURCES = {
-    "images": "ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark has it",
-    "annotations": "ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark has it",
+    "images": "ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark contains it",
+    "annotations": "ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark contains it",
     "annotations_instance": (
         "annotations_instance.tar of the instance segmentation task of the MIT Scene Parsing "
-        "Benchmark has it; unpack that in the folder of annotations/"
+        "Benchmark contains it; unpack it beside annotations/"
     ),
 }
 
@@ -73,11 +74,11 @@ class _Ade20k(Job):
         self.classes: list[dict[str, Any]] = read_classes("ade20k")
 
     def part(self, folder: str) -> Path:
-        """Folder of this split, of images or of label maps."""
+        """Return the folder of this split within `folder`, which holds images or label maps."""
         return self.folder / folder / _LONG_SPLITS[self.split]
 
     def image(self, name: str) -> Path:
-        """Path of an image."""
+        """Return the path of the image `name`."""
         return self.part("images") / f"{name}.jpg"
 
     def names(self) -> list[str]:
@@ -92,7 +93,7 @@ class _Ade20k(Job):
         if strange:
             raise DatasetError(
                 f"{self.part('images')}: {some_of(strange)}: not names of images of this split, "
-                f"ADE_{self.split}_ and a number of 8 digits, which ids of images are made of."
+                f"ADE_{self.split}_ and a number of 8 digits, from which image ids are made."
             )
         for folder in self.inputs:
             missing = missing_files(str(self.part(folder) / f"{name}.png") for name in names)
@@ -108,11 +109,11 @@ class _Ade20k(Job):
         return match is not None and match[1] == self.split
 
     def image_id(self, name: str) -> int:
-        """Return the id of an image."""
+        """Return the id of the image `name`."""
         return _FIRST_IDS[self.split] + int(name[-8:]) - 1
 
     def image_record(self, name: str) -> dict[str, Any]:
-        """Return the entry of an image in JSON files."""
+        """Return the entry of the image `name` in JSON files."""
         width, height = image_header(self.image(name)).upright
         return {
             "id": self.image_id(name),
@@ -122,7 +123,7 @@ class _Ade20k(Job):
         }
 
     def read_labels(self, name: str) -> np.ndarray:
-        """Return a map of semantic classes: (H, W) uint8, from 1, 0 for none."""
+        """Read the (H, W) uint8 map of semantic classes, from 1; 0 is for no class."""
         path = str(self.part("annotations") / f"{name}.png")
         labels = read_label_map(path)
         self._check_size(path, labels, name)
@@ -134,7 +135,7 @@ class _Ade20k(Job):
         return labels.astype(np.uint8)
 
     def read_objects(self, name: str) -> tuple[np.ndarray, dict[int, int]]:
-        """Return a map of objects, (H, W) int32, 0 for none, and the category id of each object."""
+        """Read the (H, W) map of objects, 0 for none, and the category id of each object."""
         path = str(self.part("annotations_instance") / f"{name}.png")
         pixels = read_panoptic_png(path)
         self._check_size(path, pixels, name)
@@ -162,7 +163,7 @@ class _Ade20k(Job):
 
 
 class Ade20kSemantic(_Ade20k):
-    """``annotations_detectron2/``: label maps of 0 to 149, 255 where there is no class."""
+    """``annotations_detectron2/``: label maps with classes 0 to 149, and 255 for no class."""
 
     task = "semantic"
     inputs = ("annotations",)
@@ -173,7 +174,7 @@ class Ade20kSemantic(_Ade20k):
 
     def convert(self, name: str) -> None:
         """See `Job.convert`."""
-        # In 8 bits, 0 - 1 is 255.
+        # In uint8, 0 - 1 is 255.
         self.save_png(name, self.read_labels(name) - np.uint8(1))
 
     def check(self) -> Report:
@@ -196,9 +197,9 @@ class Ade20kInstance(_Ade20k):
         self.output_json = self.folder / f"ade20k_instance_{split}.json"
 
     def convert(self, name: str) -> dict[str, Any]:
-        """Return the entry of the image and those of its objects. See `Job.convert`."""
+        """Return the entries of the image and of its objects. See `Job.convert`."""
         numbers, categories = self.read_objects(name)
-        columns = np.asfortranarray(numbers)  # in the order of RLE
+        columns = np.asfortranarray(numbers)  # RLE counts down the columns
         annotations = []
         for number, region in regions_of(numbers).items():
             rle = mask_util.encode((columns == number).view(np.uint8))
@@ -221,7 +222,7 @@ class Ade20kInstance(_Ade20k):
         ]
         return {
             "images": [part["image"] for part in parts],
-            # From 1: COCO's evaluation takes an object of id 0 for none.
+            # Ids count from 1: COCO's evaluation takes id 0 for "no object".
             "annotations": [{"id": i, **a} for i, a in enumerate(annotations, start=1)],
             "categories": [
                 {"id": c["id"], "name": c.get("instance_name", c["name"])}
@@ -238,8 +239,8 @@ class Ade20kInstance(_Ade20k):
 class Ade20kPanoptic(_Ade20k):
     """``ade20k_panoptic_{train,val}.json`` and a folder of that name.
 
-    Stuff is of the label map, a segment a class; things are the objects, which lie above it. Pixels
-    that the label map gives to a thing without an object are void.
+    Stuff comes from the label map, one segment per class. Things are the objects, which lie above
+    it. Pixels that the label map assigns to a thing but that belong to no object are void.
     """
 
     task = "panoptic"
@@ -251,10 +252,10 @@ class Ade20kPanoptic(_Ade20k):
         self.output_folder = self.folder / f"ade20k_panoptic_{split}"
 
     def convert(self, name: str) -> dict[str, Any]:
-        """Return the entry of the image and that of its segments. See `Job.convert`."""
+        """Return the entries of the image and of its segments. See `Job.convert`."""
         labels = self.read_labels(name)
         objects, categories = self.read_objects(name)
-        # 1 to 150 for stuff, larger numbers for objects
+        # 1 to 150 are stuff, larger numbers are objects.
         first = len(self.classes) + 1
         stuff = {i: c["id"] for i, c in enumerate(self.classes, start=1) if not c["isthing"]}
         number_of = np.zeros(first, dtype=np.int32)

@@ -1,4 +1,4 @@
-"""COCO: label maps of all 133 classes, made of the panoptic annotations."""
+"""COCO: label maps of all 133 classes, made from the panoptic annotations."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .job import Job
 
 IGNORE_LABEL = 255
 
-_SOURCE = "COCO's images and panoptic annotations of 2017 have it; unpack the PNG files, too."
+_SOURCE = "COCO's images and panoptic annotations of 2017 contain it; unpack the PNG files, too."
 
 
 class CocoSemantic(Job):
-    """``coco/panoptic_semseg_{train,val}2017/``: label maps of 0 to 132, 255 where there is none.
+    """``coco/panoptic_semseg_{train,val}2017/``: label maps with classes 0 to 132, and 255.
 
     Args:
         root: folder of ``coco``.

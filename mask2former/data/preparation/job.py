@@ -1,4 +1,4 @@
-"""One frame for all preparations: many files, one after the other, by several processes."""
+"""Run the preparations: convert many independent files with several processes."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ...utils.files import write_atomically
+from ...utils.files import write_atomically, write_json
 from ..checks.image_files import Header, read_header
 from ..checks.report import Report
 from ..errors import DatasetError
 
-# Raise it when what journals hold changes.
+# Increase it when the content of journals changes.
 _JOURNAL_VERSION = 1
-# Files that a process takes at a time.
+# Files that one process takes at a time.
 _CHUNK = 4
 
 
 class Job(ABC):
-    """What makes one folder of files, one JSON file, or both.
+    """A task that makes one folder of PNG files, one JSON file, or both.
 
-    A job knows its inputs by name. The files of different names do not depend on each other.
+    A job refers to its inputs by name. The files of different names do not depend on each other.
     """
 
     title: str
     """For progress bars and messages."""
     output_folder: Path | None = None
-    """Where each name has a PNG file, if it has one."""
+    """Folder with one PNG file per name, if the job makes any."""
     output_json: Path | None = None
-    """Written when all names are done, if there is one."""
+    """File written when all names are done, if the job makes one."""
 
     @abstractmethod
     def names(self) -> list[str]:
-        """Return what there is to do, in the order of the output.
+        """Return the names to convert, in the order of the output.
 
         Raises:
-            DatasetError: inputs are missing; the message says which and where they come from.
+            DatasetError: inputs are missing; the message says which, and where to get them.
         """
 
     @abstractmethod
     def convert(self, name: str) -> Any:
-        """Write the PNG file of `name`; return its part of the JSON file. Runs in any process.
+        """Write the PNG file of `name` and return its part of the JSON file, in any process.
 
         Raises:
-            DatasetError: something is wrong with the inputs of this name.
+            DatasetError: the inputs of this name are unusable.
         """
 
     @abstractmethod
@@ -63,22 +63,22 @@ class Job(ABC):
         """Check the outputs against the images."""
 
     def content(self, names: Sequence[str], parts: Sequence[Any]) -> Any:
-        """Return the content of the JSON file, from what `convert` returned of each name."""
+        """Return the content of the JSON file, given what `convert` returned for each name."""
         raise NotImplementedError
 
     def png(self, name: str) -> Path:
-        """Where the PNG file of `name` is to be."""
+        """Return the path of the PNG file of `name`."""
         assert self.output_folder is not None
         return self.output_folder / f"{name}.png"
 
     def save_png(self, name: str, pixels: np.ndarray) -> None:
-        """Write the PNG file of `name`: there is none until it is complete."""
+        """Write the PNG file of `name`; it appears only once it is complete."""
         image = Image.fromarray(pixels)
         write_atomically(self.png(name), lambda file: image.save(file, format="png"))
 
 
 def image_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of an image, or raise `DatasetError`."""
+    """Read the header of an image file, or raise `DatasetError`."""
     header = read_header(os.fspath(path))
     if not isinstance(header, Header):
         raise DatasetError(f"{os.fspath(path)}: {header or 'there is no such image'}")
@@ -88,23 +88,24 @@ def image_header(path: str | os.PathLike[str]) -> Header:
 def run(
     job: Job, *, workers: int = 1, overwrite: bool = False, check: bool = True, quiet: bool = False
 ) -> int:
-    """Do a job, or the rest of it.
+    """Run a job, or the rest of it.
 
-    Files that are there already are kept. Those being written when a run is interrupted have other
-    names until they are complete.
+    Existing files are kept. Files get their names only when they are complete, so an interrupted
+    run leaves no half-written ones.
 
     Args:
-        job: what to do.
-        workers: processes to use.
-        overwrite: make everything anew.
-        check: in the end, read all outputs and compare them with the images.
+        job: the job.
+        workers: number of processes.
+        overwrite: replace existing files.
+        check: at the end, read all outputs and compare them with the images.
         quiet: show no progress bar and print nothing.
 
     Returns:
-        How many names were done now, not before.
+        How many names this run converted.
 
     Raises:
-        DatasetError: something is wrong with inputs or outputs; the message lists it.
+        DatasetError: inputs or outputs are unusable; the message lists them.
+        ValueError: `workers` is less than 1.
     """
     if workers < 1:
         raise ValueError(f"workers={workers}: must be at least 1")
@@ -119,8 +120,7 @@ def run(
     if rest or (journal is not None and not _exists(job.output_json)):
         _convert_all(job, rest, done, journal, workers, quiet)
         if job.output_json is not None and journal is not None:
-            content = json.dumps(job.content(names, [done[name] for name in names]))
-            write_atomically(job.output_json, lambda file: file.write(content.encode()))
+            write_json(job.output_json, job.content(names, [done[name] for name in names]))
             journal.remove()
     _remove_leftovers(job)
     if not quiet:
@@ -131,7 +131,7 @@ def run(
 
 
 def _finished(job: Job, names: Sequence[str], journal: _Journal | None) -> dict[str, Any]:
-    """Return the names that need not be done, and what an earlier run noted of them."""
+    """Return the names that are done already, with what an earlier run noted about them."""
     have_png = set(names)
     if job.output_folder is not None:
         files = set(os.listdir(job.output_folder))
@@ -155,7 +155,7 @@ def _convert_all(
     workers: int,
     quiet: bool,
 ) -> None:
-    """Convert `names`, adding to `done`. Wrong inputs are listed when the others are done."""
+    """Convert `names`, adding to `done`. Unusable inputs are listed when the others are done."""
     problems = []
     total = len(names) + len(done)
     with (
@@ -180,7 +180,7 @@ def _convert_all(
     if problems:
         raise DatasetError(
             f"{job.title}: {len(problems)} of {total} files cannot be made. "
-            "The others are, and are kept. Wrong are:\n  "
+            "The other files are kept. The problems are:\n  "
             + "\n  ".join(problems[:10])
             + (f"\n  and {len(problems) - 10} more" if len(problems) > 10 else "")
         )
@@ -190,12 +190,12 @@ Result = tuple[str, Any, str | None]  # name, part of the JSON, what is wrong
 
 
 def _results(job: Job, names: Sequence[str], workers: int) -> Iterator[Result]:
-    """Yield what `Job.convert` gives for `names`, in order."""
+    """Yield what `Job.convert` returns for each of `names`, in order."""
     if workers == 1 or len(names) <= _CHUNK:
         for name in names:
             yield _convert(job, name)
         return
-    # Forked processes have this one's modules already. Importing them takes seconds.
+    # A forked process has already imported all modules, which takes seconds otherwise.
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else None
     pool = ProcessPoolExecutor(
         min(workers, len(names)), multiprocessing.get_context(method), _set_job, (job,)
@@ -204,8 +204,8 @@ def _results(job: Job, names: Sequence[str], workers: int) -> Iterator[Result]:
         yield from pool.map(_convert_in_worker, names, chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise RuntimeError(
-            f"{job.title}: a process was killed, perhaps for want of memory. What is finished is "
-            "kept: run the same command again, with fewer --workers."
+            f"{job.title}: a process was killed, perhaps because memory ran out. Finished files "
+            "are kept: run the same command again, with fewer --workers."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -217,7 +217,7 @@ _job: Job | None = None
 def _set_job(job: Job) -> None:
     global _job
     _job = job
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # only the parent handles Ctrl-C
 
 
 def _convert_in_worker(name: str) -> Result:
@@ -233,7 +233,7 @@ def _convert(job: Job, name: str) -> Result:
 
 
 def _remove_leftovers(job: Job) -> None:
-    """Remove what processes that were killed had not finished writing."""
+    """Remove files that killed processes had not finished writing."""
     if job.output_folder is not None:
         for path in job.output_folder.glob(".*.png.*"):
             path.unlink()
@@ -243,39 +243,44 @@ def _remove_leftovers(job: Job) -> None:
 
 
 def _check(job: Job, quiet: bool) -> None:
-    """Raise `DatasetError` for what is wrong with the outputs."""
+    """Raise `DatasetError` if the outputs have errors."""
     report = job.check()
-    # A warning for what users bring, but not for what is written here.
+    # In the data of users this is only a warning, but in our own outputs it is an error.
     wrong_areas = report.counts["segment area differs"]
     if report.num_errors or wrong_areas:
         raise DatasetError(
-            f"{job.title}: {report.num_errors + wrong_areas} errors in what is there now. Remove "
-            f"these files, or give --overwrite to make all of them anew.\n{report}"
+            f"{job.title}: {report.num_errors + wrong_areas} errors in what is there now. "
+            f"Remove these files, or give --overwrite to make all of them again.\n{report}"
         )
     if not quiet:
         print(report.summary())
 
 
 class _Journal:
-    """What is known of finished names until the JSON file can be written, beside that file."""
+    """A file beside the JSON file that holds the parts of finished names until all are done.
+
+    Args:
+        output_json: the JSON file.
+        title: of the job.
+    """
 
     def __init__(self, output_json: Path, title: str):
         self.path = output_json.with_name(f"{output_json.name}.partial")
         self.header = json.dumps({"version": _JOURNAL_VERSION, "title": title})
 
     def read(self) -> dict[str, Any]:
-        """Return what is noted, nothing if another version of the job noted it."""
+        """Return the parts by name; nothing if another version of the job wrote the file."""
         if not self.path.exists():
             return {}
         lines = self.path.read_text(encoding="utf-8").split("\n")
         if lines.pop(0) != self.header:
             return {}
-        lines.pop()  # what follows the last line's end: nothing, or a line cut off
+        lines.pop()  # after the last line break: nothing, or a line cut off
         return dict(json.loads(line) for line in lines)
 
     @contextlib.contextmanager
     def writing(self, done: dict[str, Any]) -> Iterator[Any]:
-        """Give a function that notes a name, in a file that starts with those `done`."""
+        """Open the file, starting with those `done`, and yield a function that adds a name."""
 
         def note(name: str, part: Any) -> None:
             file.write(json.dumps([name, part]) + "\n")
@@ -288,5 +293,5 @@ class _Journal:
             yield note
 
     def remove(self) -> None:
-        """Remove the file, if it is there."""
+        """Remove the file if it exists."""
         self.path.unlink(missing_ok=True)

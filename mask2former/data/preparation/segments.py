@@ -1,6 +1,7 @@
-"""Areas, boxes and panoptic PNG files of a map of small numbers, in one pass over its pixels.
+"""Derive areas, boxes and panoptic PNG files from a map of small numbers.
 
-Shape letters: H, W height and width.
+Shapes:
+    H, W: height and width.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import numpy as np
 from scipy import ndimage
 
 from ..label_maps import ids_to_rgb
+from ..segment_labels import NUM_SEGMENT_IDS
 
 
 def regions_of(numbers: np.ndarray) -> dict[int, dict[str, Any]]:
-    """Return area and bbox (x, y, width, height) of each number in a map but 0, ascending.
+    """Return area and bbox (x, y, width, height) of each number in a map except 0, ascending.
 
     Args:
         numbers: (H, W) whole numbers from 0 to some thousands.
@@ -30,13 +32,18 @@ def regions_of(numbers: np.ndarray) -> dict[int, dict[str, Any]]:
     return regions
 
 
+def distinct_id(number: int) -> int:
+    """Return a segment id for `number`, such that neighbouring numbers have different colours."""
+    return number * 0x5D3B97 % NUM_SEGMENT_IDS  # an odd factor permutes the 24-bit numbers
+
+
 def panoptic_of(
     numbers: np.ndarray, categories: Mapping[int, int]
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the panoptic PNG's pixels and its segments in COCO's format.
+    """Return the pixels of a panoptic PNG and its segments in COCO's format.
 
     Args:
-        numbers: (H, W) as of `regions_of`, the segment of each pixel, 0 for void.
+        numbers: (H, W) as for `regions_of`: the segment of each pixel, 0 for void.
         categories: category id of each number.
 
     Returns:
@@ -45,8 +52,7 @@ def panoptic_of(
     ids = np.zeros(int(numbers.max(initial=0)) + 1, dtype=np.int32)
     segments = []
     for position, (number, region) in enumerate(regions_of(numbers).items(), start=1):
-        # An odd factor permutes the 24-bit numbers: distinct ids that look distinct as colours.
-        ids[number] = position * 0x5D3B97 % (1 << 24)
+        ids[number] = distinct_id(position)
         segment = {"id": int(ids[number]), "category_id": categories[number], **region}
         segments.append({**segment, "iscrowd": 0})
     return ids_to_rgb(ids[numbers]), segments

@@ -10,8 +10,8 @@
                                                   `THING_CLASSES`, then `STUFF_CLASSES`; 255 is void
     synthetic_shapes.json                         the parameters; written last
 
-All three kinds of ground truth show the same scene. A scene depends on the seed, the split and its
-position only, so a larger set begins with the images of a smaller one.
+All three kinds of ground truth show the same scene. A scene depends only on the seed, the split and
+its position, so a larger set begins with the images of a smaller one.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import pycocotools.mask as mask_util
 from PIL import Image
 from tqdm import tqdm
 
+from ...utils.files import read_json
 from ..datasets.synthetic_shapes import (
     FOLDER,
     SPLITS,
@@ -38,6 +39,7 @@ from ..datasets.synthetic_shapes import (
     THING_IDS,
 )
 from ..label_maps import ids_to_rgb
+from .segments import distinct_id, regions_of
 from .synthetic_scenes import VOID, Scene, draw_scene
 
 SEMANTIC_IGNORE = 255
@@ -55,17 +57,17 @@ def generate(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Write the data set, or reuse it where it is already there with the same parameters.
+    """Write the data set, unless it is already there with the same parameters.
 
     The files are written beside `output_dir` and moved there when complete, so an interrupted run
     leaves no half-written set under that name.
 
     Args:
-        output_dir: folder of the data set. It must not exist, be empty, or hold this very set.
+        output_dir: folder of the data set. It must be missing, be empty, or hold this very set.
         train: number of training images, at least 1.
         val: number of validation images, at least 1.
         size: side of the square images in pixels, at least 64.
-        seed: non-negative seed of everything random.
+        seed: non-negative seed of all randomness.
         progress: show a progress bar with the time left.
 
     Returns:
@@ -108,7 +110,7 @@ def generate(
 
 
 def _is_complete(output: Path, parameters: dict[str, int]) -> bool:
-    """Tell whether `output` holds this set (True) or nothing (False); raise for anything else."""
+    """Return whether `output` holds this set (True) or nothing (False); raise for other content."""
     if not output.exists():
         return False
     if not output.is_dir():
@@ -121,7 +123,7 @@ def _is_complete(output: Path, parameters: dict[str, int]) -> bool:
                 "Give another output folder; nothing was written."
             )
         return False
-    found = json.loads(meta_file.read_text())
+    found = read_json(meta_file)
     if found != parameters:
         differences = ", ".join(
             f"{key} is {found.get(key)}, asked for {value}"
@@ -188,16 +190,10 @@ def _save_png(array: np.ndarray, path: Path) -> None:
     Image.fromarray(array).save(path, compress_level=6)
 
 
-def _bbox(mask: np.ndarray) -> list[int]:
-    """Return the tight box of a non-empty mask as x, y, width, height."""
-    ys = np.flatnonzero(mask.any(axis=1))
-    xs = np.flatnonzero(mask.any(axis=0))
-    return [int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)]
-
-
 def _instance_annotations(scene: Scene, image_id: int, first_id: int) -> list[dict[str, Any]]:
     annotations = []
     for offset, instance in enumerate(scene.instances):
+        (region,) = regions_of(instance.mask.astype(np.uint8)).values()
         segmentation: Any
         if instance.polygon is not None:
             segmentation = [[round(float(c), 2) for c in instance.polygon.reshape(-1)]]
@@ -210,8 +206,7 @@ def _instance_annotations(scene: Scene, image_id: int, first_id: int) -> list[di
                 "image_id": image_id,
                 "category_id": THING_IDS[instance.class_index],
                 "segmentation": segmentation,
-                "area": int(instance.mask.sum()),
-                "bbox": _bbox(instance.mask),
+                **region,
                 "iscrowd": 0,
             }
         )
@@ -220,31 +215,22 @@ def _instance_annotations(scene: Scene, image_id: int, first_id: int) -> list[di
 
 def _panoptic(scene: Scene) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Return the (S, S, 3) uint8 picture of segment ids and the COCO list of segments."""
-    regions = [(THING_IDS[i.class_index], i.mask) for i in scene.instances]
-    regions += [(STUFF_IDS[k], scene.stuff == k) for k in range(len(STUFF_CLASSES))]
-    ids = np.zeros(scene.stuff.shape, dtype=np.int64)
-    segments = []
-    for number, (category_id, mask) in enumerate(regions, start=1):
-        if not mask.any():
-            continue
-        # An odd factor permutes the 24-bit numbers: distinct ids that look distinct as colours.
-        segment_id = number * 0x5D3B97 % (1 << 24)
-        ids[mask] = segment_id
-        segments.append(
-            {
-                "id": segment_id,
-                "category_id": category_id,
-                "area": int(mask.sum()),
-                "bbox": _bbox(mask),
-                "iscrowd": 0,
-            }
-        )
-    return ids_to_rgb(ids), segments
+    masks = [(THING_IDS[i.class_index], i.mask) for i in scene.instances]
+    masks += [(STUFF_IDS[k], scene.stuff == k) for k in range(len(STUFF_CLASSES))]
+    numbers = np.zeros(scene.stuff.shape, dtype=np.int32)
+    for number, (_, mask) in enumerate(masks, start=1):
+        numbers[mask] = number
+    ids = np.array([0, *(distinct_id(number) for number in range(1, len(masks) + 1))])
+    segments = [
+        {"id": int(ids[number]), "category_id": masks[number - 1][0], **region, "iscrowd": 0}
+        for number, region in regions_of(numbers).items()
+    ]
+    return ids_to_rgb(ids[numbers]), segments
 
 
 def _semantic(scene: Scene) -> np.ndarray:
     """Return the (S, S) uint8 map of contiguous class ids."""
-    stuff = scene.stuff.astype(int)  # which holds VOID, in 8 bits with a sign
+    stuff = scene.stuff.astype(int)  # from int8, which cannot hold SEMANTIC_IGNORE
     labels = np.where(stuff == VOID, SEMANTIC_IGNORE, stuff + len(THING_CLASSES))
     for instance in scene.instances:
         labels[instance.mask] = instance.class_index
@@ -252,7 +238,7 @@ def _semantic(scene: Scene) -> np.ndarray:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Command line of the generator."""
+    """Run the command line of the generator."""
     parser = argparse.ArgumentParser(
         prog="python -m mask2former.data.preparation.synthetic",
         description="Write a synthetic data set in COCO instance, panoptic and semantic formats.",

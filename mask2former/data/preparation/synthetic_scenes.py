@@ -1,13 +1,16 @@
 """Draw one scene of the synthetic data set: textured, overlapping shapes on textured ground.
 
-Every class has its own outline, texture and range of hues, as kinds of things in photographs do, so
-that a small model can tell them apart after minutes of training. Sizes, rotations, shades and the
-ground are drawn independently of the class.
+Every class has its own outline, texture and range of hues, as things in photographs do, so that a
+small model can tell them apart after minutes of training. Sizes, rotations, shades and the ground
+are drawn independently of the class.
 
 Coordinates are continuous: pixel ``(row i, column j)`` covers the square from ``(j, i)`` to
 ``(j + 1, i + 1)``, as in COCO polygons.
 
-Shape letters: S image side; h, w sides of a patch; V outline vertices.
+Shapes:
+    S: image side.
+    h, w: height and width of a patch.
+    V: outline vertices.
 """
 
 from __future__ import annotations
@@ -25,7 +28,8 @@ VOID = -1
 
 _SUPERSAMPLING = 4
 _PLACEMENT_ATTEMPTS = 20
-# Placing a shape may not hide more than this of a shape below it, so that what is left can be told.
+# At least this share of a shape's area stays visible when others are placed over it, so that it can
+# still be recognised.
 _MIN_VISIBLE_FRACTION = 0.4
 _DISK_VERTICES = 48
 _RING_HOLE = 0.52
@@ -38,7 +42,7 @@ class SceneInstance:
 
     Attributes:
         class_index: index into `THING_CLASSES`.
-        mask: (S, S) bool, the part that is not covered by shapes drawn later.
+        mask: (S, S) bool, the part that shapes drawn later do not cover.
         polygon: (V, 2) float outline in pixels, x before y, where the shape is a simple polygon
             that lies inside the image and is not occluded; otherwise None.
     """
@@ -55,8 +59,8 @@ class Scene:
     Attributes:
         image: (S, S, 3) uint8 RGB.
         instances: visible shapes, the lowest first.
-        stuff: (S, S) int8, index into `STUFF_CLASSES` where the ground is seen and `VOID` under
-            shapes, those too small to be annotated included.
+        stuff: (S, S) int8, index into `STUFF_CLASSES` where the ground is visible and `VOID` under
+            shapes, including those too small to be annotated.
     """
 
     image: np.ndarray
@@ -90,10 +94,10 @@ def draw_scene(
         rng: source of all randomness; the scene depends on nothing else.
         size: image side S in pixels. Shapes measure about 26/128 to 66/128 of it.
         min_visible_pixels: shapes with a smaller visible part are drawn but not annotated.
-        max_shapes: most shapes in a scene, at least 2.
+        max_shapes: largest number of shapes in a scene, at least 2.
 
     Returns:
-        The picture with its instances and ground.
+        The image with its instances and ground.
     """
     image, stuff, ground_colors = _draw_ground(rng, size)
     shapes: list[_Shape] = []
@@ -119,7 +123,7 @@ def draw_scene(
 
 
 def _simple_polygon(shape: _Shape, visible: np.ndarray, size: int) -> np.ndarray | None:
-    """Return the outline where it describes the visible part exactly, else None."""
+    """Return the outline if it describes the visible part exactly, else None."""
     inside = shape.outline.min() >= 0 and shape.outline.max() <= size
     occluded = (shape.full_mask(size) != visible).any()
     has_hole = THING_CLASSES[shape.class_index] == "ring"
@@ -127,7 +131,7 @@ def _simple_polygon(shape: _Shape, visible: np.ndarray, size: int) -> np.ndarray
 
 
 def _unit_outline(rng: np.random.Generator, name: str) -> np.ndarray:
-    """Return the (V, 2) outline of a shape around the origin, about 1 in radius."""
+    """Return the (V, 2) outline of a shape around the origin, with a radius of about 1."""
     if name in ("disk", "ring"):
         angles = np.linspace(0, 2 * np.pi, _DISK_VERTICES, endpoint=False)
         return np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -151,7 +155,7 @@ def _place_shape(
         class_index = int(rng.integers(len(THING_CLASSES)))
         radius = rng.uniform(13.0, 30.0) * size / 128
         angle = rng.uniform(0, 2 * np.pi)
-        # A third of the radius may stick out of the image.
+        # Up to a third of the radius may lie outside the image.
         center = rng.uniform(0.67 * radius, size - 0.67 * radius, size=2)
         rotation = np.array(
             [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], dtype=np.float64
@@ -175,7 +179,7 @@ def _rasterize(class_index: int, outline: np.ndarray, center: np.ndarray, size: 
     draw = ImageDraw.Draw(canvas)
 
     def fill(points: np.ndarray, value: int) -> None:
-        # PIL puts integer coordinates at the centres of pixels, here they are at the corners.
+        # Pillow puts integer coordinates at the centres of pixels; here they are at the corners.
         subpixels = (points - (left, top)) * _SUPERSAMPLING - 0.5
         draw.polygon([tuple(p) for p in subpixels.tolist()], fill=value)
 
@@ -201,13 +205,13 @@ def _paint(
 def _distinct_colors(
     rng: np.random.Generator, class_index: int, grounds: list[np.ndarray], distance: float = 80.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw two RGB colours that, mixed in any ratio, can be told from the colours of the ground.
+    """Draw two RGB colours whose mixtures all differ visibly from the colours of the ground.
 
     Args:
         rng: source of randomness.
         class_index: index into `THING_CLASSES`; hues of neighbouring classes overlap a little.
         grounds: RGB colours, each (3,).
-        distance: least Euclidean distance of 0..255 values.
+        distance: smallest Euclidean distance, of values in 0..255.
     """
     while True:
         hue = (class_index + rng.uniform(-0.6, 0.6)) / len(THING_CLASSES) % 1.0
@@ -232,7 +236,7 @@ def _draw_ground(
     paper = colors[0] + 50.0 * smooth[..., None]
     gravel = colors[1] + 80.0 * grain[..., None]
 
-    # A wavy line through the image separates the two; a quarter of the scenes have one only.
+    # A wavy line through the image separates the two; a quarter of the scenes have only one.
     angle = rng.uniform(0, 2 * np.pi)
     offset = rng.uniform(-0.3, 0.3) if rng.random() < 0.75 else rng.choice([-1.0, 1.0])
     along = (xs - size / 2) * np.cos(angle) + (ys - size / 2) * np.sin(angle)
@@ -246,7 +250,7 @@ def _draw_ground(
     return ground, (signed > 0).astype(np.int8), colors
 
 
-# Textures return (h, w) float32 in 0..1, the share of the second colour.
+# Textures return (h, w) float32 in 0..1, the share of the second of two colours.
 
 
 def _plain(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
@@ -282,14 +286,14 @@ def _checks(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, h: int, w: int, cell: float | None = None) -> np.ndarray:
-    """Smooth noise whose blobs measure about `cell` pixels."""
+    """Draw smooth noise with blobs of about `cell` pixels."""
     cell = float(rng.uniform(2.0, 5.0)) if cell is None else cell
     coarse = rng.random((int(h / cell) + 2, int(w / cell) + 2), dtype=np.float32)
     fine = Image.fromarray(coarse).resize((w, h), Image.Resampling.BICUBIC)
     return np.asarray(fine).clip(0, 1)
 
 
-# Of each class, in the order of `THING_CLASSES`.
+# In the order of `THING_CLASSES`.
 _TEXTURES: tuple[Callable[[np.random.Generator, int, int], np.ndarray], ...] = (
     _gradient,
     _plain,
