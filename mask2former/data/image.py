@@ -156,7 +156,7 @@ def exif_orientation(image: Image.Image) -> int:
     """Return the orientation in the EXIF data, 1 to 8; 1 (upright) without readable EXIF data."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except DECODER_ERRORS:  # the pixels do not depend on it: Detectron2 and viewers show them, too
+    except DECODER_ERRORS:  # as Detectron2 and viewers do: the pixels can be shown without it
         return 1
     return orientation if orientation in _ORIENTATIONS else 1
 
@@ -169,7 +169,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:

@@ -59,7 +59,7 @@ def test_panoptic_ids_of_every_size(tmp_path):
     assert (read_panoptic_png(tmp_path / "palette.png") == few).all()
 
 
-def test_files_that_are_no_label_maps_are_named(tmp_path):
+def test_files_that_are_not_label_maps_are_named(tmp_path):
     color = save(tmp_path / "color.png", np.zeros((4, 4, 3), dtype=np.uint8))
     with pytest.raises(DatasetError, match=r"color\.png: its pixels are RGB.*one channel"):
         read_label_map(color)

@@ -174,7 +174,7 @@ def test_another_seed_gives_another_stream(cfg):
     assert not same(one, two)
 
 
-def test_a_mapper_of_ones_own(cfg):
+def test_a_custom_mapper(cfg):
     loader = build_train_loader(cfg, seed=0, mapper=lambda d: d["image_id"])
     ids = [i for batch in islice(iter(loader), 5) for i in batch]
     assert len(ids) == 20 and set(ids) == set(range(1, 11))

@@ -71,7 +71,7 @@ def test_colors_change_as_the_standard_library_computes(changes):
     assert (swapped[..., ::-1] == result).all()
 
 
-def test_nothing_moves():
+def test_color_changes_move_nothing():
     transform = ColorTransform("RGB", hue=20, contrast=0.5)
     labels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     assert (transform.apply_segmentation(labels) == labels).all()
@@ -177,7 +177,7 @@ def test_no_class_covers_too_much_of_a_crop():
     assert sizes == {(40, 50)}
 
 
-def test_an_image_of_one_class_is_cropped_all_the_same():
+def test_an_image_of_one_class_is_cropped_anyway():
     labels = np.full((100, 130), 7, dtype=np.uint8)
     assert all((crop == 7).all() for crop in crops(make_cfg(), labels, 5))
 

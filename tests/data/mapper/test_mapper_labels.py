@@ -74,7 +74,7 @@ def test_the_crop_follows_the_labels_of_the_data_set(record):
     assert torch.equal(*images)
 
 
-def test_the_ignore_label_is_the_data_sets(record, tmp_path):
+def test_the_ignore_label_comes_from_the_data_set(record, tmp_path):
     names = [f"test_mapper_ignore_{i}" for i in range(3)]
     for name, value in zip(names, (65, 65, 0), strict=True):
         MetadataCatalog.get(name).set(ignore_label=value)
@@ -141,7 +141,7 @@ def test_wrong_ground_truth_is_named(record, tmp_path, task, change, message):
 
 
 @pytest.mark.parametrize("task", ["semantic", "panoptic"])
-def test_labels_that_are_no_classes_are_listed(record, task):
+def test_labels_that_are_not_classes_are_listed(record, task):
     # 12 is in the map.
     mapper = build_mapper(make_cfg(f"mask_former_{task}", "INPUT.CROP.ENABLED", False, classes=10))
     record["segments_info"] = [s for s in record["segments_info"] if s["category_id"] < 10]

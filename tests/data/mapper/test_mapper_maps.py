@@ -200,7 +200,7 @@ def test_inference_reads_no_ground_truth(record, name):
     assert set(result) == {*record, "image"} - {"sem_seg_file_name"}
 
 
-def test_the_dataset_dict_is_not_modified_and_bulk_does_not_travel(record):
+def test_the_dataset_dict_is_not_modified_and_large_fields_are_dropped(record):
     before = copy.deepcopy(record)
     result = run(build_mapper(make_cfg("mask_former_panoptic")), record, 0)
     assert record == before

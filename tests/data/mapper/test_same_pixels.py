@@ -46,7 +46,19 @@ def save_turned(path, orientation, image=None):
     (image or rgba().convert("RGB")).save(path, exif=exif)
 
 
+def save_heic(path):
+    pytest.importorskip("pillow_heif").from_pillow(rgba()).save(path)
+
+
+def save_avif(path):
+    if ".avif" not in Image.registered_extensions():
+        pytest.skip("this Pillow does not read AVIF")
+    rgba().save(path)
+
+
 FILES = {
+    "RGBA.heic": save_heic,
+    "RGBA.avif": save_avif,
     "RGB.png": lambda path: rgba().convert("RGB").save(path),
     "RGBA.png": lambda path: rgba().save(path),
     "LA.png": lambda path: rgba().convert("LA").save(path),

@@ -141,7 +141,7 @@ def test_panoptic(tree, split, thing_ids):
         assert hidden > 0  # there is stuff that objects cover wholly
 
 
-def test_categories_are_the_registered(tree):
+def test_categories_are_the_registered_ones(tree):
     for split in SPLITS:
         content = json.loads((tree / f"ade20k_panoptic_{split}.json").read_text())
         metadata = MetadataCatalog.get(f"ade20k_panoptic_{split}")
@@ -172,7 +172,7 @@ def test_registered_sets_load(tree):
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason="needs the published list of images")
-def test_ids_are_the_published():
+def test_ids_are_the_published_ones():
     published = json.loads((REFERENCE / "ade20k_instance_imgCatIds.json").read_text())
     images = {image["file_name"]: image["id"] for image in published["images"]}
     for split, count in (("train", 20210), ("val", 2000)):

@@ -58,7 +58,7 @@ def kill():
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("number", [0, 5, 8])
-def test_interrupted_run_goes_on(job, number, root, whole):
+def test_an_interrupted_run_continues(job, number, root, whole):
     with pytest.raises(KeyboardInterrupt):
         interrupted(job, root, number, ctrl_c)
     folder = root / "ADEChallengeData2016"
