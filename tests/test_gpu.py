@@ -15,6 +15,7 @@ from mask2former.modeling.postprocessing import (
     panoptic_inference,
     semantic_inference,
 )
+from mask2former.modeling.query_prediction import QueryPrediction
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
@@ -79,30 +80,25 @@ def test_autocast_stays_near_float32(dtype):
 def test_results_from_logits_are_those_of_the_cpu():
     torch.manual_seed(0)
     class_logits, mask_logits = 3 * torch.randn(30, 6), 4 * torch.randn(30, 24, 32)
-    sizes = {"padded_size": (96, 128), "image_size": (90, 120), "output_size": (135, 180)}
-    on_gpu = class_logits.cuda(), mask_logits.cuda()
-    expected, found = (
-        instance_inference(*logits, **sizes, max_detections=50)
-        for logits in ((class_logits, mask_logits), on_gpu)
-    )
+    cases = [
+        (QueryPrediction(*logits, (96, 128), (90, 120)), (135, 180))
+        for logits in ((class_logits, mask_logits), (class_logits.cuda(), mask_logits.cuda()))
+    ]
+    expected, found = (instance_inference(*case, max_detections=50) for case in cases)
     assert found.pred_masks.is_cuda
     assert torch.equal(found.pred_classes.cpu(), expected.pred_classes)
     torch.testing.assert_close(found.scores.cpu(), expected.scores)
     assert (found.pred_masks.cpu() != expected.pred_masks).float().mean() < 1e-4
-    expected, found = (
-        semantic_inference(*logits, **sizes, resize_first=True)
-        for logits in ((class_logits, mask_logits), on_gpu)
-    )
+    expected, found = (semantic_inference(*case, resize_first=True) for case in cases)
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-5)
     expected, found = (
         panoptic_inference(
-            *logits,
-            **sizes,
+            *case,
             object_mask_threshold=0.5,
             overlap_threshold=0.3,
             thing_classes={0, 1},
         )
-        for logits in ((class_logits, mask_logits), on_gpu)
+        for case in cases
     )
     for segment, true in zip(found[1], expected[1], strict=True):
         assert segment == {**true, "score": pytest.approx(true["score"])}

@@ -21,30 +21,32 @@ from torch.nn import functional as F
 
 from ..structures.packed_masks import boxes_of_projections
 from ..utils.size import Size
+from .query_prediction import QueryPrediction
 
 # Full-resolution logits are made for as many masks at a time as fit into this many pixels (but one
 # at least): 64 MiB of float32.
 CHUNK_PIXELS = 1 << 24
 
 
-def upsample_masks(
-    mask_logits: Tensor, padded_size: Size, image_size: Size, output_size: Size
-) -> Tensor:
+def upsample_masks(mask_logits: Tensor, prediction: QueryPrediction, output_size: Size) -> Tensor:
     """Resize mask logits to the padded network input, cut the padding off, resize to the output.
 
     Two steps rather than one, as the published models do it.
 
     Args:
-        mask_logits: (D, h, w).
-        padded_size: size of the network's input.
-        image_size: size of the image within it.
+        mask_logits: (D, h, w), those of some queries.
+        prediction: what they are of, for its sizes.
         output_size: (H, W).
 
     Returns:
         (D, H, W), float32.
     """
+    image_size = prediction.image_size
     x = F.interpolate(
-        mask_logits[None].float(), size=padded_size, mode="bilinear", align_corners=False
+        mask_logits[None].float(),
+        size=prediction.padded_size,
+        mode="bilinear",
+        align_corners=False,
     )
     x = x[..., : image_size[0], : image_size[1]]
     if image_size != output_size:
@@ -54,12 +56,9 @@ def upsample_masks(
 
 @torch.no_grad()  # masks are written to in place
 def instance_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    padded_size: Size,
-    image_size: Size,
+    prediction: QueryPrediction,
     output_size: Size,
+    *,
     max_detections: int,
     thing_classes: Collection[int] | None = None,
 ) -> Instances:
@@ -69,10 +68,7 @@ def instance_inference(
     chunks and kept as booleans, so memory is that of the result and a chunk of ``CHUNK_PIXELS``.
 
     Args:
-        class_logits: (Q, K + 1), the last one "no object".
-        mask_logits: (Q, h, w).
-        padded_size: size of the network's input.
-        image_size: size of the image within it.
+        prediction: of one image.
         output_size: (H, W) of the result.
         max_detections: D at most.
         thing_classes: of the best pairs those of other classes are left out, without a replacement;
@@ -83,15 +79,15 @@ def instance_inference(
         bounding boxes, 0 where a mask is empty), ``scores`` (class probability times the mean mask
         probability within the mask) and ``pred_classes``, in descending order of class probability.
     """
-    num_classes = class_logits.shape[1] - 1
-    probs = class_logits.float().softmax(-1)[:, :-1].flatten()
+    probs = prediction.class_logits.float().softmax(-1)[:, :-1]
+    num_classes, probs = probs.shape[1], probs.flatten()
     class_scores, pairs = probs.topk(min(max_detections, len(probs)), sorted=True)
     queries, classes = pairs // num_classes, pairs % num_classes
     if thing_classes is not None:
         keep = torch.isin(classes, classes.new_tensor(list(thing_classes)))
         class_scores, queries, classes = class_scores[keep], queries[keep], classes[keep]
 
-    D, device = len(queries), mask_logits.device
+    D, device = len(queries), queries.device
     if device.type == "cpu" and D * _pixels(output_size) > CHUNK_PIXELS:
         _return_freed_memory()
     masks = torch.empty((D, *output_size), dtype=torch.bool, device=device)
@@ -99,8 +95,7 @@ def instance_inference(
     boxes = torch.zeros(D, 4, device=device)
     # a query can be among the best pairs with several classes
     unique, inverse = queries.unique(return_inverse=True)
-    sizes = padded_size, image_size, output_size
-    for part, logits in _upsampled(mask_logits, unique, *sizes):
+    for part, logits in _upsampled(prediction, unique, output_size):
         inside = logits > 0
         # In place: a temporary of this size costs as much time as the arithmetic.
         probabilities = logits.masked_fill_(~inside, -torch.inf).sigmoid_()
@@ -119,24 +114,18 @@ def instance_inference(
 
 
 def semantic_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    padded_size: Size,
-    image_size: Size,
+    prediction: QueryPrediction,
     output_size: Size,
+    *,
     resize_first: bool,
 ) -> Tensor:
-    """Scores of every class at every pixel (MaskFormer, arXiv 2107.06278, section 3.4).
+    """Compute the score of every class at every pixel (MaskFormer, arXiv 2107.06278, section 3.4).
 
     They are the sum over queries of class probability times mask probability. Masks are resized in
     chunks of ``CHUNK_PIXELS`` or, if that is more, of a quarter of the result.
 
     Args:
-        class_logits: (Q, K + 1), the last one "no object".
-        mask_logits: (Q, h, w).
-        padded_size: size of the network's input.
-        image_size: size of the image within it.
+        prediction: of one image.
         output_size: (H, W) of the result.
         resize_first: resize each mask to the output and combine them there, rather than combine
             them at the size of the image within the network's input and resize the sum.
@@ -144,22 +133,20 @@ def semantic_inference(
     Returns:
         (K, H, W), float32, not negative. The sum over classes can exceed 1.
     """
-    probs = class_logits.float().softmax(-1)[:, :-1]
-    K, device = probs.shape[1], mask_logits.device
-    size = output_size if resize_first else image_size
+    probs = prediction.class_logits.float().softmax(-1)[:, :-1]
+    K, device = probs.shape[1], probs.device
+    size = output_size if resize_first else prediction.image_size
     if device.type == "cpu" and K * _pixels(output_size) > CHUNK_PIXELS:
         _return_freed_memory()
     scores = torch.zeros((K, _pixels(size)), device=device)
     # Each chunk goes through the whole sum: with many classes, small ones would take long.
     limit = max(CHUNK_PIXELS, scores.numel() // 4)
-    chunk = _masks_within(limit, padded_size, size)
+    chunk = _masks_within(limit, prediction.padded_size, size)
     with torch.autocast(device.type, enabled=False):
-        for part, logits in zip(probs.split(chunk), mask_logits.split(chunk), strict=True):
+        parts = zip(probs.split(chunk), prediction.mask_logits.split(chunk), strict=True)
+        for part, logits in parts:
             # no name for the masks, which would keep them until after the next chunk's are made
-            scores.addmm_(
-                part.T,
-                upsample_masks(logits, padded_size, image_size, size).flatten(1).sigmoid_(),
-            )
+            scores.addmm_(part.T, upsample_masks(logits, prediction, size).flatten(1).sigmoid_())
     scores = scores.view(K, *size)
     if size != output_size:
         scores = F.interpolate(
@@ -170,17 +157,14 @@ def semantic_inference(
 
 @torch.no_grad()
 def panoptic_inference(
-    class_logits: Tensor,
-    mask_logits: Tensor,
-    *,
-    padded_size: Size,
-    image_size: Size,
+    prediction: QueryPrediction,
     output_size: Size,
+    *,
     object_mask_threshold: float,
     overlap_threshold: float,
     thing_classes: Collection[int],
 ) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Segments that do not overlap (MaskFormer, arXiv 2107.06278, section 3.4).
+    """Compute segments that do not overlap (MaskFormer, arXiv 2107.06278, section 3.4).
 
     Of the queries whose best class is an object with a probability above ``object_mask_threshold``,
     the one with the largest class times mask probability wins a pixel. It keeps those of its pixels
@@ -190,10 +174,7 @@ def panoptic_inference(
     Memory is that of three maps of size (H, W) and a chunk of ``CHUNK_PIXELS``.
 
     Args:
-        class_logits: (Q, K + 1), the last one "no object".
-        mask_logits: (Q, h, w).
-        padded_size: size of the network's input.
-        image_size: size of the image within it.
+        prediction: of one image.
         output_size: (H, W) of the result.
         object_mask_threshold: in [0, 1].
         overlap_threshold: in [0, 1].
@@ -206,17 +187,17 @@ def panoptic_inference(
         ``category_id`` (in [0, K)) and ``score``, its class probability: of stuff the greatest of
         its queries.
     """
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    kept = (labels != class_logits.shape[1] - 1) & (scores > object_mask_threshold)
-    queries, device = kept.nonzero()[:, 0], mask_logits.device
+    probs = prediction.class_logits.float().softmax(-1)
+    scores, labels = probs.max(-1)
+    kept = (labels != probs.shape[1] - 1) & (scores > object_mask_threshold)
+    queries, device = kept.nonzero()[:, 0], probs.device
     scores = scores[queries]
     if len(queries) == 0:
         return torch.zeros(output_size, dtype=torch.int32, device=device), []
     best = torch.full(output_size, -1.0, device=device)  # below the least of probabilities
     winner = torch.zeros(output_size, dtype=torch.int32, device=device)
     mask_areas = torch.zeros(len(queries), dtype=torch.int64, device=device)
-    sizes = padded_size, image_size, output_size
-    upsampled = _upsampled(mask_logits, queries, *sizes)
+    upsampled = _upsampled(prediction, queries, output_size)
     for i, logits in enumerate(mask for _, part in upsampled for mask in part):
         weighted = logits.sigmoid_()
         inside = weighted >= 0.5
@@ -242,7 +223,7 @@ def _segments(
     overlap_threshold: float,
     thing_classes: frozenset[int],
 ) -> tuple[list[int], list[dict[str, Any]]]:
-    """Segment id of each query, 0 for none, and the segments.
+    """Return the segment id of each query, 0 for none, and the segments.
 
     Args:
         table: class, area of the mask, pixels won, and pixels won within the mask, of each query.
@@ -272,18 +253,19 @@ def _segments(
 
 
 def _upsampled(
-    mask_logits: Tensor, queries: Tensor, padded_size: Size, image_size: Size, output_size: Size
+    prediction: QueryPrediction, queries: Tensor, output_size: Size
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The masks of ``queries`` at output size, (n, H, W) at a time; they may be written to.
+    """Resize the masks of ``queries`` to the output; the results may be written to.
 
-    With them comes which of the queries they are: one on the CPU, where a mask may fit into the
-    caches, and as many as a chunk has elsewhere, so that a GPU has enough to do.
+    Yields:
+        Which of the queries, and their masks (n, H, W): one at a time on the CPU, where a mask may
+        fit into the caches, and a whole chunk elsewhere, so that a GPU has enough to do.
     """
     if len(queries) == 0:  # cannot be resized
         return
     first = 0
-    for chunk in queries.split(_masks_within(CHUNK_PIXELS, padded_size, output_size)):
-        masks = upsample_masks(mask_logits[chunk], padded_size, image_size, output_size)
+    for chunk in queries.split(_masks_within(CHUNK_PIXELS, prediction.padded_size, output_size)):
+        masks = upsample_masks(prediction.mask_logits[chunk], prediction, output_size)
         step = 1 if masks.is_cpu else len(masks)
         for i in range(0, len(masks), step):
             yield slice(first + i, first + i + step), masks[i : i + step]
@@ -291,7 +273,7 @@ def _upsampled(
 
 
 def _masks_within(limit: int, *sizes: Size) -> int:
-    """How many masks of the largest of ``sizes`` have at most ``limit`` pixels; at least 1."""
+    """Return how many masks of the largest of ``sizes`` fit into ``limit`` pixels; at least 1."""
     return max(1, limit // max(1, *map(_pixels, sizes)))
 
 
@@ -310,12 +292,12 @@ def _return_freed_memory() -> None:
 
 
 def _areas(masks: Tensor) -> Tensor:
-    """Pixels (N,) of bool masks (N, H, W)."""
+    """Count the pixels (N,) of bool masks (N, H, W)."""
     if masks.is_cpu:  # where sums of booleans take more than ten times as long
         return torch.stack([mask.count_nonzero() for mask in masks])
     return masks.flatten(1).sum(1)
 
 
 def mask_boxes(masks: Tensor) -> Tensor:
-    """Bounding boxes (N, 4), x0, y0, x1, y1, of bool masks (N, H, W), upper ends exclusive."""
+    """Return boxes (N, 4), (x0, y0, x1, y1), of bool masks (N, H, W), upper ends exclusive."""
     return boxes_of_projections(masks.any(1), masks.any(2))

@@ -16,6 +16,7 @@ from mask2former.modeling.postprocessing import (
     panoptic_inference,
     semantic_inference,
 )
+from mask2former.modeling.query_prediction import QueryPrediction
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,8 +26,9 @@ NET = (384, 384)  # the size that transformers resizes to
 LARGER = (500, 700)
 
 
-def sizes(output=NET, padded=NET, image=None):
-    return {"padded_size": padded, "image_size": image or padded, "output_size": output}
+def given(classes, masks, output=NET, padded=NET, image=None):
+    """A prediction, and the size of its result."""
+    return QueryPrediction(classes, masks, padded, image or padded), output
 
 
 def case(seed=0, size=(96, 96)):
@@ -67,10 +69,10 @@ def their_instances(classes, masks, output=None, threshold=0.0):
     return sorted(((s["score"], s["label_id"], mask) for s, mask in found), key=lambda x: -x[0])
 
 
-def our_instances(classes, masks, max_detections=Q, threshold=0.0, things=None, **where):
+def our_instances(classes, masks, output=NET, max_detections=Q, threshold=0.0, things=None):
     """The same without empty masks."""
     result = instance_inference(
-        classes, masks, max_detections=max_detections, thing_classes=things, **where
+        *given(classes, masks, output), max_detections=max_detections, thing_classes=things
     )
     found = zip(
         result.scores.tolist(), result.pred_classes.tolist(), result.pred_masks, strict=True
@@ -95,20 +97,20 @@ def iou(a, b):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_instances_are_identical(seed):
-    assert_same_instances(our_instances(*case(seed), **sizes()), their_instances(*case(seed)))
+    assert_same_instances(our_instances(*case(seed)), their_instances(*case(seed)))
 
 
 def test_instances_empty_masks_and_low_scores_are_dropped_by_theirs():
     # Theirs: no empty masks, and a threshold on the score. Ours: all, which AP counts.
-    ours = instance_inference(*case(), max_detections=Q, **sizes())
-    kept = our_instances(*case(), threshold=0.5, **sizes())
+    ours = instance_inference(*given(*case()), max_detections=Q)
+    kept = our_instances(*case(), threshold=0.5)
     assert (len(ours), len(kept)) == (Q, 8)
     assert_same_instances(kept, their_instances(*case(), threshold=0.5))
 
 
 def test_instances_their_number_is_that_of_queries():
     # Theirs: as many (query, class) pairs as queries. Ours: TEST.DETECTIONS_PER_IMAGE.
-    ours = our_instances(*case(), max_detections=30, **sizes())
+    ours = our_instances(*case(), max_detections=30)
     them = their_instances(*case())
     assert len(them) <= Q < len(ours) <= 30
     scores = [score for score, _, _ in ours]
@@ -118,14 +120,14 @@ def test_instances_their_number_is_that_of_queries():
 def test_instances_ours_come_by_class_score():
     # Theirs: in no order. Ours: by descending class score.
     classes, masks = case()
-    ours = instance_inference(classes, masks, max_detections=Q, **sizes())
+    ours = instance_inference(*given(classes, masks), max_detections=Q)
     probs = classes.softmax(-1)[:, :-1].flatten().sort(descending=True).indices[:Q] % K
     assert torch.equal(ours.pred_classes, probs)
 
 
 def test_instances_scores_are_rounded_by_theirs():
     # Theirs: to 6 decimals.
-    pairs = zip(our_instances(*case(), **sizes()), their_instances(*case()), strict=True)
+    pairs = zip(our_instances(*case()), their_instances(*case()), strict=True)
     differences = [abs(ours[0] - them[0]) for ours, them in pairs]
     assert 0 < max(differences) < 6e-7
 
@@ -133,7 +135,7 @@ def test_instances_scores_are_rounded_by_theirs():
 def test_instances_masks_are_resized_after_the_threshold_by_theirs():
     # Theirs: threshold at 384 x 384, then the nearest pixel. Ours: resize the logits bilinearly.
     # And theirs score the mask at 384 x 384, ours at the size of the output.
-    ours = our_instances(*case(), **sizes(LARGER))
+    ours = our_instances(*case(), LARGER)
     them = their_instances(*case(), LARGER)
     ious = [iou(a[2], b[2]) for a, b in zip(ours, them, strict=True)]
     assert 0.97 < min(ious) < max(ious) < 1
@@ -143,7 +145,7 @@ def test_instances_masks_are_resized_after_the_threshold_by_theirs():
 
 def test_instances_overlaps_are_painted_over_by_theirs():
     # Theirs, if not asked for binary maps: one map, later over earlier. Ours overlap.
-    ours = our_instances(*case(), **sizes())
+    ours = our_instances(*case())
     result = theirs("instance", *case(), threshold=0.0)
     areas = [int((result["segmentation"] == s["id"]).sum()) for s in result["segments_info"]]
     assert sum(areas) == int((result["segmentation"] >= 0).sum())
@@ -153,7 +155,7 @@ def test_instances_overlaps_are_painted_over_by_theirs():
 
 def test_instances_are_of_things_only_in_our_panoptic_models():
     # Theirs: of all classes. Ours: a panoptic model's instances are things, as published.
-    ours = our_instances(*case(), things=THINGS, **sizes())
+    ours = our_instances(*case(), things=THINGS)
     them = [x for x in their_instances(*case()) if x[1] in THINGS]
     assert len(them) < len(their_instances(*case()))
     assert_same_instances(ours, them)
@@ -166,8 +168,8 @@ def test_padding_is_kept_by_theirs():
     # Theirs: the padding at the right and bottom is squeezed into the output. Ours: cut off.
     # Here the lower third of the network's input is padding.
     classes, masks = case()
-    where = sizes((256, 384), image=(256, 384))
-    ours = semantic_inference(classes, masks, resize_first=False, **where).argmax(0)
+    cut = given(classes, masks, (256, 384), image=(256, 384))
+    ours = semantic_inference(*cut, resize_first=False).argmax(0)
     them = theirs("semantic", classes, masks, (256, 384))
     assert (ours == them).float().mean() < 0.6
     # the same logits without those of the padding
@@ -179,8 +181,8 @@ def test_resizing_through_384_costs_theirs_detail():
     # Theirs: logits at 384 x 384 whatever the network's input. Ours: at the size of the input.
     # Here an input of 768 x 1024, which has logits of 192 x 256.
     classes, masks = case(size=(192, 256))
-    where = sizes((768, 1024), padded=(768, 1024))
-    ours = semantic_inference(classes, masks, resize_first=False, **where)
+    large = given(classes, masks, (768, 1024), padded=(768, 1024))
+    ours = semantic_inference(*large, resize_first=False)
     them = their_scores(classes, masks, (768, 1024))
     assert 0.05 < (ours - them).abs().max() < 0.1
     assert 0.99 < (ours.argmax(0) == them.argmax(0)).float().mean() < 1
@@ -196,7 +198,7 @@ def their_scores(classes, masks, output=None):
 
 @pytest.mark.parametrize("output", [NET, LARGER, (100, 60)])
 def test_semantic_scores_are_identical(output):
-    ours = semantic_inference(*case(), resize_first=False, **sizes(output))
+    ours = semantic_inference(*given(*case(), output), resize_first=False)
     torch.testing.assert_close(ours, their_scores(*case(), output), rtol=0, atol=1e-6)
     assert torch.equal(ours.argmax(0), theirs("semantic", *case(), output))
 
@@ -205,7 +207,7 @@ def test_semantic_masks_of_our_panoptic_models_are_resized_first():
     # Theirs: combine at 384 x 384, resize the scores. Ours: so too if the model does semantic
     # segmentation only; if it has other tasks (or by SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE),
     # resize the logits, then combine.
-    ours = semantic_inference(*case(), resize_first=True, **sizes(LARGER))
+    ours = semantic_inference(*given(*case(), LARGER), resize_first=True)
     them = their_scores(*case(), LARGER)
     assert 1e-3 < (ours - them).abs().max() < 1e-2
     assert 0.999 < (ours.argmax(0) == them.argmax(0)).float().mean() < 1
@@ -217,12 +219,10 @@ def test_semantic_masks_of_our_panoptic_models_are_resized_first():
 def ours_and_theirs(classes, masks, output=NET, threshold=0.5, overlap=0.8):
     """Maps, and (id, class, whether it is a thing) of each segment."""
     ours, segments = panoptic_inference(
-        classes,
-        masks,
+        *given(classes, masks, output),
         object_mask_threshold=threshold,
         overlap_threshold=overlap,
         thing_classes=THINGS,
-        **sizes(output),
     )
     result = theirs(
         "panoptic",
@@ -231,8 +231,7 @@ def ours_and_theirs(classes, masks, output=NET, threshold=0.5, overlap=0.8):
         output,
         threshold=threshold,
         overlap_mask_area_threshold=overlap,
-        label_ids_to_fuse=set(range(K))
-        - THINGS,  # theirs, if not told: none, so that no stuff is merged
+        label_ids_to_fuse=set(range(K)) - THINGS,  # by default none: no stuff would be merged
     )
     our_segments = [(s["id"], s["category_id"], s["isthing"]) for s in segments]
     their_segments = [(s["id"], s["label_id"], not s["was_fused"]) for s in result["segments_info"]]
@@ -283,10 +282,7 @@ def test_panoptic_pixels_outside_the_masks_are_painted_by_theirs():
     # Here the first mask's probability is 0.38 in the right half, where the second's is 0.02.
     classes = torch.stack([logits(0, 0.9), logits(1, 0.9)])
     masks = torch.stack(
-        [
-            rectangles((slice(0, 192), 3.0), rest=-0.5),
-            rectangles((slice(180, 192), 4.0)),
-        ]
+        [rectangles((slice(0, 192), 3.0), rest=-0.5), rectangles((slice(180, 192), 4.0))]
     )
     ours, our_segments, them, their_segments = ours_and_theirs(classes, masks, overlap=0.5)
     assert our_segments == their_segments == [(1, 0, True), (2, 1, True)]
@@ -298,12 +294,7 @@ def test_panoptic_pixels_outside_the_masks_are_painted_by_theirs():
 def test_panoptic_a_query_that_wins_only_outside_its_mask_is_a_segment_of_theirs():
     # Ours: at least one pixel must be won within the mask.
     classes = torch.stack([logits(0, 0.9), logits(1, 0.9)])
-    masks = torch.stack(
-        [
-            rectangles((slice(0, 8), 2.0), rest=-0.5),
-            rectangles((slice(0, 8), 4.0)),
-        ]
-    )
+    masks = torch.stack([rectangles((slice(0, 8), 2.0), rest=-0.5), rectangles((slice(0, 8), 4.0))])
     ours, our_segments, them, their_segments = ours_and_theirs(classes, masks)
     assert our_segments == [(1, 1, True)]
     assert their_segments == [(1, 0, True), (2, 1, True)]
@@ -315,10 +306,7 @@ def test_panoptic_the_area_of_a_mask_is_weighted_by_the_score_in_theirs():
     # Of the first mask half is sure (0.95) and half (0.73) is hidden by the second: of score 0.6,
     # its area is 96 columns in theirs, 192 in ours, of which it wins 96.
     masks = torch.stack(
-        [
-            rectangles((slice(0, 96), 3.0), (slice(96, 192), 1.0)),
-            rectangles((slice(96, 192), 4.0)),
-        ]
+        [rectangles((slice(0, 96), 3.0), (slice(96, 192), 1.0)), rectangles((slice(96, 192), 4.0))]
     )
     classes = torch.stack([logits(0, 0.6), logits(1, 0.9)])
     _, our_segments, _, their_segments = ours_and_theirs(classes, masks)

@@ -13,6 +13,7 @@ from mask2former.modeling.postprocessing import (
     panoptic_inference,
     semantic_inference,
 )
+from mask2former.modeling.query_prediction import QueryPrediction
 
 OUTPUTS = [(50, 70), (25, 36), (13, 90)]
 CHUNKS = [1, 1 << 13, 1 << 24]
@@ -98,8 +99,9 @@ def blobs(Q=8, K=4, size=(8, 10), seed=0):
     return classes, masks
 
 
-def sizes(padded, image, output):
-    return {"padded_size": padded, "image_size": image, "output_size": output}
+def given(class_logits, mask_logits, padded, image, output):
+    """A prediction, and the size of its result."""
+    return QueryPrediction(class_logits, mask_logits, padded, image), output
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -110,7 +112,7 @@ def test_instances_equal_the_literal_rule(monkeypatch, output, chunk):
     class_logits, mask_logits = torch.randn(6, 4), torch.randn(6, 8, 10) * 3
     mask_logits[2] = -1.0  # an empty mask
     where = (32, 40), (25, 36), output
-    got = instance_inference(class_logits, mask_logits, **sizes(*where), max_detections=10)
+    got = instance_inference(*given(class_logits, mask_logits, *where), max_detections=10)
     wanted = list(literal_instances(class_logits, mask_logits, *where, 10))
     assert len(got) == 10 and got.image_size == output
     assert got.pred_masks.dtype == torch.bool
@@ -125,9 +127,9 @@ def test_instances_equal_the_literal_rule(monkeypatch, output, chunk):
 def test_instances_of_things_are_the_same_without_the_others(things):
     torch.manual_seed(0)
     logits = torch.randn(6, 4), torch.randn(6, 8, 10)
-    where = sizes((32, 40), (25, 36), (20, 30))
-    every = instance_inference(*logits, **where, max_detections=10)
-    got = instance_inference(*logits, **where, max_detections=10, thing_classes=things)
+    where = (32, 40), (25, 36), (20, 30)
+    every = instance_inference(*given(*logits, *where), max_detections=10)
+    got = instance_inference(*given(*logits, *where), max_detections=10, thing_classes=things)
     kept = [i for i, label in enumerate(every.pred_classes.tolist()) if label in things]
     assert len(kept) < 10 or len(things) == 3  # none takes the place of those left out
     assert torch.equal(got.pred_classes, every.pred_classes[kept])
@@ -138,9 +140,7 @@ def test_instances_of_things_are_the_same_without_the_others(things):
 
 def test_more_detections_than_pairs_gives_all_pairs():
     result = instance_inference(
-        torch.randn(2, 3),
-        torch.randn(2, 4, 4),
-        **sizes((16, 16), (16, 16), (16, 16)),
+        *given(torch.randn(2, 3), torch.randn(2, 4, 4), (16, 16), (16, 16), (16, 16)),
         max_detections=100,
     )
     assert len(result) == 4
@@ -148,11 +148,11 @@ def test_more_detections_than_pairs_gives_all_pairs():
 
 def test_logits_of_a_model_that_records_gradients():
     logits = torch.randn(6, 4, requires_grad=True), torch.randn(6, 8, 10, requires_grad=True)
-    where = sizes((32, 40), (25, 36), (20, 30))
-    instances = instance_inference(*logits, **where, max_detections=10)
+    where = (32, 40), (25, 36), (20, 30)
+    instances = instance_inference(*given(*logits, *where), max_detections=10)
     assert len(instances) == 10 and not instances.scores.requires_grad
     ids, segments = panoptic_inference(
-        *logits, **where, object_mask_threshold=0.0, overlap_threshold=0.0, thing_classes={0}
+        *given(*logits, *where), object_mask_threshold=0.0, overlap_threshold=0.0, thing_classes={0}
     )
     assert ids.max() == len(segments) > 0
 
@@ -170,25 +170,25 @@ def test_semantic_scores_equal_the_literal_rule(monkeypatch, output, chunk, resi
     monkeypatch.setattr(postprocessing, "CHUNK_PIXELS", chunk)
     class_logits, mask_logits = blobs()
     where = (32, 40), (25, 36), output
-    got = semantic_inference(class_logits, mask_logits, **sizes(*where), resize_first=resize_first)
+    got = semantic_inference(*given(class_logits, mask_logits, *where), resize_first=resize_first)
     wanted = literal_semantic(class_logits, mask_logits, *where, resize_first)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_the_order_of_resizing_and_combining_matters():
-    where = sizes((32, 40), (25, 36), (50, 72))
+    where = (32, 40), (25, 36), (50, 72)
     first, last = (
-        semantic_inference(*blobs(), **where, resize_first=value) for value in (True, False)
+        semantic_inference(*given(*blobs(), *where), resize_first=value) for value in (True, False)
     )
     assert 1e-3 < (first - last).abs().max() < 0.2
 
 
 def test_semantic_scores_under_autocast_stay_float32():
-    where = sizes((32, 40), (25, 36), (25, 36))
-    wanted = semantic_inference(*blobs(), **where, resize_first=True)
+    where = (32, 40), (25, 36), (25, 36)
+    wanted = semantic_inference(*given(*blobs(), *where), resize_first=True)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(semantic_inference(*blobs(), **where, resize_first=True), wanted)
+        assert torch.equal(semantic_inference(*given(*blobs(), *where), resize_first=True), wanted)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -200,9 +200,7 @@ def test_segments_equal_the_literal_rule(monkeypatch, output, chunk, thresholds)
         class_logits, mask_logits = blobs(seed=seed)
         where = (32, 40), (25, 36), output
         got, segments = panoptic_inference(
-            class_logits,
-            mask_logits,
-            **sizes(*where),
+            *given(class_logits, mask_logits, *where),
             object_mask_threshold=thresholds[0],
             overlap_threshold=thresholds[1],
             thing_classes={0, 2},
@@ -224,9 +222,7 @@ def panoptic(classes, masks, *, num_classes=3, overlap=0.8, threshold=0.5, thing
         row[label] = score
     size = tuple(masks.shape[1:])
     result, infos = panoptic_inference(
-        logits.log(),
-        masks.logit(),
-        **sizes(size, size, size),
+        *given(logits.log(), masks.logit(), size, size, size),
         object_mask_threshold=threshold,
         overlap_threshold=overlap,
         thing_classes=things,
@@ -303,19 +299,18 @@ class LargestTensor(TorchDispatchMode):
 def test_no_tensor_is_larger_than_the_result_or_a_chunk(monkeypatch):
     monkeypatch.setattr(postprocessing, "CHUNK_PIXELS", 1)
     logits = torch.randn(20, 4), torch.randn(20, 8, 10)
-    where = sizes((32, 40), (32, 40), (100, 100))
+    where = (32, 40), (32, 40), (100, 100)
     with LargestTensor() as largest:
         panoptic_inference(
-            *logits,
-            **where,
+            *given(*logits, *where),
             object_mask_threshold=0.0,
             overlap_threshold=0.0,
             thing_classes={0},
         )
     assert largest.any == 100 * 100
     with LargestTensor() as largest:
-        semantic_inference(*logits, **where, resize_first=True)
+        semantic_inference(*given(*logits, *where), resize_first=True)
     assert largest.any == 3 * 100 * 100
     with LargestTensor() as largest:
-        instance_inference(*logits, **where, max_detections=20)
+        instance_inference(*given(*logits, *where), max_detections=20)
     assert largest.floating == 100 * 100 and largest.any == 20 * 100 * 100

@@ -212,22 +212,25 @@ class MaskFormer(nn.Module):
             output_size: (H, W) of the results.
             keys: which to make; None is for `result_keys`.
         """
-        common: dict[str, Any] = {**vars(prediction), "output_size": output_size}
         results: dict[str, Any] = {}
         for key in self.result_keys if keys is None else keys:
             if key == "sem_seg":
-                results[key] = semantic_inference(**common, resize_first=self.semantic_resize_first)
+                results[key] = semantic_inference(
+                    prediction, output_size, resize_first=self.semantic_resize_first
+                )
             elif key == "panoptic_seg":
                 assert self.thing_classes is not None
                 results[key] = panoptic_inference(
-                    **common,
+                    prediction,
+                    output_size,
                     object_mask_threshold=self.object_mask_threshold,
                     overlap_threshold=self.overlap_threshold,
                     thing_classes=self.thing_classes,
                 )
             elif key == "instances":
                 results[key] = instance_inference(
-                    **common,
+                    prediction,
+                    output_size,
                     max_detections=self.max_detections,
                     thing_classes=self.thing_classes,
                 )

@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from mask2former.modeling.postprocessing import semantic_inference
+from mask2former.modeling.query_prediction import QueryPrediction
 from mask2former.structures import PackedMasks
 
 
@@ -188,15 +189,10 @@ def test_masks_are_resized_first_on_request_and_with_other_tasks(tiny_cfg, tasks
     x = {"image": image(64, 96, 0), "height": 50, "width": 70}
     pixels = (x["image"] - model.pixel_mean) / model.pixel_std
     outputs = model.sem_seg_head(model.backbone(pixels[None]))
+    logits = outputs["pred_logits"][0], outputs["pred_masks"][0]
+    prediction = QueryPrediction(*logits, padded_size=(64, 96), image_size=(64, 96))
     first, last = (
-        semantic_inference(
-            outputs["pred_logits"][0],
-            outputs["pred_masks"][0],
-            padded_size=(64, 96),
-            image_size=(64, 96),
-            output_size=(50, 70),
-            resize_first=resize_first,
-        )
+        semantic_inference(prediction, (50, 70), resize_first=resize_first)
         for resize_first in (True, False)
     )
     assert (first - last).abs().max() > 1e-4
