@@ -1,13 +1,14 @@
 """The training loss of Mask2Former (arXiv 2112.01527, section 3.3).
 
 Shapes:
-    B: batch, Q: queries, K: classes, N: targets of an image, M: matched pairs of the batch,
+    B: batch, Q: queries, K: classes, N: targets per image, M: matched pairs of the batch,
     P: points, H, W: size of masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.utils.comm import get_world_size
@@ -22,7 +23,7 @@ Matches = list[tuple[Tensor, Tensor]]
 
 
 class SetCriterion(nn.Module):
-    """Classification and mask losses of every prediction, matched to the targets on its own.
+    """Classification and mask losses of every prediction, each matched to the targets on its own.
 
     Args:
         num_classes: K.
@@ -61,8 +62,10 @@ class SetCriterion(nn.Module):
         empty_weight[-1] = no_object_weight
         self.register_buffer("empty_weight", empty_weight)
 
-    def forward(self, outputs: dict, targets: Sequence[Mapping]) -> dict[str, Tensor]:
-        """Weighted losses.
+    def forward(
+        self, outputs: dict[str, Any], targets: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Tensor]:
+        """Compute the weighted losses.
 
         Args:
             outputs: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W), and optionally
@@ -83,7 +86,7 @@ class SetCriterion(nn.Module):
         return losses
 
     def _num_masks(self, targets: list[Target], device: torch.device) -> float:
-        """Number of targets, averaged over processes, at least 1."""
+        """Return the number of targets, averaged over processes, at least 1."""
         total = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
         if get_world_size() > 1:
             torch.distributed.all_reduce(total)
@@ -97,7 +100,7 @@ class SetCriterion(nn.Module):
         suffix: str,
     ) -> dict[str, Tensor]:
         name = f"auxiliary prediction {suffix[1:]}" if suffix else "the last prediction"
-        matches = self.matcher(outputs, targets, name)
+        matches = self.matcher.match(outputs, targets, name)
         with torch.autocast(outputs["pred_logits"].device.type, enabled=False):
             loss_mask, loss_dice = self._mask_losses(
                 outputs["pred_masks"], targets, matches, num_masks
@@ -110,7 +113,7 @@ class SetCriterion(nn.Module):
         return {key + suffix: self.weight_dict[key] * loss for key, loss in losses.items()}
 
     def _class_loss(self, logits: Tensor, targets: list[Target], matches: Matches) -> Tensor:
-        """Cross-entropy with "no object" for the queries that are not matched."""
+        """Return the cross-entropy, with "no object" for the queries that are not matched."""
         wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
         for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
             row[queries.to(row.device)] = target["labels"][indices.to(row.device)]
@@ -119,7 +122,7 @@ class SetCriterion(nn.Module):
     def _mask_losses(
         self, masks: Tensor, targets: list[Target], matches: Matches, num_masks: float
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and dice loss of the matched pairs at sampled points."""
+        """Return binary cross-entropy and dice loss of the matched pairs at sampled points."""
         predicted = torch.cat(
             [m[queries.to(m.device)] for m, (queries, _) in zip(masks, matches, strict=True)]
         ).float()  # (M, H, W)

@@ -1,4 +1,8 @@
-"""Losses on sampled points. N: masks, P: points, Q: queries, H, W: size of the masks."""
+"""Losses on sampled points.
+
+Shapes:
+    N: masks, P: points, Q: queries, H, W: size of the masks.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from torch.nn import functional as F
 
 
 def sigmoid_ce_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
-    """Binary cross-entropy, mean over points, sum over masks, divided by ``num_masks``.
+    """Compute the binary cross-entropy, mean over points, sum over masks, divided by ``num_masks``.
 
     Args:
         logits: (N, P).
@@ -20,7 +24,7 @@ def sigmoid_ce_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor
 
 
 def dice_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
-    """1 - (2 |p t| + 1) / (|p| + |t| + 1), sum over masks, divided by ``num_masks``.
+    """Compute 1 - (2 |p t| + 1) / (|p| + |t| + 1), sum over masks, divided by ``num_masks``.
 
     Args:
         logits: (N, P).
@@ -34,13 +38,13 @@ def dice_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
 
 
 def pairwise_sigmoid_ce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Binary cross-entropy of every prediction with every target: (Q, P), (N, P) to (Q, N)."""
+    """Compute the cross-entropy of every prediction with every target: (Q, P), (N, P) to (Q, N)."""
     # -t log p - (1 - t) log(1 - p) = softplus(x) - t x
     return (F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.T) / logits.shape[1]
 
 
 def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every prediction with every target: (Q, P), (N, P) to (Q, N)."""
+    """Compute the dice loss of every prediction with every target: (Q, P), (N, P) to (Q, N)."""
     probs = logits.sigmoid()
     overlap = 2 * probs @ targets.T
     total = probs.sum(-1)[:, None] + targets.sum(-1)[None]
@@ -66,7 +70,7 @@ def sample_points(masks: Tensor, points: Tensor) -> Tensor:
 
 
 def _grid_sample(maps: Tensor, points: Tensor) -> Tensor:
-    """(N, C, H, W) at (N, P, 2) to (N, C, P)."""
+    """Sample (N, C, H, W) at (N, P, 2): (N, C, P)."""
     # Detectron2's point_rend project has this too, but importing it takes OpenCV.
     grid = 2 * points[:, :, None] - 1
     return F.grid_sample(maps.float(), grid, mode="bilinear", align_corners=False)[..., 0]
@@ -76,7 +80,7 @@ def _grid_sample(maps: Tensor, points: Tensor) -> Tensor:
 def uncertain_points(
     logits: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
 ) -> Tensor:
-    """Points where a mask is least certain, and some anywhere (PointRend, arXiv 1912.08193, 3.1).
+    """Draw points where masks are least certain, and some anywhere (arXiv 1912.08193, section 3.1).
 
     Of ``oversample_ratio * num_points`` random points the ``importance_sample_ratio * num_points``
     with a logit nearest to zero are kept; random ones fill up.

@@ -1,12 +1,13 @@
 """Bipartite matching of predictions and targets (DETR, arXiv 2005.12872, section 3.1).
 
 Shapes:
-    B: batch, Q: queries, K: classes, N: targets of an image, P: points, H, W: size of masks.
+    B: batch, Q: queries, K: classes, N: targets per image, P: points, H, W: size of masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.utils.events import get_event_storage, has_event_storage
@@ -18,7 +19,7 @@ from .targets import Target, packed_targets
 
 
 class HungarianMatcher(nn.Module):
-    """Assigns to each target of an image the prediction that is cheapest overall.
+    """Assigns predictions to the targets of an image such that the total cost is least.
 
     The cost of a pair is a weighted sum of minus the class probability, and of the binary
     cross-entropy and the dice loss of the masks at random points, the same for all pairs.
@@ -37,16 +38,27 @@ class HungarianMatcher(nn.Module):
         self.weights = {"class": cost_class, "mask": cost_mask, "dice": cost_dice}
         self.num_points = num_points
 
-    @torch.no_grad()
     def forward(
-        self, outputs: dict[str, Tensor], targets: Sequence[Mapping], name: str = "outputs"
+        self, outputs: dict[str, Tensor], targets: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Match predictions with targets whose masks may be tensors; see `match`.
+
+        Args:
+            outputs: as of `match`.
+            targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
+                tensor of booleans (N, H', W').
+        """
+        return self.match(outputs, packed_targets(targets))
+
+    @torch.no_grad()
+    def match(
+        self, outputs: dict[str, Tensor], targets: Sequence[Target], name: str = "outputs"
     ) -> list[tuple[Tensor, Tensor]]:
         """Match one prediction of all images.
 
         Args:
             outputs: ``pred_logits`` (B, Q, K + 1) and ``pred_masks`` (B, Q, H, W).
-            targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
-                tensor of booleans (N, H', W').
+            targets: of each image.
             name: what to call the prediction in errors.
 
         Returns:
@@ -54,13 +66,12 @@ class HungarianMatcher(nn.Module):
             min(Q, N) elements each, on the CPU.
 
         Raises:
-            FloatingPointError: if a cost is NaN or infinite.
+            FloatingPointError: a cost is NaN or infinite.
         """
-        packed = packed_targets(targets)
         terms = [
             self._costs(logits, masks, target)
             for logits, masks, target in zip(
-                outputs["pred_logits"], outputs["pred_masks"], packed, strict=True
+                outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
             )
         ]
         costs = [
@@ -70,7 +81,7 @@ class HungarianMatcher(nn.Module):
         # one transfer for the whole batch
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         if not flat.isfinite().all():
-            raise FloatingPointError(_explain_non_finite(terms, packed, name))
+            raise FloatingPointError(_explain_non_finite(terms, targets, name))
         matches = []
         for cost, part in zip(costs, flat.split([c.numel() for c in costs]), strict=True):
             rows, columns = linear_sum_assignment(part.view(cost.shape).numpy())
@@ -78,7 +89,7 @@ class HungarianMatcher(nn.Module):
         return matches
 
     def _costs(self, logits: Tensor, masks: Tensor, target: Target) -> dict[str, Tensor]:
-        """Unweighted costs of an image, (Q, N) each."""
+        """Return the unweighted costs of one image, (Q, N) each."""
         with torch.autocast(logits.device.type, enabled=False):
             probs = logits.float().softmax(-1)
             points = torch.rand(self.num_points, 2, device=masks.device)
@@ -91,7 +102,9 @@ class HungarianMatcher(nn.Module):
             }
 
 
-def _explain_non_finite(terms: list[dict[str, Tensor]], targets: list[Target], name: str) -> str:
+def _explain_non_finite(
+    terms: list[dict[str, Tensor]], targets: Sequence[Target], name: str
+) -> str:
     found = [
         f"the {key} cost of image {image} of the batch "
         f"({int((~cost.isfinite()).sum())} of {cost.numel()} values, "

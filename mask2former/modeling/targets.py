@@ -10,6 +10,7 @@ from detectron2.structures import BitMasks, Instances, PolygonMasks, polygons_to
 from torch import Tensor
 
 from ..structures import PackedMasks
+from ..utils.size import Size
 
 
 class Target(TypedDict):
@@ -20,9 +21,9 @@ class Target(TypedDict):
 
 
 def image_target(
-    x: Mapping[str, Any], *, num_classes: int, padded_size: tuple[int, int], device: torch.device
+    x: Mapping[str, Any], *, num_classes: int, padded_size: Size, device: torch.device
 ) -> Target:
-    """The target of one input of the model.
+    """Build the target of one input of the model.
 
     Args:
         x: Detectron2's input dict with ``image`` (3, H, W) and ``instances``, which have
@@ -54,7 +55,7 @@ def image_target(
 
 
 def packed_gt_masks(instances: Instances, device: torch.device) -> PackedMasks:
-    """``gt_masks`` of any kind on ``device``; no instances may be without them."""
+    """Pack ``gt_masks`` of any kind on ``device``; only empty instances may lack them."""
     height, width = instances.image_size
     if not instances.has("gt_masks"):
         if len(instances):
@@ -80,7 +81,7 @@ def packed_gt_masks(instances: Instances, device: torch.device) -> PackedMasks:
 
 
 def packed_targets(targets: Sequence[Mapping[str, Any]]) -> list[Target]:
-    """Targets whose masks may be tensors (N, H, W), with all of them packed."""
+    """Pack the masks of targets, which may be tensors (N, H, W)."""
     return [
         {
             "labels": target["labels"],

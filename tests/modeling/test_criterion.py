@@ -108,6 +108,15 @@ def test_packed_masks_have_the_losses_of_plain_ones(counts):
     assert losses[0] == losses[1]
 
 
+def test_targets_are_packed_once_for_all_predictions(monkeypatch):
+    outputs, targets = random_case((3, 1))
+    outputs["aux_outputs"] = [random_case((3, 1))[0] for _ in range(2)]
+    packed, pack = [], PackedMasks.from_tensor
+    monkeypatch.setattr(PackedMasks, "from_tensor", lambda masks: packed.append(0) or pack(masks))
+    assert len(make_criterion()(outputs, targets)) == 9
+    assert len(packed) == len(targets)
+
+
 @pytest.mark.parametrize(("key", "loss"), [("pred_logits", "loss_ce"), ("pred_masks", "loss_mask")])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_non_finite_costs_name_iteration_image_and_loss(key, loss, bad):

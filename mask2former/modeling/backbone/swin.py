@@ -64,12 +64,12 @@ class SwinStage(nn.Module):
         """Apply the stage to (B, H, W, C).
 
         Returns:
-            the stage's features, (B, H, W, C), and the input of the next stage, which after the
-            last one is the same.
+            The stage's features, (B, H, W, C), and the input of the next stage, which is the same
+            after the last one.
         """
         S = self.window_size
         H, W = (math.ceil(size / S) * S for size in x.shape[1:3])
-        # Made anew for each image size: that costs less than one block does, and a cache over
+        # Made anew for each image: that costs less than one block does, and a cache over
         # all sizes of an evaluation would not be small (40 MB at 1024 x 1024 and S = 12).
         mask = shifted_window_mask(H, W, S, self.shift, x.device)
         for block in self.blocks:
@@ -98,7 +98,7 @@ class PatchEmbed(nn.Module):
 
 @BACKBONE_REGISTRY.register()
 class D2SwinTransformer(Backbone):
-    """Swin Transformer that returns a feature map of each stage.
+    """Swin Transformer that returns a feature map from each stage.
 
     Images of any size are padded at the right and bottom: to whole patches, to whole windows in
     each block, and to even sizes before each halving. A stage of stride s returns
@@ -168,33 +168,42 @@ class D2SwinTransformer(Backbone):
         self.pos_drop = nn.Dropout(drop_rate)
 
         drop_path = [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
-        num_stages = 1 + names.index(self._out_features[-1])
+        first_blocks = [sum(depths[:i]) for i in range(len(depths))]
+        self._build_stages(
+            embed_dim,
+            num_heads,
+            [drop_path[first : first + n] for first, n in zip(first_blocks, depths, strict=True)],
+            window_size=window_size,
+            use_checkpoint=use_checkpoint,
+            mlp_ratio=mlp_ratio,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            drop=drop_rate,
+            attn_drop=attn_drop_rate,
+        )
+        self.apply(_init_linear)
+
+    def _build_stages(
+        self,
+        embed_dim: int,
+        num_heads: Sequence[int],
+        drop_path: Sequence[Sequence[float]],
+        **stage: Any,
+    ) -> None:
+        """Build the stages up to the last that is returned, and a norm for each that is."""
+        num_stages = int(self._out_features[-1].removeprefix("res")) - 1
         self.layers = nn.ModuleList()
         for i in range(num_stages):
-            first_block = sum(depths[:i])
-            dim = embed_dim * 2**i
+            dim, last = embed_dim * 2**i, i + 1 == num_stages
             self.layers.append(
-                SwinStage(
-                    dim,
-                    num_heads[i],
-                    window_size,
-                    drop_path[first_block : first_block + depths[i]],
-                    downsample=i + 1 < num_stages,
-                    use_checkpoint=use_checkpoint,
-                    mlp_ratio=mlp_ratio,
-                    qkv_bias=qkv_bias,
-                    qk_scale=qk_scale,
-                    drop=drop_rate,
-                    attn_drop=attn_drop_rate,
-                )
+                SwinStage(dim, num_heads[i], drop_path=drop_path[i], downsample=not last, **stage)
             )
-            if names[i] in self._out_features:
+            if f"res{i + 2}" in self._out_features:
                 self.add_module(f"norm{i}", nn.LayerNorm(dim))
-        self.apply(_init_linear)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Translate `cfg.MODEL.SWIN` to the constructor's arguments."""
+        """Return constructor arguments from a config."""
         return {
             "in_channels": input_shape.channels,
             "pretrain_img_size": cfg.MODEL.SWIN.PRETRAIN_IMG_SIZE,

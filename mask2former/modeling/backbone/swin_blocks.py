@@ -44,7 +44,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def shifted_window_mask(
     height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> Tensor:
-    """Return what to add to the attention logits in a cyclically shifted map.
+    """Build what to add to the attention logits in a cyclically shifted map.
 
     The shift brings the first rows and columns next to the last ones. Patches within a window
     attend to one another only where they were neighbours before the shift.
@@ -65,7 +65,7 @@ def shifted_window_mask(
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """The row of the bias table for every two patches of a window, (N, N)."""
+    """Return the row of the bias table for every two patches of a window, (N, N)."""
     patches = torch.cartesian_prod(torch.arange(window_size), torch.arange(window_size))
     offsets = patches[:, None] - patches + window_size - 1  # (N, N, 2), y and x
     return offsets[..., 0] * (2 * window_size - 1) + offsets[..., 1]
@@ -118,7 +118,7 @@ class WindowAttention(nn.Module):
             mask: (G, N, N), added to the logits of each image.
 
         Returns:
-            (B * G, N, C)
+            (B * G, N, C).
         """
         BG, N, C = x.shape
         qkv = self.qkv(x).view(BG, N, 3, self.num_heads, C // self.num_heads)
