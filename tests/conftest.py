@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import CfgNode
-from support import QUICKSTART, TINY
+from support import QUICKSTART, REPOSITORY, TINY
 
 from mask2former import load_config
 from mask2former.data import register_synthetic
@@ -32,3 +32,12 @@ def tiny_cfg(shapes, tmp_path) -> CfgNode:
     """The quickstart's config with everything smaller still."""
     torch.manual_seed(0)
     return load_config(str(QUICKSTART), [*TINY, "OUTPUT_DIR", str(tmp_path / "run")])
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data and reference files beside the checkout; skips the test where they are missing."""
+    folder = REPOSITORY.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs the folder of data beside the checkout")
+    return folder

@@ -35,13 +35,14 @@ from ..checkpoint import (
     to_model_names,
     write_checkpoint,
 )
-from ..checkpoint.huggingface.config import TASKS, hf_config, merge_hf_config, task_of_cfg
+from ..checkpoint.huggingface import hf_config, merge_hf_config, task_of_cfg
 from ..checkpoint.huggingface.preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 from ..checkpoint.huggingface.weight_names import d2_to_hf
 from ..checkpoint.matching import compare, report
 from ..data.metadata import METADATA_FILE, read_metadata, write_metadata
 from ..engine.setup import add_trust_flags
 from ..structures import Classes
+from ..tasks import TASKS
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"

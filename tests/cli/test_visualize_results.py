@@ -12,7 +12,6 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.cli.visualize_results import main
 from mask2former.data.image import read_image
@@ -235,12 +234,9 @@ def test_wrong_commands_say_what_to_do(command, evaluated, shapes, tmp_path):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_real_photographs(command, tmp_path):
+def test_real_photographs(command, shared, tmp_path):
     """COCO's panoptic sample with its 133 classes, whose ground truth also is the prediction."""
-    sample = REPOSITORY.parent / "shared/data/coco_panoptic_sample"
-    if not sample.is_dir():
-        pytest.skip("the sample of COCO's panoptic data is not there")
-    folder = sample / "sample_data"
+    folder = shared / "data/coco_panoptic_sample/sample_data"
     json_file = folder / "panoptic_examples.json"
     status, _, err = command(
         json_file, "--json", json_file, "--images", folder / "input_images",

@@ -8,12 +8,10 @@ import pytest
 from detectron2.data import detection_utils
 from matplotlib import cbook
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data.checks.image_files import read_header
 from mask2former.data.image import ImageReadError, read_image
 
-COCO = REPOSITORY.parent / "shared/data/coco_permissive/val2017"
 # How the stored pixels follow from the upright ones, for each EXIF orientation.
 STORED = {
     1: lambda a: a,
@@ -99,9 +97,9 @@ def test_ordinary_photographs_have_the_pixels_of_detectron2(
         np.testing.assert_array_equal(read_image(path, order), expected)
 
 
-@pytest.mark.skipif(not COCO.is_dir(), reason="needs the sample data beside the checkout")
-def test_photographs_of_coco_have_the_pixels_of_detectron2():
-    paths = sorted(COCO.glob("*.jpg"))
+def test_photographs_of_coco_have_the_pixels_of_detectron2(shared):
+    coco = shared / "data/coco_permissive/val2017"
+    paths = sorted(coco.glob("*.jpg"))
     assert paths
     for path in paths[:20]:
         np.testing.assert_array_equal(read_image(path), detection_utils.read_image(path, "BGR"))

@@ -4,12 +4,11 @@ config: the whole `config.json`, with the task and the classes. config_keys: the
 preprocessor: `preprocessor_config.json`. weight_names: the table of parameter names.
 """
 
-from .config import class_metadata, class_names_of, hf_config, merge_hf_config, task_of_cfg
+from .config import class_names_of, hf_config, merge_hf_config, task_of_cfg
 from .preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 
 __all__ = [
     "PREPROCESSOR_FILE",
-    "class_metadata",
     "class_names_of",
     "hf_config",
     "hf_preprocessor",

@@ -22,6 +22,8 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ...structures import Classes
+from ...tasks import TASKS, tasks_of
 from ...utils.files import read_json
 from ..files import WeightsError
 from .config_keys import get_for_hf, set_from_hf
@@ -30,7 +32,6 @@ from .preprocessor import PREPROCESSOR_FILE, set_preprocessing
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
-TASKS = ("instance", "panoptic", "semantic")
 _TASK = "mask2former_task"
 _THINGS = "mask2former_thing_classes"
 
@@ -58,7 +59,8 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
     preprocessor = _read(folder / PREPROCESSOR_FILE)
     task = _task(task, content, folder)
     names = class_names_of(folder)
-    things = _thing_classes(content, names, path) if task == "panoptic" else None
+    things = _thing_classes(content, names, path) if task == "panoptic" else range(len(names))
+    classes = Classes(names, range(len(names)), frozenset(things))
 
     set_from_hf(cfg, content, path)
     set_preprocessing(cfg, preprocessor, folder / PREPROCESSOR_FILE)
@@ -72,7 +74,7 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
 
     data_set = f"hf_{folder.resolve().name}"
     MetadataCatalog.pop(data_set, None)
-    MetadataCatalog.get(data_set).set(**class_metadata(task, names, things))
+    MetadataCatalog.get(data_set).set(**classes.to_metadata(task))
     cfg.DATASETS.TEST = (data_set,)
     if cfg.MODEL.MASK_FORMER.DROPOUT:
         logger.warning(
@@ -129,27 +131,10 @@ def class_names_of(folder: str | Path) -> list[str]:
     return [str(labels[str(i)]) for i in range(len(labels))]
 
 
-def class_metadata(
-    task: str, names: Sequence[str], thing_classes: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """Return what Detectron2's `MetadataCatalog` should hold about a model's classes.
-
-    The ids are the indices of the classes. The names of a panoptic model are those of all classes.
-    """
-    metadata: dict[str, Any] = {}
-    if task != "semantic":
-        things = range(len(names)) if thing_classes is None else thing_classes
-        metadata["thing_classes"] = list(names)
-        metadata["thing_dataset_id_to_contiguous_id"] = {i: i for i in things}
-    if task != "instance":
-        metadata["stuff_classes"] = list(names)
-    return metadata
-
-
 def task_of_cfg(cfg: CfgNode) -> str:
-    """Return the task of a model: "panoptic" if it is on, else "instance" if that is on."""
-    test = cfg.MODEL.MASK_FORMER.TEST
-    return "panoptic" if test.PANOPTIC_ON else "instance" if test.INSTANCE_ON else "semantic"
+    """Return what a model is for, the first of `TASKS` that it predicts."""
+    tasks = tasks_of(cfg)
+    return tasks[0].name if tasks else "semantic"
 
 
 def _task(given: str | None, content: Mapping[str, Any], folder: Path) -> str:

@@ -4,7 +4,6 @@ from .mapper import (
     MAPPER_PRESETS,
     MapperPreset,
     SegmentationMapper,
-    Targets,
     build_mapper,
     get_preset,
 )
@@ -13,7 +12,6 @@ __all__ = [
     "MAPPER_PRESETS",
     "MapperPreset",
     "SegmentationMapper",
-    "Targets",
     "build_mapper",
     "get_preset",
 ]

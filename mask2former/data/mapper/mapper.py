@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 
+from ...tasks import TaskName
 from ..errors import DatasetError
 from ..image import IMAGE_FORMATS, ImageReadError, read_image
 from ..label_maps import check_size, read_label_map
@@ -31,14 +32,12 @@ from .labelled_input import PADDING_BYTE, LabelledInput
 from .segments import read_segments
 from .targets import instance_targets, panoptic_targets, semantic_targets
 
-Targets = Literal["instance", "panoptic", "semantic"]
-
 
 @dataclass(frozen=True)
 class MapperPreset:
     """What a value of ``INPUT.DATASET_MAPPER_NAME`` means."""
 
-    targets: Targets
+    targets: TaskName
     """What is read: ``annotations``, panoptic segments, or semantic labels."""
     augmentations: Callable[[CfgNode, int | None], list[T.Augmentation]]
     """Builds them from a config and the label of pixels without a class, None for instances."""
@@ -78,7 +77,7 @@ class SegmentationMapper:
         *,
         augmentations: Sequence[T.Augmentation],
         image_format: str,
-        targets: Targets = "instance",
+        targets: TaskName = "instance",
         num_classes: int | None = None,
         ignore_label: int = 255,
     ):

@@ -13,6 +13,7 @@ from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
+from ...tasks import TASKS
 from ...utils.size import Size
 from ..criterion import SetCriterion
 from ..matcher import HungarianMatcher
@@ -149,12 +150,7 @@ class MaskFormer(nn.Module):
     @property
     def result_keys(self) -> tuple[str, ...]:
         """Names of the results that are switched on."""
-        switches = {
-            "sem_seg": self.semantic_on,
-            "panoptic_seg": self.panoptic_on,
-            "instances": self.instance_on,
-        }
-        return tuple(key for key, on in switches.items() if on)
+        return tuple(t.output for t in TASKS.values() if getattr(self, t.switch.lower()))
 
     @property
     def device(self) -> torch.device:

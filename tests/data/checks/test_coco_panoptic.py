@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import check_panoptic_json
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 WIDTH, HEIGHT = 40, 30
 GRASS, CAT, DOG = 70_001, 300, 5
 
@@ -332,7 +330,6 @@ def test_missing_folders(data):
     assert [p.detail for p in report.errors] == ["no/images", "no/panoptic"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample data beside the checkout")
 @pytest.mark.parametrize(
     "folder, json_file, images, panoptic, num_classes, num_segments",
     [
@@ -344,8 +341,8 @@ def test_missing_folders(data):
         ),
     ],
 )
-def test_real_files_pass(folder, json_file, images, panoptic, num_classes, num_segments):
-    root = SHARED / folder
+def test_real_files_pass(shared, folder, json_file, images, panoptic, num_classes, num_segments):
+    root = shared / "data" / folder
     report = check_panoptic_json(str(root / json_file), str(root / images), str(root / panoptic))
     assert not report.problems, str(report)
     assert len(report.classes) == num_classes

@@ -6,13 +6,11 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import DatasetError, check_semantic_folders
 from mask2former.data.checks.image_files import count_values, map_files
 from mask2former.data.checks.semantic_folders import read_class_names
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 WIDTH, HEIGHT = 40, 30
 CLASSES = ("grass", "cat", "dog")
 FOOD = "tahu goreng, tahu bacem, tempe goreng, tempe bacem, roti tawar, piring, background"
@@ -335,9 +333,8 @@ def test_files_that_do_not_name_classes(tmp_path, text, message):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample data beside the checkout")
-def test_real_files_pass():
-    folder = SHARED / "food"
+def test_real_files_pass(shared):
+    folder = shared / "data" / "food"
     report = check_semantic_folders(
         str(folder / "val"), str(folder / "semantic_val"), FOOD.split(", ")
     )

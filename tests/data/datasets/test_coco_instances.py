@@ -7,7 +7,6 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import check_image_size, read_image
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import (
     DatasetError,
@@ -18,7 +17,6 @@ from mask2former.data import (
 )
 from mask2former.data.segmentation import checked_run_lengths, decode_rle, run_lengths
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 WIDTH, HEIGHT = 40, 30
 
 
@@ -352,10 +350,9 @@ def test_custom_data_sets_report_everything_at_once(tmp_path, images):
         assert part in text
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample data beside the checkout")
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
-def test_real_coco_files_pass(split):
-    folder = SHARED / "coco_permissive"
+def test_real_coco_files_pass(shared, split):
+    folder = shared / "data" / "coco_permissive"
     report = check_coco_json(
         str(folder / "annotations" / f"instances_{split}.json"), str(folder / split)
     )

@@ -8,13 +8,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco_panoptic import load_coco_panoptic_json
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import DatasetError, register_coco_panoptic
 from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
 from mask2former.structures import Classes
 
-SAMPLE = REPOSITORY.parent / "shared/data/coco_panoptic_sample/sample_data"
 # As ADE20K's: things are not the first ones.
 CATEGORIES = [
     {"id": 3, "name": "wall", "isthing": 0, "color": [1, 2, 3]},
@@ -146,14 +144,14 @@ def test_synthetic_set_is_what_detectron2_reads(shapes):
     assert [{k: v for k, v in r.items() if k not in extra} for r in ours] == theirs
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="needs the COCO panoptic samples")
-def test_coco_sample():
+def test_coco_sample(shared):
+    sample = shared / "data/coco_panoptic_sample/sample_data"
     metadata = MetadataCatalog.get("coco_2017_val_panoptic_with_sem_seg")
-    content = json.loads((SAMPLE / "panoptic_examples.json").read_text())
-    paths = (SAMPLE / name for name in ("panoptic_examples.json", "panoptic_examples"))
+    content = json.loads((sample / "panoptic_examples.json").read_text())
+    paths = (sample / name for name in ("panoptic_examples.json", "panoptic_examples"))
     records = load_coco_panoptic(
         *map(str, paths),
-        str(SAMPLE / "input_images"),
+        str(sample / "input_images"),
         classes=Classes.from_categories(content["categories"]),
     )
     assert [record["image_id"] for record in records] == [142238, 439180]

@@ -11,12 +11,10 @@ from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import read_image
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.config import add_maskformer2_config
 from mask2former.data import MAPPER_PRESETS, DatasetError, SegmentationMapper, build_mapper
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 HEIGHT, WIDTH = 90, 120
 SIZE = 96
 SEEDS = range(12)
@@ -285,9 +283,8 @@ def test_no_config_is_needed(sample):
     assert not result["padding_mask"].any()
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample data beside the checkout")
-def test_real_coco_images_with_crowd():
-    folder = SHARED / "coco_permissive"
+def test_real_coco_images_with_crowd(shared):
+    folder = shared / "data" / "coco_permissive"
     dicts = load_coco_json(
         str(folder / "annotations" / "instances_train2017.json"), str(folder / "train2017")
     )

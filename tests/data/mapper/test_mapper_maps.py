@@ -14,13 +14,11 @@ from detectron2.data.detection_utils import read_image
 from label_files import id_colors, save
 from mapper_cases import HEIGHT, NAMES, make_cfg, run
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import MAPPER_PRESETS, DatasetError, build_mapper
 from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
 from mask2former.structures import Classes
 
-SHARED = REPOSITORY.parent / "shared" / "data"
 SEEDS = range(6)
 
 
@@ -263,12 +261,12 @@ def test_every_name_is_a_preset():
     assert set(MAPPER_PRESETS) == {*NAMES, "coco_instance_lsj", "mask_former_instance"}
 
 
-def shared_panoptic(name):
+def shared_panoptic(shared, name):
     if name == "coco":
-        root = SHARED / "coco_panoptic_sample" / "sample_data"
+        root = shared / "data" / "coco_panoptic_sample" / "sample_data"
         paths = ("panoptic_examples.json", "panoptic_examples", "input_images")
     else:
-        root = SHARED / "food"
+        root = shared / "data" / "food"
         paths = ("annotations/panoptic_val.json", "panoptic_val", "val")
     json_file = root / paths[0]
     categories = json.loads(json_file.read_text())["categories"]
@@ -281,10 +279,9 @@ def shared_panoptic(name):
     ), categories
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the sample data beside the checkout")
 @pytest.mark.parametrize("name", ["coco", "food"])
-def test_photographs_with_panoptic_ground_truth(name):
-    records, categories = shared_panoptic(name)
+def test_photographs_with_panoptic_ground_truth(shared, name):
+    records, categories = shared_panoptic(shared, name)
     overrides = ["INPUT.RANDOM_FLIP", "none", "INPUT.IMAGE_SIZE", 640]
     scale = ["INPUT.MIN_SCALE", 1.0, "INPUT.MAX_SCALE", 1.0]
     cfg = make_cfg("coco_panoptic_lsj", *overrides, *scale, classes=len(categories))

@@ -8,12 +8,9 @@ import pytest
 from ade20k_tree import SPLITS, save, write_ade20k
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import DatasetError, register_builtin
 from mask2former.data.preparation import Ade20kInstance, Ade20kPanoptic, Ade20kSemantic, run
-
-REFERENCE = REPOSITORY.parent / "shared/reference"
 
 
 @pytest.fixture(scope="module")
@@ -171,16 +168,17 @@ def test_registered_sets_load(tree):
         assert [ids[a["category_id"]] for a in record["annotations"]] == things
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="needs the published list of images")
-def test_ids_are_the_published_ones():
-    published = json.loads((REFERENCE / "ade20k_instance_imgCatIds.json").read_text())
+def test_ids_are_the_published_ones(shared):
+    published = json.loads((shared / "reference" / "ade20k_instance_imgCatIds.json").read_text())
     images = {image["file_name"]: image["id"] for image in published["images"]}
     for split, count in (("train", 20210), ("val", 2000)):
         job = Ade20kInstance("nowhere", split)
         for number in range(1, count + 1):
             name = f"ADE_{split}_{number:08d}"
             assert images[f"{name}.jpg"] == job.image_id(name)
-    lines = (REFERENCE / "ade20k_instance_catid_mapping.txt").read_text().splitlines()[1:]
+    lines = (
+        (shared / "reference" / "ade20k_instance_catid_mapping.txt").read_text().splitlines()[1:]
+    )
     published = {int(line.split()[0]): int(line.split()[1]) - 1 for line in lines}
     things = [c["id"] for c in Ade20kInstance("nowhere", "val").classes if c["isthing"]]
     assert published == dict(enumerate(things, start=1))

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
-from support import REPOSITORY
 
 from mask2former.data import DatasetError, register_builtin
 from mask2former.data.preparation import CocoSemantic, run
 
-SAMPLE = REPOSITORY.parent / "shared/data/coco_panoptic_sample/sample_data"
 # COCO category id -> its place among the 133
 PLACES = {1: 0, 90: 79, 92: 80, 200: 132}
 
@@ -77,14 +75,14 @@ def test_label_maps(root):
     assert all(Path(record["sem_seg_file_name"]).is_file() for record in records)
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="needs the COCO panoptic samples")
-def test_real_annotations(tmp_path):
+def test_real_annotations(shared, tmp_path):
+    sample = shared / "data/coco_panoptic_sample/sample_data"
     folder = tmp_path / "coco"
     for source, target in (("input_images", "val2017"), ("panoptic_examples", "panoptic_val2017")):
-        shutil.copytree(SAMPLE / source, folder / target)
+        shutil.copytree(sample / source, folder / target)
     (folder / "annotations").mkdir()
     target = folder / "annotations/panoptic_val2017.json"
-    shutil.copy(SAMPLE / "panoptic_examples.json", target)
+    shutil.copy(sample / "panoptic_examples.json", target)
     assert run(CocoSemantic(tmp_path, "val"), quiet=True) == 2
     content = json.loads(target.read_text())
     ids = sorted(category["id"] for category in content["categories"])
