@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from .errors import DatasetError
 
@@ -55,3 +55,24 @@ def walk_files(root: str) -> Iterator[str]:
         for name in files:
             if not name.startswith("."):
                 yield name if relative == "." else os.path.join(relative, name)
+
+
+def files_by_stem(
+    root: str, suffixes: Sequence[str]
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Find the files under `root` whose names end in one of `suffixes`, upper or lower case.
+
+    Returns:
+        The path of each file relative to `root`, by that path without the suffix; and pairs of
+        files that differ in the suffix only, of which the first one is in the dict.
+    """
+    found: dict[str, str] = {}
+    twins: list[tuple[str, str]] = []
+    for name in walk_files(root):
+        suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+        if suffix is None:
+            continue
+        first = found.setdefault(name[: -len(suffix)], name)
+        if first is not name:
+            twins.append((first, name))
+    return found, twins

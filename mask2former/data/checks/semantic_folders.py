@@ -12,7 +12,7 @@ from pathlib import Path
 from ...structures import Classes
 from ...utils.text import some_of
 from ..errors import DatasetError
-from ..files import walk_files
+from ..files import files_by_stem, walk_files
 from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES, read_label_map
 from .image_files import Header, count_values, map_files, read_header
@@ -149,19 +149,13 @@ def _pair(image_root: str, label_root: str, report: Report) -> list[_Pair]:
 
 
 def _by_stem(root: str, suffixes: Sequence[str], what: str, report: Report) -> dict[str, str]:
-    """Path relative to `root` without suffix -> with it, of all files with one of `suffixes`."""
-    found: dict[str, str] = {}
-    others: Counter[str] = Counter()
-    for name in walk_files(root):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() not in suffixes:
-            others[suffix.lower()] += 1
-        elif stem in found:
-            report.add(f"two {what} of one name", True, f"{root}: {found[stem]} and {name}")
-        else:
-            found[stem] = name
+    """Return the files with one of `suffixes` by their names without it; see `files_by_stem`."""
+    found, twins = files_by_stem(root, suffixes)
+    for one, other in twins:
+        report.add(f"two {what} of one name", True, f"{root}: {one} and {other}")
     if not found:
         detail = f"{root} has no file that ends in {', '.join(suffixes)}"
+        others = Counter(os.path.splitext(name)[1].lower() for name in walk_files(root))
         if others:
             detail += f"; what it has ends in {some_of([repr(s) for s in others])}"
         if ".jpg" in others or ".jpeg" in others:

@@ -10,7 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...utils.text import some_of
 from ..errors import DatasetError
-from ..files import require, walk_files
+from ..files import files_by_stem, require
 from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES
 
@@ -114,16 +114,11 @@ def load_semantic_folders(
 
 
 def _by_stem(root: str, suffixes: Sequence[str], what: str) -> dict[str, str]:
-    """Path without folder and suffix -> path, of all files under `root` with one of `suffixes`."""
-    found: dict[str, str] = {}
-    for name in walk_files(root):
-        suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
-        if suffix is None:
-            continue
-        stem, path = name[: -len(suffix)], os.path.join(root, name)
-        if stem in found:
-            raise DatasetError(f"{found[stem]} and {path}: two {what} of the same name.")
-        found[stem] = path
+    """Return the path of each file by its path relative to `root` without the suffix."""
+    found, twins = files_by_stem(root, suffixes)
+    if twins:
+        one, other = (os.path.join(root, name) for name in twins[0])
+        raise DatasetError(f"{one} and {other}: two {what} of the same name.")
     if not found:
         raise DatasetError(f"{root}: there are no {what} ({', '.join(suffixes)}) in this folder.")
-    return found
+    return {stem: os.path.join(root, name) for stem, name in found.items()}
