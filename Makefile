@@ -1,13 +1,15 @@
 # make quickstart   install everything, then train, evaluate and try a small model (about 10 minutes)
 # TASK=panoptic     what the quickstart's model does: instance (default), panoptic or semantic
 # make test         install everything, then run the tests
-# make lint         ruff, mypy, clang-format
+# make lint         ruff, mypy, clang-format; checks of the workflow, issue forms and citation
+# make docs         build this project's documentation: docs/_build/html/index.html
 # make bench        what the README's speed claims run
 # VENV=DIR          the virtual environment to use, made if missing (default: .venv)
 
 VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch==2.14.1 torchvision==0.29.1
+INSTALL_TORCH ?= $(BIN)/pip install
 export DETECTRON2_DATASETS ?= datasets
 # this checkout, even if the environment was made for another one
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -20,16 +22,16 @@ SHAPES := $(DETECTRON2_DATASETS)/synthetic_shapes
 CSRC := $(shell git ls-files 'mask2former/modeling/ops/csrc')
 CPP = $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 
-.PHONY: install quickstart test test-slow lint bench clean
+.PHONY: install quickstart test test-slow lint docs bench clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip "setuptools<81" wheel
-	$(BIN)/pip install $(TORCH)
+	$(INSTALL_TORCH) $(TORCH)
 	$(BIN)/python tools/install_detectron2.py
-	$(BIN)/pip install --no-build-isolation -e ".[dev]"
+	$(BIN)/pip install --no-build-isolation -e ".[dev,docs]"
 # evaluators that tests compare with; some ask for an old NumPy that they do not need
 	$(BIN)/pip install --no-deps panopticapi-lite==0.2.0 cityscapesscripts==2.3.0 \
 		pyquaternion==0.9.9 faster-coco-eval==1.8.0
@@ -54,6 +56,16 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(if $(CPP),$(BIN)/clang-format --dry-run --Werror $(CPP))
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		.github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/zizmor --offline --quiet .github/workflows
+
+# strict: a warning, such as a link or a reference that leads nowhere, is an error
+docs: install
+	$(BIN)/sphinx-build -W -n --keep-going -b html docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
 
 bench: install
 	$(BIN)/python benchmarks/bench_ms_deform_attn.py
@@ -61,4 +73,4 @@ bench: install
 	$(BIN)/python benchmarks/bench_evaluation.py
 
 clean:
-	rm -rf build *.egg-info mask2former/_C*.so .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build docs/_build *.egg-info mask2former/_C*.so .mypy_cache .pytest_cache .ruff_cache
