@@ -2,6 +2,9 @@
 
 Names and defaults are those of the published Mask2Former configs, so published YAML files load
 unchanged. A default is therefore not always the recommended value: `configs/` holds those.
+
+The comment above a key describes it in the documentation. Keys that follow one another without a
+comment or an empty line between them share one.
 """
 
 from detectron2.config import CfgNode
@@ -22,92 +25,112 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
 
 
 def _add_input_keys(cfg: CfgNode) -> None:
-    # What turns a dataset dict into a training sample: targets and augmentations, one of
-    # coco_{instance,panoptic}_lsj and mask_former_{instance,panoptic,semantic}.
+    # What turns a dataset dict into a training sample (targets and augmentations): one of
+    # coco_instance_lsj, coco_panoptic_lsj, mask_former_instance, mask_former_panoptic and
+    # mask_former_semantic.
     cfg.INPUT.DATASET_MAPPER_NAME = "mask_former_semantic"
-    # Large-scale jitter (LSJ): resize by a random factor of IMAGE_SIZE between MIN_SCALE and
-    # MAX_SCALE, then crop or pad to IMAGE_SIZE x IMAGE_SIZE pixels.
+    # The coco_*_lsj mappers: side in pixels of the square that training images are cropped or
+    # padded to.
     cfg.INPUT.IMAGE_SIZE = 1024
+    # Large-scale jitter (LSJ) of the coco_*_lsj mappers: before the crop, an image is resized to
+    # IMAGE_SIZE times a random factor between these two.
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
-    # The mask_former_* mappers. Colour augmentation of SSD: brightness, contrast, saturation, hue.
+    # The mask_former_* mappers: change brightness, contrast, saturation and hue at random, as SSD
+    # does.
     cfg.INPUT.COLOR_AUG_SSD = False
-    # A random crop is drawn again while one class covers more than this share of it.
+    # The mask_former_* mappers: draw a random crop again while one class covers more than this
+    # share of it, 0 to 1.
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    # Training images are padded to a multiple of this; -1 does not pad.
+    # The mask_former_* mappers: pad training images to a multiple of this, in pixels; -1 does not
+    # pad.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:
-    # "ADAMW" (the paper's) or "SGD".
+    # Optimizer: "ADAMW" (the paper's) or "SGD".
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone's parameters, relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
-    # Weight decay of embeddings: queries, level embedding. WEIGHT_DECAY_NORM does norm layers.
+    # Weight decay of embeddings, such as queries and the level embedding. That of norm layers is
+    # SOLVER.WEIGHT_DECAY_NORM.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
     # Batches per optimizer step. Their gradients are averaged, so on a machine that fits a
-    # quarter of the batch, IMS_PER_BATCH 4 and ACCUMULATE_STEPS 4 train as IMS_PER_BATCH 16.
-    # An iteration, which MAX_ITER and STEPS count, is one optimizer step.
+    # quarter of the batch, SOLVER.IMS_PER_BATCH 4 and SOLVER.ACCUMULATE_STEPS 4 train as
+    # SOLVER.IMS_PER_BATCH 16. An iteration, which SOLVER.MAX_ITER and SOLVER.STEPS count, is one
+    # optimizer step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER = CfgNode()
 
-    # Loss: weights of the terms. Deep supervision adds them for every intermediate prediction.
+    # Add the losses of every intermediate prediction to those of the last one.
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
     # Weight of the "no object" class within the classification loss.
     cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Weights of the three terms of the loss and of the matching cost: cross-entropy of classes,
+    # dice loss and binary cross-entropy of masks.
     cfg.MODEL.MASK_FORMER.CLASS_WEIGHT = 1.0
     cfg.MODEL.MASK_FORMER.DICE_WEIGHT = 1.0
     cfg.MODEL.MASK_FORMER.MASK_WEIGHT = 20.0
 
-    # Mask losses and matching costs are taken at this many points of each mask.
+    # Points per mask at which mask losses and matching costs are computed.
     cfg.MODEL.MASK_FORMER.TRAIN_NUM_POINTS = 12544
-    # Importance sampling for the loss: draw OVERSAMPLE_RATIO times as many candidates, keep the
-    # most uncertain for this share of the points, draw the rest uniformly (PointRend, 3.1).
+    # Importance sampling of the loss's points (PointRend, section 3.1): draw this many times as
+    # many candidates as points, at least 1.
     cfg.MODEL.MASK_FORMER.OVERSAMPLE_RATIO = 3.0
+    # Share of the points, 0 to 1, that are the most uncertain candidates. The rest is drawn
+    # uniformly.
     cfg.MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    # Transformer decoder: its registered name and what it attends to. The multi-scale decoder
-    # takes "multi_scale_pixel_decoder"; StandardTransformerDecoder takes the name of a feature of
-    # the backbone, "transformer_encoder" (the output of TransformerEncoderPixelDecoder's encoder)
-    # or "pixel_embedding" (the mask features).
+    # Registered name of the transformer decoder: MultiScaleMaskedTransformerDecoder
+    # (Mask2Former's) or StandardTransformerDecoder (MaskFormer's).
     cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    # What the transformer decoder attends to. The multi-scale decoder takes
+    # "multi_scale_pixel_decoder". StandardTransformerDecoder takes the name of a feature of the
+    # backbone, "transformer_encoder" (the output of TransformerEncoderPixelDecoder's encoder) or
+    # "pixel_embedding" (the mask features).
     cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
+    # Number of queries, which is the most objects or segments that the model can predict.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Number of predictions. In the multi-scale decoder 10 means 9 layers and one prediction from
-    # the initial queries; StandardTransformerDecoder has as many layers as predictions.
+    # the initial queries. StandardTransformerDecoder has as many layers as predictions.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
-    # StandardTransformerDecoder: transformer encoder layers ahead of the decoder.
+    # Transformer encoder layers ahead of the layers of StandardTransformerDecoder.
     cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
+    # Channels of the queries in the transformer decoder, a multiple of NHEADS.
     cfg.MODEL.MASK_FORMER.HIDDEN_DIM = 256
+    # Attention heads of the transformer decoder and of TransformerEncoderPixelDecoder.
     cfg.MODEL.MASK_FORMER.NHEADS = 8
+    # Hidden channels of the feed-forward networks of the transformer decoder and of
+    # TransformerEncoderPixelDecoder.
     cfg.MODEL.MASK_FORMER.DIM_FEEDFORWARD = 2048
-    # Dropout of the pixel decoder's encoder and of StandardTransformerDecoder. The multi-scale
-    # decoder never uses dropout.
+    # Dropout, 0 to 1, of the pixel decoder's encoder and of StandardTransformerDecoder. The
+    # multi-scale decoder never uses dropout.
     cfg.MODEL.MASK_FORMER.DROPOUT = 0.1
     # Normalise before attention and feed-forward rather than after.
     cfg.MODEL.MASK_FORMER.PRE_NORM = False
     # Project the decoder's input by a 1x1 convolution even where the widths already agree.
     cfg.MODEL.MASK_FORMER.ENFORCE_INPUT_PROJ = False
 
-    # A batch is padded to a multiple of this; 0 pads to its largest image only, a negative value
-    # to the multiple that the backbone asks for.
+    # Pad a batch to a multiple of this, in pixels. 0 pads to its largest image only, and a
+    # negative value to the multiple that the backbone asks for.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
-    # What inference returns: any of the three, at least one. With PANOPTIC_ON instances are of
-    # thing classes only.
+    # What inference returns: at least one of the three. With PANOPTIC_ON, instances are of thing
+    # classes only.
     cfg.MODEL.MASK_FORMER.TEST = CfgNode()
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
     cfg.MODEL.MASK_FORMER.TEST.INSTANCE_ON = False
     cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
-    # Panoptic: a query takes part when its class score exceeds the first threshold, and its
-    # segment stays when it wins at least this share of its mask's pixels against other queries.
+    # Panoptic inference: a query takes part if the score of its class, 0 to 1, exceeds this.
     cfg.MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD = 0.0
+    # Panoptic inference: a segment stays if it wins at least this share, 0 to 1, of its mask's
+    # pixels against the other queries.
     cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
-    # Semantic: resize to the original image before, not after, combining the queries. Always so
-    # with PANOPTIC_ON or INSTANCE_ON.
+    # Semantic inference: resize masks to the original image before, not after, combining the
+    # queries. With PANOPTIC_ON or INSTANCE_ON this is always so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
 
 
@@ -118,49 +141,57 @@ def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "BasePixelDecoder"
     # Channels of the mask features, which are also those of the mask embedding of each query.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
-    # Layers of the transformer encoder within MSDeformAttn- or TransformerEncoderPixelDecoder.
+    # Layers of the transformer encoder in MSDeformAttnPixelDecoder and
+    # TransformerEncoderPixelDecoder.
     cfg.MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS = 0
     # BiFPNPixelDecoder: passes from coarse to fine and back. EfficientDet-D4 and D5, which are a
     # little narrower and a little wider than 256 channels, have 7.
     cfg.MODEL.SEM_SEG_HEAD.BIFPN_LAYERS = 7
-    # MSDeformAttnPixelDecoder: levels its encoder attends over, and the heads and the sampling
-    # points (for each head and level) of the deformable attention.
+    # MSDeformAttnPixelDecoder: features of the backbone that its encoder attends over.
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+    # MSDeformAttnPixelDecoder: heads of the deformable attention.
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
+    # MSDeformAttnPixelDecoder: sampling points per query, head and level.
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
-    # Hidden channels of its feed-forward networks, 1024 in every published model.
+    # MSDeformAttnPixelDecoder: hidden channels of the feed-forward networks, 1024 in every
+    # published model.
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD = 1024
 
 
 def _add_swin_keys(cfg: CfgNode) -> None:
     # Arguments of D2SwinTransformer; the defaults are Swin-T's.
     cfg.MODEL.SWIN = CfgNode()
-    # Image size of the pre-training, in pixels: sets the shape of the absolute embedding (APE).
+    # Image size of the pre-training, in pixels. It sets the shape of the absolute position
+    # embedding (MODEL.SWIN.APE).
     cfg.MODEL.SWIN.PRETRAIN_IMG_SIZE = 224
     # Side of a patch, in pixels.
     cfg.MODEL.SWIN.PATCH_SIZE = 4
     # Channels of the first stage; each later stage doubles them.
     cfg.MODEL.SWIN.EMBED_DIM = 96
-    # Blocks and attention heads of each stage.
+    # Blocks in each stage.
     cfg.MODEL.SWIN.DEPTHS = [2, 2, 6, 2]
+    # Attention heads in each stage.
     cfg.MODEL.SWIN.NUM_HEADS = [3, 6, 12, 24]
     # Side of an attention window, in patches.
     cfg.MODEL.SWIN.WINDOW_SIZE = 7
-    # Hidden channels of a block's MLP, relative to the block's.
+    # Hidden channels of a block's MLP, relative to the block's channels.
     cfg.MODEL.SWIN.MLP_RATIO = 4.0
-    # Bias of the query, key and value projections; factor on q.k, where None is 1/sqrt(head dim).
+    # Bias in the query, key and value projections.
     cfg.MODEL.SWIN.QKV_BIAS = True
+    # Factor on the products of queries and keys; None is 1/sqrt(channels per head).
     cfg.MODEL.SWIN.QK_SCALE = None
-    # Dropout after projections, dropout of attention weights, and stochastic depth of the last
-    # block (it grows linearly from 0 at the first).
+    # Dropout, 0 to 1, after projections.
     cfg.MODEL.SWIN.DROP_RATE = 0.0
+    # Dropout, 0 to 1, of attention weights.
     cfg.MODEL.SWIN.ATTN_DROP_RATE = 0.0
+    # Stochastic depth: probability, 0 to 1, of skipping the last block. It grows linearly from 0
+    # at the first block.
     cfg.MODEL.SWIN.DROP_PATH_RATE = 0.3
     # Add a learnable absolute position embedding to the patches.
     cfg.MODEL.SWIN.APE = False
     # LayerNorm after the patch embedding.
     cfg.MODEL.SWIN.PATCH_NORM = True
-    # Stages whose output, with a LayerNorm, the backbone returns.
+    # Stages whose output, after a LayerNorm, the backbone returns.
     cfg.MODEL.SWIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Recompute each block in the backward pass: less memory for about a third more time.
     cfg.MODEL.SWIN.USE_CHECKPOINT = False
@@ -169,19 +200,18 @@ def _add_swin_keys(cfg: CfgNode) -> None:
 def _add_keys_only_published_files_need(cfg: CfgNode) -> None:
     """Add the keys that nothing in this package reads.
 
-    They exist so that published YAML files, which mention them, load. A test holds that every
-    key added outside this function is read by the package.
+    They exist so that published YAML files, which mention them, load. Detectron2's own DeepLab
+    project reads them. A test checks that the package reads every key added outside this function.
     """
-    # --- Read by Detectron2's own DeepLab project ---
-    # `build_resnet_deeplab_backbone`:
+    # `build_resnet_deeplab_backbone`: dilation of res4 and of the blocks of res5.
     cfg.MODEL.RESNETS.RES4_DILATION = 1
     cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
-    # "basic" or "deeplab".
+    # `build_resnet_deeplab_backbone`: first layers, "basic" or "deeplab".
     cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
-    # `build_lr_scheduler` with "WarmupPolyLR":
+    # `build_lr_scheduler` with "WarmupPolyLR": exponent, and the factor at which the rate ends.
     cfg.SOLVER.POLY_LR_POWER = 0.9
     cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    # Its segmentation heads; Mask2Former has no such head.
+    # DeepLab's segmentation heads. Mask2Former does not have such a head.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "hard_pixel_mining"
     cfg.MODEL.SEM_SEG_HEAD.PROJECT_FEATURES = ["res2"]
     cfg.MODEL.SEM_SEG_HEAD.PROJECT_CHANNELS = [48]
