@@ -51,13 +51,13 @@ def added_keys() -> dict[str, object]:
 def test_every_config_key_has_its_default_and_a_text(site):
     page = (site / "config.html").read_text()
     found = {}
-    for entry in re.findall(r'<dl class="std config-key.*?</dl>', page, re.DOTALL):
+    for entry in re.findall(r'<dl class="config-key.*?</dl>', page, re.DOTALL):
         text = re.sub(r"<.*?>", "", entry.split("<dd>")[1])
         for term in re.findall(r"<dt.*?</dt>", entry, re.DOTALL):
             words = html.unescape(re.sub(r"<.*?>", "", term)).replace("¶", "")
             key, _, default = words.strip().partition(" = ")
             assert len(text.split()) > 2, key
-            found[key] = ast.literal_eval(default.strip("# \n"))
+            found[key] = ast.literal_eval(default)
     assert found == added_keys()
 
 
@@ -67,25 +67,22 @@ def test_public_names_are_in_the_reference(site):
         assert f'id="mask2former.data.{name}"' in page
 
 
-@pytest.mark.parametrize(
-    ("text", "warning"),
-    [
-        ("[a page](no_such_page.md)", "no_such_page"),
-        ("[a file](../no_such_file.py)", "no_such_file"),
-        ("[a heading](#no-such-heading)", "no-such-heading"),
-        ("{config-key}`SOLVER.NO_SUCH_KEY`", "SOLVER.NO_SUCH_KEY"),
-        ("{py:func}`mask2former.no_such_function`", "mask2former.no_such_function"),
-    ],
-)
-def test_the_build_fails_if_a_link_leads_nowhere(text, warning, tmp_path):
+def test_the_build_fails_if_links_lead_nowhere(tmp_path):
+    wrong = {
+        "no_such_page.md": "[a page](no_such_page.md)",
+        "no_such_file.py": "[a file](../no_such_file.py)",
+        "no-such-heading": "[a heading](#no-such-heading)",
+        "SOLVER.NO_SUCH_KEY": "{config-key}`SOLVER.NO_SUCH_KEY`",
+        "mask2former.no_such_function": "{py:func}`mask2former.no_such_function`",
+    }
     source = tmp_path / "docs"
     for folder in ("_ext", "_static"):
         shutil.copytree(DOCS / folder, source / folder)
     shutil.copy(DOCS / "conf.py", source)
-    (source / "index.md").write_text(f"# Title\n\n{text}\n")
+    (source / "index.md").write_text("# Title\n\n" + "\n\n".join(wrong.values()) + "\n")
     result = build(source, tmp_path / "site")
     assert result.returncode != 0
-    assert warning in result.stderr
+    assert [name for name in wrong if name not in result.stderr] == []
 
 
 def test_keys_without_a_comment_are_found(monkeypatch):
