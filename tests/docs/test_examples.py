@@ -23,7 +23,7 @@ OTHERS = {
 WITHOUT_ARGUMENTS = {"tools/install_detectron2.py", "mask2former.collect_env"}
 
 
-class Parsed(Exception):
+class CommandAccepted(Exception):  # noqa: N818  no error
     """A command line has been accepted."""
 
 
@@ -100,13 +100,13 @@ def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parse_and_stop(self, args=None, namespace=None):
         parse(self, args, namespace)
-        raise Parsed
+        raise CommandAccepted
 
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         patch.setattr(sys, "argv", [name, *rest])
         run = runpy.run_module if is_module else runpy.run_path
-        with pytest.raises(Parsed):
+        with pytest.raises(CommandAccepted):
             run(name, run_name="__main__")
 
 
