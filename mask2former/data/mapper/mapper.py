@@ -38,7 +38,7 @@ class MapperPreset:
     """What a value of ``INPUT.DATASET_MAPPER_NAME`` means."""
 
     targets: TaskName
-    """What is read: ``annotations``, panoptic segments, or semantic labels."""
+    """The ground truth to read, which is annotations, panoptic segments or semantic labels."""
     augmentations: Callable[[CfgNode, int | None], list[T.Augmentation]]
     """Builds them from a config and the label of pixels without a class, None for instances."""
 
