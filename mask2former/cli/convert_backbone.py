@@ -12,33 +12,35 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint import WeightsError, local_weights, read_checkpoint, write_checkpoint
 from ..checkpoint.backbones import convert_backbone
 
 
-def main() -> None:
-    """Convert."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "source",
-        help="file, https:// URL, or torchvision://, swin:// or timm:// and a name; "
-        "#sha256=... after it asks for exactly that file",
+        help="file, https:// URL, or torchvision://, swin:// or timm:// and a name; append "
+        "#sha256=... to accept exactly that file",
     )
     parser.add_argument("output", type=Path, help="new file: .pkl, .pth or .safetensors")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
         state = convert_backbone(read_checkpoint(local_weights(args.source))["model"])
         if state is None:
-            raise WeightsError(f"{args.source} holds no ImageNet backbone of a known kind")
+            raise WeightsError(f"{args.source} is not an ImageNet backbone of a known kind")
         write_checkpoint({"model": state}, args.output, overwrite=False)
-    except WeightsError as error:
-        sys.exit(f"error: {error}")
+    except (WeightsError, OSError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
     print(f"{args.output}: {len(state)} tensors")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

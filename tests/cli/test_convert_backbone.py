@@ -31,7 +31,7 @@ def test_tool(tmp_path):
 def test_tool_says_what_is_wrong(tmp_path):
     write_checkpoint({"model": {"a.b": torch.ones(1)}}, tmp_path / "other.pth")
     for source, message in {
-        tmp_path / "other.pth": "other.pth holds no ImageNet backbone of a known kind",
+        tmp_path / "other.pth": "other.pth is not an ImageNet backbone of a known kind",
         "torchvision://resnet51": "Did you mean torchvision://resnet50",
     }.items():
         done = convert(source, tmp_path / "out.pkl")

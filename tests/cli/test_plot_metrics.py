@@ -1,0 +1,61 @@
+"""The command line that plots a training run."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from mask2former.cli.plot_metrics import draw, main
+
+ROWS = [
+    {"iteration": 19, "loss_ce": 2.0, "loss_mask": 1.0, "lr": 1e-4},
+    {"iteration": 39, "loss_ce": 1.0, "loss_mask": 0.5, "lr": 1e-4},
+    {"iteration": 39, "segm/AP": 31.0},
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return tmp_path
+
+
+def test_each_curve_has_the_rows_with_its_key():
+    left, right = draw(ROWS).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in (*left.lines, *right.lines)}
+    assert lines == {
+        "loss_ce": [[19, 2], [39, 1]],
+        "loss_mask": [[19, 1], [39, 0.5]],
+        "segm/AP": [[39, 31]],
+    }
+
+
+def test_the_picture_is_written_where_it_is_asked_for(run, capsys):
+    for arguments, path in (
+        ([], run / "curves.png"),
+        (["--output", str(run / "a.jpg")], run / "a.jpg"),
+    ):
+        assert main([str(run), *arguments]) == 0
+        assert capsys.readouterr().out == f"Curves: {path}\n"
+        with Image.open(path) as picture:
+            assert picture.format == {".png": "PNG", ".jpg": "JPEG"}[path.suffix]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "output", "message"),
+    [
+        (None, "a.png", "metrics.json: give the OUTPUT_DIR"),
+        ("{", "a.png", "error: "),
+        ("", "a.doc", "doc"),
+        ("", "missing/a.png", "missing"),
+    ],
+)
+def test_mistakes_are_named_and_leave_no_file(run, metrics, output, message, capsys):
+    path = run / "metrics.json"
+    path.unlink() if metrics is None else path.write_text(metrics)
+    before = sorted(run.iterdir())
+    with pytest.raises(SystemExit) as caught:
+        main([str(run), "--output", str(run / output)])
+    assert caught.value.code == 1
+    assert message in capsys.readouterr().err
+    assert sorted(run.iterdir()) == before
