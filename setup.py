@@ -1,11 +1,11 @@
 """Build script; the project's metadata is in pyproject.toml.
 
-Compiles the deformable-attention operator into `mask2former/_C*.so` if PyTorch is there to compile
-with, which it is not in pip's build isolation: `pip install --no-build-isolation .`. Without it, or
-without a compiler, the install is pure Python: `python -m mask2former.collect_env` says which.
+Compiles the deformable-attention operator into `mask2former/_C*.so`. This needs a compiler and an
+installed PyTorch, which pip's build isolation hides: `pip install --no-build-isolation .`. Without
+them the install is pure Python. `python -m mask2former.collect_env` shows which one is installed.
 
 Environment variables:
-    FORCE_CUDA=1          compile the CUDA kernels though no GPU is there; an error if that fails
+    FORCE_CUDA=1          compile the CUDA kernels even without a GPU; stop if that fails
     FORCE_CPU=1           compile no CUDA kernels
     FORCE_PURE_PYTHON=1   compile nothing
     CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS: as for any extension of PyTorch
@@ -25,7 +25,7 @@ CSRC = Path("mask2former/modeling/ops/csrc")
 
 
 class BuildWithConfigs(build_py):
-    """Puts `configs/` into the package, where `mask2former.model_zoo` looks first.
+    """Copies `configs/` into the package, where `mask2former.model_zoo` looks first.
 
     An editable install needs no copy: the checkout is next to the package.
     """
@@ -35,17 +35,17 @@ class BuildWithConfigs(build_py):
         super().run()
         if not self.editable_mode:
             target = Path(self.build_lib, "mask2former/model_zoo/configs")
-            shutil.rmtree(target, ignore_errors=True)  # what an earlier build left
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
             shutil.copytree("configs", target)
 
 
 def wanted(variable: str) -> bool:
-    """Whether an environment variable is set to anything but 0."""
+    """Tell whether an environment variable is set to anything but 0."""
     return os.environ.get(variable, "0") not in ("", "0")
 
 
 def find_cuda_home() -> Path | None:
-    """The CUDA toolkit; a wrapper script called nvcc elsewhere, as in /usr/local/bin, is none."""
+    """Find the CUDA toolkit; a wrapper script called nvcc, as in /usr/local/bin, does not count."""
     nvcc = shutil.which("nvcc")
     candidates = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
     candidates += [nvcc and Path(nvcc).resolve().parents[1], "/usr/local/cuda"]
@@ -56,7 +56,7 @@ def find_cuda_home() -> Path | None:
 
 
 def why_no_cuda(torch, cuda_home: Path | None) -> str:
-    """What stands against compiling CUDA kernels, "" if nothing does."""
+    """Return the reason why CUDA kernels cannot be compiled, or "" if they can."""
     if torch.version.cuda is None:
         return f"the installed PyTorch {torch.__version__} is a build without CUDA"
     if cuda_home is None:
@@ -68,14 +68,14 @@ def why_no_cuda(torch, cuda_home: Path | None) -> str:
 
 
 def nvidia_wheels() -> list[Path]:
-    """Folders with `include` and `lib` of CUDA's parts that pip installed along with PyTorch."""
+    """List the folders of CUDA's parts that pip installed with PyTorch."""
     spec = importlib.util.find_spec("nvidia")
     roots = [Path(folder) for folder in spec.submodule_search_locations] if spec else []
     return [folder for root in roots for folder in sorted(root.iterdir()) if folder.is_dir()]
 
 
 def extensions() -> dict:
-    """Arguments of `setup` that compile the operator, none for a pure-Python install."""
+    """Return the arguments of `setup` that compile the operator, or none for pure Python."""
     forced = wanted("FORCE_CUDA")
     if wanted("FORCE_PURE_PYTHON"):
         return {}
@@ -105,37 +105,37 @@ def extensions() -> dict:
         for suffix in ("cpp", "cu")
         for path in sorted((ROOT / CSRC / folder).glob(f"*.{suffix}"))
     ]
-    # With it, threads are PyTorch's own. Apple's compiler has none.
+    # OpenMP shares PyTorch's threads. Apple's compiler does not have it.
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
     arguments = {
         "sources": sources,
         "extra_link_args": openmp,
-        "py_limited_api": True,  # there is no Python in it: it suits any version
+        "py_limited_api": True,  # it does not use Python: it works with any version
         "extra_compile_args": {
-            # Contraction: a * b + c in one step. Psabi: a remark on vectors as arguments.
+            # Contraction computes a * b + c in one step. Psabi warns about vectors as arguments.
             "cxx": ["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *openmp],
             "nvcc": ["-O3"],
         },
     }
     if use_cuda:
         wheels = nvidia_wheels()
-        # Headers of PyTorch's CUDA libraries, which a bare nvcc comes without.
+        # Headers of PyTorch's CUDA libraries, which nvcc alone does not have.
         arguments["include_dirs"] = [str(f / "include") for f in wheels if (f / "include").is_dir()]
         runtime = [so for f in wheels for so in sorted((f / "lib").glob("libcudart.so.*"))]
         extension = cpp_extension.CUDAExtension("mask2former._C", **arguments)
-        if runtime:  # no name without version there, for which -lcudart looks
+        if runtime:  # -lcudart looks for a name without a version
             extension.libraries = [name for name in extension.libraries if name != "cudart"]
             extension.extra_link_args.append(str(runtime[0]))
     else:
         extension = cpp_extension.CppExtension("mask2former._C", **arguments)
 
     class Build(cpp_extension.BuildExtension):
-        """Goes on without the operator where it cannot be compiled, unless it was asked for."""
+        """Continues without the operator if it cannot be compiled and is not forced."""
 
         def run(self):
             try:
                 super().run()
-            # Whatever goes wrong in a compiler
+            # A compiler may fail in any way.
             except Exception as error:
                 if forced:
                     raise

@@ -1,10 +1,9 @@
-"""How much a model computes: operators counted while it runs on the meta device, without data.
+"""Counting what a model computes while it runs on the meta device, without data.
 
-The convention is that of fvcore as Detectron2 uses it, in which the numbers of papers are: a
-multiplication with an addition is one FLOP, a normalised value is 5, a bilinearly resized value 4,
-element by element arithmetic and batch norms are nothing. fvcore itself traces the model with
-`torch.jit`, which must run it on data, and does not know deformable attention, nor attention that
-is one operator.
+The convention is that of fvcore as Detectron2 uses it, which papers follow too: a multiplication
+with an addition is one FLOP, a normalised value costs 5, a bilinearly resized value 4, elementwise
+arithmetic and batch norms cost nothing. fvcore itself traces the model with `torch.jit`, which has
+to run it on data, and does not know deformable attention or attention in one operator.
 
 Shapes:
     B: batch, H, W: size of the network's input.
@@ -28,9 +27,10 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .modeling import ops  # noqa: F401  defines the attention operator
+from .utils.size import Size
 
 aten = torch.ops.aten
-# Parts of a model: attributes of it, and which of their methods run them.
+# Parts of a model: the path of the module and the method that runs it.
 _PARTS = {
     "backbone": ("backbone", "forward"),
     "pixel decoder": ("sem_seg_head.pixel_decoder", "forward_features"),
@@ -48,21 +48,21 @@ def build_on_meta(cfg: CfgNode) -> nn.Module:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    if "MASK_FORMER" in cfg.MODEL:  # which needs a data set to know things from stuff by
+    if "MASK_FORMER" in cfg.MODEL:  # panoptic inference needs a data set that names its things
         test = cfg.MODEL.MASK_FORMER.TEST
         test.INSTANCE_ON, test.SEMANTIC_ON, test.PANOPTIC_ON = True, False, False
     with torch.device("meta"):
         model = build_model(cfg)
     if not hasattr(model, "backbone") or not hasattr(model, "sem_seg_head"):
         raise ValueError(
-            f"a {cfg.MODEL.META_ARCHITECTURE} cannot be analysed, only what consists of a backbone "
-            "and a sem_seg_head: MaskFormer and SemanticSegmentor"
+            f"a {cfg.MODEL.META_ARCHITECTURE} cannot be analysed, only models of a backbone and a "
+            "sem_seg_head: MaskFormer and SemanticSegmentor"
         )
     return model.eval()
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
-    """Numbers of parameters of a model's parts; a parameter counts once."""
+    """Count the parameters of each part of a model; a shared parameter counts once."""
     counts = Counter(dict.fromkeys(_PARTS, 0))
     for name, parameter in model.named_parameters():
         parts = (part for part, (path, _) in _PARTS.items() if name.startswith(f"{path}."))
@@ -70,8 +70,8 @@ def parameters_by_part(model: nn.Module) -> dict[str, int]:
     return {part: count for part, count in counts.items() if count}
 
 
-def padded_size(model: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """The size that an image has within the model, which pads it."""
+def padded_size(model: nn.Module, height: int, width: int) -> Size:
+    """Return the size of an image after the model has padded it."""
     backbone: Any = model.backbone
     divisor = max(1, getattr(model, "size_divisibility", backbone.size_divisibility))
     return math.ceil(height / divisor) * divisor, math.ceil(width / divisor) * divisor
@@ -79,22 +79,24 @@ def padded_size(model: nn.Module, height: int, width: int) -> tuple[int, int]:
 
 @dataclass
 class OperatorCounts:
-    """What operators did, by part of the model and by operator."""
+    """What the operators of a model did, by part of the model and by operator."""
 
     flops: Counter[tuple[str, str]] = field(default_factory=Counter)
     activations: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Values that convolutions and products of matrices put out."""
+    """Output values of convolutions and matrix products."""
     unknown: Counter[str] = field(default_factory=Counter)
-    """Calls of operators that nothing is known of, and that count as 0."""
+    """Calls of operators whose cost is not known, and that count as 0."""
 
 
 def count_operators(model: nn.Module, height: int, width: int) -> OperatorCounts:
-    """Count what backbone and head do for one image; post-processing depends on what is found.
+    """Count what backbone and head do per image.
+
+    Post-processing is not counted: it depends on what the model finds.
 
     Args:
-        model: from `build_on_meta`.
-        height: H, a multiple of what the model pads to.
-        width: W.
+        model: a model from `build_on_meta`.
+        height: H, a multiple of the divisor that the model pads to.
+        width: W, likewise.
     """
     image = torch.empty(1, 3, height, width, device="meta")
     counter = _Counter()
@@ -104,7 +106,7 @@ def count_operators(model: nn.Module, height: int, width: int) -> OperatorCounts
 
 
 class _Counter(TorchDispatchMode):
-    """Sees all operators, of which those like `linear` and `einsum` have become products."""
+    """Sees all operators, below the level at which `linear` and `einsum` become products."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +131,7 @@ class _Counter(TorchDispatchMode):
 
 @contextmanager
 def _replaced(attributes: dict[str, Any], name: str, value: Any) -> Iterator[None]:
-    """Give an object an attribute of its own for a while."""
+    """Override an attribute of an object inside the context."""
     before = dict(attributes)
     attributes[name] = value
     try:
@@ -142,12 +144,12 @@ def _replaced(attributes: dict[str, Any], name: str, value: Any) -> Iterator[Non
 
 @contextmanager
 def _parts(model: nn.Module, counter: _Counter) -> Iterator[None]:
-    """Tell the counter which part runs."""
+    """Tell the counter inside the context which part of the model runs."""
     with ExitStack() as stack:
         for part, (path, method) in _PARTS.items():
             try:
                 module = model.get_submodule(path)
-            except AttributeError:  # heads of other kinds
+            except AttributeError:  # another kind of head
                 continue
             original = getattr(module, method)
 
@@ -168,7 +170,7 @@ def _convolution(args: Any, out: Tensor) -> int:
 
 
 def _deformable_convolution(args: Any, out: Tensor) -> int:
-    # Its inputs are sampled anew for each output: sums of four values with weights, masked.
+    # Every output samples the input anew: a masked, weighted sum of four values per sample.
     x, weight = args[:2]
     samples = x.shape[1] * math.prod(weight.shape[2:])
     return x.shape[0] * math.prod(out.shape[2:]) * (weight.numel() + 5 * samples)
@@ -189,7 +191,7 @@ def _attention(args: Any, out: Tensor) -> int:
 
 
 def _deformable_attention(args: Any, out: Tensor) -> int:
-    # Each sample is a sum of four values with weights, and is itself weighted, in each channel.
+    # Per channel, each sample is a weighted sum of four values and is then weighted itself.
     locations, channels = args[3], args[0].shape[-1]
     return 5 * (locations.numel() // 2) * channels
 
@@ -239,8 +241,8 @@ _NAMES = {
     aten.upsample_bilinear2d: "resizing",
     aten.upsample_nearest2d: "resizing",
 }
-# Beside arithmetic on elements, what only makes or moves them, reduces or normalises them, or
-# compares neighbours: counted as 0.
+# Counted as 0 besides elementwise arithmetic: operators that only create, move, reduce, normalise
+# or compare elements.
 _FREE = frozenset((
     "_native_batch_norm_legit_no_training", "native_batch_norm", "_softmax", "_safe_softmax",
     "all", "amax", "amin", "any", "argmax", "cumsum", "max", "mean", "min", "sum",

@@ -1,4 +1,4 @@
-"""Print what a report of a problem needs: `python -m mask2former.collect_env`."""
+"""Print what a bug report needs: `python -m mask2former.collect_env`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGES = ("torch", "torchvision", "triton", "detectron2", "numpy", "PIL", "hot
 
 
 def collect_env() -> str:
-    """A table of versions, hardware, compilers and what computes the operators where."""
+    """Format a table of versions, hardware, compilers and the operator's implementations."""
     rows = [
         ("mask2former", f"{mask2former.__version__} @ {Path(mask2former.__file__).parent}"),
         ("platform", platform.platform()),
@@ -69,7 +69,7 @@ def _first_line(command: list[str], containing: str = "") -> str:
 
 
 def _devices() -> list[str]:
-    """Types of device that tensors can be on here."""
+    """List the types of device that PyTorch can use here."""
     available = {
         "cuda": torch.cuda.is_available(),
         "xpu": torch.xpu.is_available(),
@@ -81,7 +81,7 @@ def _devices() -> list[str]:
 def _operator(device_type: str) -> str:
     try:
         name, reason = library.implementation(device_type)
-    except (RuntimeError, ValueError) as error:  # something is forced that is not there
+    except (RuntimeError, ValueError) as error:  # the forced implementation is not available
         return f"error: {error}"
     return f"{name} ({reason})"
 

@@ -3,12 +3,12 @@
 python -m mask2former.cli.analyze_model parameter flop \\
     --config-file configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml
 python -m mask2former.cli.analyze_model flop --config-file config.yaml --input photos/
-python -m mask2former.cli.analyze_model \\
-    structure --config-file config.yaml --opts MODEL.RESNETS.DEPTH 101
+python -m mask2former.cli.analyze_model structure --config-file config.yaml \\
+    --opts MODEL.RESNETS.DEPTH 101
 
-FLOPs and activations are of backbone and head for one image: means over the first 100 images of
-DATASETS.TEST, resized as in evaluation, if the data set is there, and else of one input of
-800x1216 pixels. A multiplication with an addition is one FLOP, as in papers.
+FLOPs and activations are those of backbone and head per image. They are means over the first 100
+images of DATASETS.TEST, resized as in evaluation, or the values for one input of 800x1216 pixels if
+the data set is not there. A multiplication with an addition counts as one FLOP, as in papers.
 """
 
 from __future__ import annotations
@@ -45,29 +45,27 @@ FIXED_SIZE = (800, 1216)
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--input", metavar="DIR", help="take the sizes of the images in this folder"
-    )
+    source.add_argument("--input", metavar="DIR", help="use the sizes of the images in this folder")
     source.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("HEIGHT", "WIDTH"),
-        help="one input of this size, which is not resized",
+        help="use one input of this size, without resizing",
     )
     parser.add_argument(
         "--num-inputs",
         type=int,
         default=100,
         metavar="N",
-        help="images of the data set or folder to take (default: %(default)s)",
+        help="number of images of the data set or folder to use (default: %(default)s)",
     )
     parser.add_argument(
         "--opts", nargs="*", default=[], metavar="KEY VALUE", help="config keys to change"
@@ -76,10 +74,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def input_sizes(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Size], str]:
-    """Sizes of the network's inputs before padding, and a text on where they are from.
+    """Return the sizes of the network's inputs before padding, and a text about their source.
 
     Raises:
-        ValueError: a size or an image is none.
+        ValueError: a size is not positive, the folder has no images or a file is not an image.
     """
     if args.size is not None:
         if min(args.size) < 1:
@@ -129,9 +127,9 @@ def _resized(cfg: CfgNode, size: Size) -> Size:
 
 
 def count_all(model: nn.Module, sizes: Sequence[Size]) -> list[OperatorCounts]:
-    """What is counted for inputs of these sizes, before padding."""
+    """Count operators for inputs of these sizes, which are sizes before padding."""
     padded = [padded_size(model, *size) for size in sizes]
-    # Nothing but the size matters, and photographs have few.
+    # Only the size matters, and a set of photographs has few different sizes.
     known = {
         size: count_operators(model, *size)
         for size in tqdm(sorted(set(padded)), desc="sizes", delay=2)
@@ -140,7 +138,7 @@ def count_all(model: nn.Module, sizes: Sequence[Size]) -> list[OperatorCounts]:
 
 
 def report_counts(counts: Sequence[Counter[tuple[str, str]]], unit: float, name: str) -> str:
-    """A table of means by operator and part, and the mean and standard deviation of all."""
+    """Format a table of means per operator and part, and the mean and deviation of the sums."""
     total: Counter[tuple[str, str]] = Counter()
     for count in counts:
         total.update(count)
@@ -163,7 +161,7 @@ def report_counts(counts: Sequence[Counter[tuple[str, str]]], unit: float, name:
 
 
 def report_parameters(model: nn.Module) -> str:
-    """A table of parameters by part."""
+    """Format a table of parameters per part."""
     counts = parameters_by_part(model)
     rows = [[part, count, count / 1e6] for part, count in counts.items()]
     total = sum(counts.values())
@@ -172,7 +170,7 @@ def report_parameters(model: nn.Module) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     try:
@@ -204,11 +202,11 @@ def _report_operators(
     unknown = sum((c.unknown for c in counts), Counter[str]())
     if unknown:
         listed = ", ".join(f"{name} ({calls} calls)" for name, calls in unknown.items())
-        print(f"NOT COUNTED, as nothing is known of them: {listed}")
+        print(f"NOT COUNTED, because their cost is not known: {listed}")
     else:
         print(
-            "Counted as 0: element by element arithmetic, softmax, pooling, batch norms, moving "
-            "data. All operators are known."
+            "Counted as 0: elementwise arithmetic, softmax, pooling, batch norms and moving data. "
+            "All operators are known."
         )
 
 

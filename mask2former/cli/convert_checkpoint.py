@@ -2,19 +2,21 @@
 
 python -m mask2former.cli.convert_checkpoint \\
     --from hf mask2former-swin-base-coco-instance/ --to d2 swin.pth
-    writes swin.pth (or .pkl, .safetensors), swin.yaml and metadata.json, which names the classes
-python -m mask2former.cli.convert_checkpoint --from d2 output/model_final.pth --to hf output/hf/
-    also reads the config and metadata.json beside the weights, and writes what
-    transformers' Mask2FormerForUniversalSegmentation.from_pretrained("output/hf/") wants
+python -m mask2former.cli.convert_checkpoint \\
+    --from d2 output/model_final.pth --to hf output/hf/
 
-Neither training nor the demo needs the first: they take a Hugging Face folder as --config-file.
+The first command writes swin.pth (or .pkl, .safetensors), swin.yaml and metadata.json, which names
+the classes. Training and the demo do not need it: they take a Hugging Face folder as --config-file.
+
+The second command also reads the config and metadata.json beside the weights. It writes a folder
+for transformers' Mask2FormerForUniversalSegmentation.from_pretrained("output/hf/").
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,13 +45,14 @@ from ..data.metadata import METADATA_FILE, read_metadata, write_metadata
 from ..engine.setup import add_trust_flags
 from ..structures import Classes
 from ..tasks import TASKS
+from ..utils.files import write_json
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,7 +66,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         choices=TASKS,
-        help="what the model of a Hugging Face folder is for, if the folder does not say",
+        help="task of the model in a Hugging Face folder that does not state it",
     )
     parser.add_argument(
         "--config-file",
@@ -82,10 +85,10 @@ def from_hf(
     """Write a Detectron2 checkpoint, its config and the names of its classes.
 
     Returns:
-        a summary for the user.
+        A summary for the user.
 
     Raises:
-        WeightsError: the folder is not a Mask2Former of a known kind, or a file exists.
+        WeightsError: the folder does not hold a Mask2Former of a known kind, or a file exists.
     """
     config_file, metadata_file = file.with_suffix(".yaml"), file.with_name(METADATA_FILE)
     _refuse_existing((file, config_file, metadata_file), overwrite)
@@ -118,11 +121,11 @@ def to_hf(
     """Write a Hugging Face folder.
 
     Returns:
-        a summary for the user.
+        A summary for the user.
 
     Raises:
-        ValueError: the config, the weights or the names of the classes do not fit one another, or
-            are of a model that Hugging Face's cannot be, or a file exists.
+        ValueError: the config, the weights and the names of the classes do not fit one another,
+            Hugging Face's Mask2Former cannot be such a model, or a file exists.
     """
     weights_name, config_name = "model.safetensors", "config.json"
     new_names = (weights_name, config_name, PREPROCESSOR_FILE)
@@ -142,17 +145,18 @@ def to_hf(
     with _moved_at_the_end(folder) as new:
         write_checkpoint({"model": theirs}, new / weights_name)
         for name, content in contents.items():
-            (new / name).write_text(json.dumps(content, indent=2) + "\n")
+            write_json(new / name, content, indent=2)
     return f"{folder}: {_summary(theirs, cfg, names)}"
 
 
 def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list[int] | None]:
-    """Names of the classes, and of a panoptic model which of them are things.
+    """Find the names of a model's classes, and the indices of a panoptic model's things.
 
-    From `metadata.json` in one of the folders, else from the registered data sets of the config.
+    They come from `metadata.json` in one of the folders, or else from the registered data sets of
+    the config.
 
     Raises:
-        WeightsError: neither names as many classes as the model has.
+        WeightsError: none of these names as many classes as the model has.
     """
     task, count = task_of_cfg(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     sources: list[tuple[str, dict[str, Any]]] = [
@@ -173,8 +177,8 @@ def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list
         tried.append(f"{source} names {len(found)}")
     raise WeightsError(
         f"the names of the model's {count} classes are not known: "
-        f"{'; '.join(tried) or 'DATASETS is empty'}. Put a {METADATA_FILE} as train_net.py writes "
-        "it beside the checkpoint"
+        f"{'; '.join(tried) or 'DATASETS is empty'}. Put a {METADATA_FILE}, as train_net.py writes "
+        "it, beside the checkpoint"
     )
 
 
@@ -193,7 +197,7 @@ def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
 
 @contextmanager
 def _moved_at_the_end(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder, whose files move to `folder` when all are complete."""
+    """Yield a temporary folder, whose files move to `folder` when all are complete."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".converting.") as temporary:
         yield Path(temporary)
@@ -210,9 +214,12 @@ def _complete(state: dict[str, Tensor], cfg: CfgNode) -> None:
 
 def _check_fit(state: dict[str, Tensor], cfg: CfgNode, source: Path) -> None:
     cfg = cfg.clone()
-    cfg.MODEL.DEVICE = "meta"  # names and shapes are all that matters
+    cfg.MODEL.DEVICE = "meta"  # only names and shapes matter
     test = cfg.MODEL.MASK_FORMER.TEST
-    test.PANOPTIC_ON, test.SEMANTIC_ON = False, True  # which needs to know no classes
+    test.PANOPTIC_ON, test.SEMANTIC_ON = (
+        False,
+        True,
+    )  # panoptic needs the things
     with torch.device("meta"):
         model = build_model(cfg).state_dict()
     fit = compare(state, model)
@@ -228,17 +235,17 @@ def _summary(state: dict[str, Tensor], cfg: CfgNode, names: Sequence[str]) -> st
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Convert."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     (source_form, source), (target_form, target) = args.source, args.target
     if {source_form, target_form} != set(FORMS):
         parser.error("convert --from hf DIR --to d2 FILE, or --from d2 FILE --to hf DIR")
     if args.task and source_form == "d2":
-        parser.error("--task is of --from hf: the config of a Detectron2 checkpoint says the task")
+        parser.error("--task goes with --from hf: a Detectron2 checkpoint has its config")
     if args.config_file and source_form == "hf":
-        parser.error("--config-file is of --from d2: a Hugging Face folder has its own config")
+        parser.error("--config-file goes with --from d2: a Hugging Face folder has its own config")
     try:
         if source_form == "hf":
             summary = from_hf(
@@ -260,7 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     print(summary)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

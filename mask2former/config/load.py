@@ -1,4 +1,4 @@
-"""Reading a config: a YAML file, or the folder of a Hugging Face model."""
+"""Reading a config from a YAML file or from the folder of a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .merge import merge_file, merge_overrides
 def load_config(
     config_file: str, overrides: Sequence[object] = (), allow_unsafe: bool = False
 ) -> CfgNode:
-    """Read a config file over Detectron2's and this package's defaults.
+    """Merge a config file into Detectron2's and this package's defaults.
 
     Args:
         config_file: path (or URL that Detectron2's `PathManager` opens) of a YAML file, or a
-            folder of a Hugging Face Mask2Former, whose weights are then `MODEL.WEIGHTS`.
+            folder of a Hugging Face Mask2Former, which then is the `MODEL.WEIGHTS`.
         overrides: `[key, value, key, value, ...]`, as typed after the options of `train_net.py`.
         allow_unsafe: construct Python objects from YAML tags such as `!!python/object/apply`.
-            That runs code of the file's author.
+            This runs code written by the file's author.
 
     Returns:
-        the config, not frozen.
+        The config, not frozen.
 
     Raises:
-        ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type,
-            or a tag would run Python and `allow_unsafe` is false.
+        ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type, or
+            a tag would run Python and `allow_unsafe` is false.
     """
     cfg = get_cfg()
     add_maskformer2_config(cfg)

@@ -1,7 +1,7 @@
 """Merging config files and command-line overrides, safely and with readable errors.
 
-Detectron2's `CfgNode.merge_from_file` runs Python from YAML tags unless told otherwise, and says of
-a wrong key neither the file it stands in nor what it may have meant. These functions check first.
+Detectron2's `CfgNode.merge_from_file` runs Python from YAML tags unless told otherwise. Its message
+about a wrong key names neither the file nor a similar key. These functions check the files first.
 """
 
 import difflib
@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-# A config file's path and its content, parsed but not turned into Python objects.
+# The path of a config file and its content, parsed but not turned into Python objects.
 ComposedFile = tuple[str, yaml.MappingNode]
 
 
@@ -25,13 +25,13 @@ def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> No
         cfg: holds every key that the file may set.
         config_file: path, or URL that Detectron2's `PathManager` opens.
         allow_unsafe: construct Python objects from YAML tags such as `!!python/object/apply`.
-            That runs code of the file's author.
+            This runs code written by the file's author.
 
     Raises:
         ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type,
             or a tag would run Python and `allow_unsafe` is false.
     """
-    # Composing builds no objects, so this reads the files safely whatever their tags.
+    # Composing builds no objects, so it is safe whatever tags the files have.
     files = list(_compose_with_bases(str(config_file)))
     problems = [
         f"{name}:{problem}" for name, root in files for problem in _wrong_keys(root, cfg, cfg)
@@ -66,7 +66,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
             f"{' '.join(map(str, overrides))}"
         )
     known = set(_dotted_keys(cfg))
-    # One pair at a time, so that an error is about a known pair.
+    # Merging one pair at a time shows which pair an error is about.
     for key, value in zip(map(str, overrides[::2]), overrides[1::2], strict=True):
         if key not in known:
             raise ValueError(f"config override '{key} {value}': {_unknown(key, cfg)}")
@@ -77,7 +77,7 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
 
 
 def _compose_with_bases(config_file: str, parents: tuple[str, ...] = ()) -> Iterator[ComposedFile]:
-    """Yield a config file and its bases; a file comes before those it overrides."""
+    """Yield a config file and then its bases: a file comes before those that it overrides."""
     named_by = f" (the _BASE_ of {parents[-1]})" if parents else ""
     if config_file in parents:
         raise ValueError(f"_BASE_ leads in a circle: {' -> '.join((*parents, config_file))}")
@@ -112,13 +112,13 @@ def _base_names(config_file: str, root: yaml.MappingNode) -> list[str]:
 def _wrong_keys(
     node: yaml.MappingNode, level: CfgNode, cfg: CfgNode, prefix: str = ""
 ) -> Iterator[str]:
-    """Yield `line: problem` for each key of `node` that `level`, a part of `cfg`, cannot take."""
+    """Yield `line: problem` for each key of `node` that does not fit `level`, a part of `cfg`."""
     for key_node, value in node.value:
         key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "[...]"
         if key == BASE_KEY and not prefix:
             continue
         line = key_node.start_mark.line + 1
-        if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *anchor" stands for these keys
+        if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *anchor" inserts these keys
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 yield from _wrong_keys(merged, level, cfg, prefix)
         elif key not in level:
@@ -132,7 +132,7 @@ def _wrong_keys(
 
 def _unknown(key: str, cfg: CfgNode) -> str:
     known = list(_dotted_keys(cfg))
-    # The right name at the wrong place is likelier than a similar name.
+    # The right name in the wrong section is a likelier mistake than a misspelt name.
     last = key.rpartition(".")[2]
     nearest = [k for k in known if k.rpartition(".")[2] == last]
     nearest = difflib.get_close_matches(key, nearest or known, n=1, cutoff=0.0 if nearest else 0.6)
@@ -147,7 +147,7 @@ def _dotted_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
 
 
 def _type_mismatch(error: Exception) -> tuple[str | None, str]:
-    """Return the key that a failed merge is about, if it tells, and a message about it."""
+    """Return the key that a failed merge names, or None, and a message about it."""
     text = str(error)
     found = re.search(
         r"<class '([^']*)'> vs\. <class '([^']*)'>\) with values \((.*) vs\. (.*)\) "

@@ -20,7 +20,7 @@ from ..checkpoint.sources import PUBLISHED_URL
 from ..config import load_config
 
 WEIGHTS_TABLE = "https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md"
-# What the name of the file of weights ends in, of the models for which that is certain.
+# The end of the name of the weights file, for the models for which it is certain.
 WEIGHTS_HASHES = {
     "coco/instance-segmentation/maskformer2_R50_bs16_50ep": "3c8ec9",
     "coco/instance-segmentation/swin/maskformer2_swin_large_IN21k_384_bs16_100ep": "e5f453",
@@ -36,12 +36,13 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
 
     Args:
         name: see the top of this module.
-        trained: load the published weights, which downloads them the first time; otherwise all
+        trained: load the published weights, which are downloaded the first time. Otherwise all
             weights are random, and no file is read.
-        device: instead of the config's, which is CUDA where there is any and else the CPU.
+        device: the device of the model. By default the config's if CUDA is available, or else the
+            CPU.
 
     Returns:
-        the model, in training mode as `detectron2.model_zoo.get` returns it.
+        The model, in training mode like the models of `detectron2.model_zoo.get`.
 
     Raises:
         ValueError: no config has this name, or the address of its weights is not known. It is
@@ -63,8 +64,8 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
 
     Args:
         name: see the top of this module.
-        trained: set ``MODEL.WEIGHTS`` to the published weights; otherwise it stays as in the
-            config, where it is the ImageNet backbone that training starts from.
+        trained: set ``MODEL.WEIGHTS`` to the published weights. Otherwise it stays as in the
+            config: the ImageNet backbone that training starts from.
 
     Raises:
         ValueError: no config has this name, or the address of its weights is not known.
@@ -76,10 +77,10 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config file, which stays valid as long as this package is installed.
+    """Return the path of a config file, which exists as long as this package is installed.
 
     Args:
-        name: see the top of this module; the files that configs derive from may be named too.
+        name: see the top of this module. Files that other configs derive from have names too.
 
     Raises:
         ValueError: no config has this name.
@@ -92,7 +93,9 @@ def get_config_file(name: str) -> str:
 
 
 def get_checkpoint_url(name: str) -> str:
-    """Address of the published weights, which are licensed CC BY-NC 4.0: no commercial use.
+    """Return the URL of the published weights.
+
+    They are licensed CC BY-NC 4.0: no commercial use.
 
     Args:
         name: see the top of this module.
@@ -100,10 +103,10 @@ def get_checkpoint_url(name: str) -> str:
     Raises:
         ValueError: no config has this name, or the address of its weights is not known.
     """
-    get_config_file(name)  # so that an unknown name is said to be one
+    get_config_file(name)  # raises for an unknown name
     name = name.removesuffix(".yaml")
     if name not in model_names():
-        raise ValueError(f"{name} is no published model: there are no weights of it")
+        raise ValueError(f"{name} is not a published model: there are no weights of it")
     if name not in WEIGHTS_HASHES:
         raise ValueError(
             f"this version does not know the address of the weights of {name}. Look it up in "
@@ -115,7 +118,7 @@ def get_checkpoint_url(name: str) -> str:
 
 
 def model_names() -> list[str]:
-    """Names of the published models, sorted, without ".yaml"."""
+    """List the names of the published models, sorted, without ".yaml"."""
     return [
         name
         for name in _config_files()
@@ -130,12 +133,14 @@ def _config_files() -> dict[str, Path]:
     folder = installed if installed.is_dir() else checkout
     files = sorted(folder.rglob("*.yaml"))
     if not files:
-        raise FileNotFoundError(f"mask2former is installed without its configs, no {installed}")
+        raise FileNotFoundError(
+            f"mask2former is installed without its configs: no {installed}"
+        )
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
 def _suggestion(name: str) -> str:
-    """Names to write instead: of the same file elsewhere, or else similar ones."""
+    """Suggest names to write instead: the same file in other folders, or else similar names."""
     names, file = model_names(), name.rpartition("/")[2]
     elsewhere = [known for known in names if known.rpartition("/")[2] == file]
     close = difflib.get_close_matches(name, elsewhere or names, cutoff=0.0 if elsewhere else 0.5)

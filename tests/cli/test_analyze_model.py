@@ -54,7 +54,7 @@ def by_fvcore(analysis, cfg, height: int, width: int) -> Counter:
 
 
 def summed(counts: Counter) -> Counter:
-    """By operator, whatever the part."""
+    """Sum over the parts, by operator."""
     sums = Counter()
     for (_, name), value in counts.items():
         sums[name] += value

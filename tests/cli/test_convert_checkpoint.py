@@ -1,4 +1,4 @@
-"""The command line that converts: what it writes loads on the other side, with the same numbers."""
+"""The command line that converts: both libraries load what it writes, with the same numbers."""
 
 import json
 import os
@@ -223,8 +223,11 @@ def test_weights_of_another_model_are_reported(folder, tmp_path, capsys):
         (("--from", "hf", "a", "--to", "hf", "b"), "convert --from hf DIR --to d2 FILE"),
         (("--from", "onnx", "a", "--to", "d2", "b"), "convert --from hf DIR --to d2 FILE"),
         (("--from", "hf", "a", "--to", "d2"), "expected 2 arguments"),
-        (("--from", "d2", "a", "--to", "hf", "b", "--task", "instance"), "--task is of --from hf"),
-        (("--from", "hf", "a", "--to", "d2", "b", "--config-file", "c"), "--config-file is of"),
+        (
+            ("--from", "d2", "a", "--to", "hf", "b", "--task", "instance"),
+            "--task goes with",
+        ),
+        (("--from", "hf", "a", "--to", "d2", "b", "--config-file", "c"), "--config-file goes with"),
     ],
 )
 def test_wrong_commands(arguments, message, capsys):

@@ -88,7 +88,7 @@ def test_unknown_address_of_weights(name):
 @pytest.mark.parametrize("name", ["quickstart/instance", "common/training"])
 def test_what_is_not_published_has_no_weights(name):
     assert Path(model_zoo.get_config_file(name)).is_file()
-    with pytest.raises(ValueError, match=f"{name} is no published model"):
+    with pytest.raises(ValueError, match=f"{name} is not a published model"):
         model_zoo.get_config(name, trained=True)
 
 
