@@ -3,9 +3,9 @@
     python benchmarks/bench_evaluation.py --images 1000 --detections 100 --classes 80 --maps 200
 
 Both sides get the same ground truth and the same predictions, and must give the same numbers. The
-first table is AP of predictions that already are in COCO's result format, the second the run-length
-encoding of masks. The third is all of panoptic and of semantic evaluation, from the outputs of a
-model to the numbers; for the former `panopticapi` (on PyPI: panopticapi-lite) has to be installed,
+first rows are AP of predictions that are already in COCO's result format, the next ones the
+run-length encoding of masks. The second table is all of panoptic and semantic evaluation, from the
+outputs of a model to the numbers. Its panoptic rows need `panopticapi` (on PyPI: panopticapi-lite),
 which uses all cores, while ours uses one.
 """
 
@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ from mask2former.evaluation.average_precision import (
 )
 
 HEIGHT, WIDTH = 480, 640
+ROW = "{:<44}{:>14}{:>10}{:>8}{:>20}"
 
 
 def _blob(rng: np.random.Generator) -> np.ndarray:
-    """A wobbly outline (24, 2) with a size between 6 and 150 pixels, log-uniform."""
+    """Draw a wobbly outline (24, 2) whose size is log-uniform between 6 and 150 pixels."""
     angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     radius = np.exp(rng.uniform(np.log(6), np.log(150)))
     radius = radius * (1 + 0.25 * np.sin(3 * angle + rng.uniform(0, 6)))
@@ -59,7 +61,7 @@ def _rle(outline: np.ndarray) -> dict[str, Any]:
 
 
 def make_load(images: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
-    """Annotations, seven an image on average, and predictions, two fifths of them near a truth."""
+    """Make seven annotations per image on average, and predictions, two fifths near an object."""
     rng = np.random.default_rng(0)
     annotations: list[dict] = []
     results: list[dict] = []
@@ -103,7 +105,7 @@ def make_load(images: int, detections: int, classes: int) -> tuple[dict, list[di
 
 
 def evaluate_with_pycocotools(dataset: dict, results: list[dict], task: str) -> np.ndarray:
-    """The twelve numbers, by what Detectron2 runs without its compiled extension."""
+    """Compute the twelve numbers with what Detectron2 runs without its compiled extension."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = dataset
@@ -120,18 +122,17 @@ def evaluate_with_pycocotools(dataset: dict, results: list[dict], task: str) -> 
 
 
 def evaluate_with_ours(dataset: dict, results: list[dict], task: str) -> np.ndarray:
-    """The twelve numbers, by what `COCOInstanceEvaluator` runs."""
+    """Compute the twelve numbers with what `COCOInstanceEvaluator` runs."""
     ids = [category["id"] for category in dataset["categories"]]
-    arrays = match_results(
-        load_ground_truth(dataset), results, task, [1, 10, 100], ids, image_ids=None
-    )
+    truth = load_ground_truth(dataset)
+    arrays = match_results(truth, results, task, [1, 10, 100], ids, image_ids=None)
     return summarize_coco(arrays["precision"], arrays["recall"])
 
 
 def time_both(
     slow: Callable[[], Any], fast: Callable[[], Any], repeats: int
 ) -> tuple[float, float, Any, Any]:
-    """Median seconds of two functions, run in turn, and what each returned."""
+    """Return the median seconds of two functions, run in turn, and what each returned."""
     times: tuple[list[float], list[float]] = ([], [])
     returned: list[Any] = [None, None]
     for _ in range(repeats):
@@ -142,18 +143,23 @@ def time_both(
     return statistics.median(times[0]), statistics.median(times[1]), returned[0], returned[1]
 
 
+def print_row(label: str, slow: float, fast: float, difference: str) -> None:
+    """Print the seconds of both sides, their ratio and how far their results differ."""
+    print(ROW.format(label, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}", difference))
+
+
 def encode_with_pycocotools(masks: np.ndarray) -> list[dict]:
-    """As Detectron2's evaluator does: a copy in column order for each mask."""
+    """Encode as Detectron2's evaluator does, with a copy in column order per mask."""
     return [mask_util.encode(np.array(m[:, :, None], order="F", dtype="uint8"))[0] for m in masks]
 
 
 def encode_with_ours(masks: np.ndarray) -> list[dict]:
-    """As `instances_to_coco_results` does."""
+    """Encode as `instances_to_coco_results` does."""
     return [hotcoco.mask.encode(mask) for mask in masks]
 
 
 def _segments(rng: np.random.Generator, height: int, width: int, number: int) -> np.ndarray:
-    """(H, W) numbers from 1 of segments with wobbly outlines, each nearest to its center."""
+    """Number the pixels (H, W) by segments with wobbly outlines, counting from 1."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     y += 6 * np.sin(x / 17)
     x += 6 * np.sin(y / 13)
@@ -163,7 +169,7 @@ def _segments(rng: np.random.Generator, height: int, width: int, number: int) ->
 
 
 def make_maps(folder: Path, images: int, classes: int) -> str:
-    """Write panoptic and semantic ground truth, 12 segments an image; return the set's name."""
+    """Write ground truth with 12 segments per image, and return the name of the data set."""
     rng = np.random.default_rng(0)
     names = [f"class {k}" for k in range(classes)]
     things = range(classes // 2)
@@ -190,14 +196,11 @@ def make_maps(folder: Path, images: int, classes: int) -> str:
             }
             for s in np.unique(ids).tolist()
         ]
-        content["images"].append(
-            {"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH}
-        )
+        image = {"id": i, "file_name": f"{i}.jpg", "height": HEIGHT, "width": WIDTH}
+        content["images"].append(image)
         content["annotations"].append({"image_id": i, "file_name": png, "segments_info": segments})
-        path = str(folder / f"{i:06d}.jpg")
-        records.append(
-            {"file_name": path, "image_id": i, "sem_seg_file_name": str(folder / labels)}
-        )
+        record = {"file_name": str(folder / f"{i:06d}.jpg"), "image_id": i}
+        records.append({**record, "sem_seg_file_name": str(folder / labels)})
     (folder / "panoptic.json").write_text(json.dumps(content))
     DatasetCatalog.register("bench_evaluation", lambda: records)
     MetadataCatalog.get("bench_evaluation").set(
@@ -212,18 +215,17 @@ def make_maps(folder: Path, images: int, classes: int) -> str:
 
 
 def make_outputs(name: str, classes: int) -> list[tuple[dict, dict]]:
-    """What a model gets and returns: the ground truth moved by a few pixels.
+    """Make what a model gets and returns: the ground truth moved by a few pixels.
 
-    The semantic scores of all images share their memory, in a tensor that stays the same: 150
-    classes of 200 images would take 37 GB.
+    All images have the same semantic scores in the same memory: 150 classes of 200 images would
+    take 37 GB.
     """
     rng = np.random.default_rng(1)
     annotations = json.loads(Path(MetadataCatalog.get(name).panoptic_json).read_text())
     scores = torch.from_numpy(rng.uniform(size=(classes, HEIGHT, WIDTH)).astype(np.float32))
     outputs = []
-    for record, annotation in zip(
-        DatasetCatalog.get(name), annotations["annotations"], strict=True
-    ):
+    pairs = zip(DatasetCatalog.get(name), annotations["annotations"], strict=True)
+    for record, annotation in pairs:
         path = Path(MetadataCatalog.get(name).panoptic_root, annotation["file_name"])
         ids = np.asarray(Image.open(path)).astype(np.int32)[..., 1]
         moved = torch.from_numpy(np.roll(ids, rng.integers(-9, 10, 2), (0, 1)))
@@ -242,7 +244,7 @@ def make_outputs(name: str, classes: int) -> list[tuple[dict, dict]]:
 def evaluate(
     make: Callable[[], DatasetEvaluator], outputs: list[tuple[dict, dict]]
 ) -> dict[str, float]:
-    """The numbers of an evaluator, from its making on."""
+    """Make an evaluator, run it, and return its numbers."""
     evaluator = make()
     evaluator.reset()
     for inputs, output in copy.deepcopy([(i, {**o, "sem_seg": None}) for i, o in outputs]):
@@ -254,64 +256,56 @@ def evaluate(
 
 
 def read_labels(path: str, dtype: type) -> np.ndarray:
-    """For Detectron2, whose own way to read label maps fails with numpy 2."""
+    """Read label maps for Detectron2, whose own function fails with NumPy 2."""
     return np.asarray(Image.open(path)).astype(dtype)
 
 
 def compare_maps(images: int, classes: int, repeats: int) -> None:
-    """Print the third table."""
+    """Print the second table."""
     logging.disable(logging.WARNING)
-    row = "{:<44}{:>14}{:>10}{:>8}{:>20}"
     print(f"\n{images} images {WIDTH}x{HEIGHT}, {classes} classes; medians of {repeats} runs")
-    print(row.format("", "Detectron2 s", "ours s", "ratio", "largest difference"))
+    print(ROW.format("", "Detectron2 s", "ours s", "ratio", "largest difference"))
     with tempfile.TemporaryDirectory() as temporary:
         name = make_maps(Path(temporary), images, classes)
         outputs = make_outputs(name, classes)
         theirs_dir, ours_dir = f"{temporary}/theirs", f"{temporary}/ours"
+        semantic = partial(SemSegEvaluator, name, sem_seg_loading_fn=read_labels)
+        panoptic = partial(COCOPanopticEvaluator, name)
+        our_semantic = partial(SemanticEvaluator, name)
+        our_panoptic = partial(PanopticEvaluator, name)
         comparisons: list[tuple[str, Callable, Callable]] = [
             (
                 "mIoU, predictions written",
-                lambda: SemSegEvaluator(
-                    name, output_dir=theirs_dir, sem_seg_loading_fn=read_labels
-                ),
-                lambda: SemanticEvaluator(name, ours_dir),
+                partial(semantic, output_dir=theirs_dir),
+                partial(our_semantic, ours_dir),
             ),
-            (
-                "mIoU",
-                lambda: SemSegEvaluator(name, sem_seg_loading_fn=read_labels),
-                lambda: SemanticEvaluator(name),
-            ),
+            ("mIoU", semantic, our_semantic),
         ]
         if importlib.util.find_spec("panopticapi"):
             comparisons += [
                 (
                     "PQ, predictions written (theirs: JSON only)",
-                    lambda: COCOPanopticEvaluator(name, theirs_dir),
-                    lambda: PanopticEvaluator(name, ours_dir),
+                    partial(panoptic, theirs_dir),
+                    partial(our_panoptic, ours_dir),
                 ),
-                ("PQ", lambda: COCOPanopticEvaluator(name), lambda: PanopticEvaluator(name)),
+                ("PQ", panoptic, our_panoptic),
             ]
         for label, theirs, ours in comparisons:
             with contextlib.redirect_stdout(io.StringIO()):
                 slow, fast, expected, found = time_both(
-                    lambda theirs=theirs: evaluate(theirs, outputs),
-                    lambda ours=ours: evaluate(ours, outputs),
-                    repeats,
+                    partial(evaluate, theirs, outputs), partial(evaluate, ours, outputs), repeats
                 )
             difference = np.nanmax([abs(expected[key] - value) for key, value in found.items()])
-            print(
-                row.format(
-                    label, f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f}", f"{difference:.1e}"
-                )
-            )
+            print_row(label, slow, fast, f"{difference:.1e}")
         start = time.perf_counter()
         for _, output in outputs:
             output["sem_seg"].argmax(0)
-        print(f"of mIoU, finding the best of {classes} scores: {time.perf_counter() - start:.2f} s")
+        seconds = time.perf_counter() - start
+        print(f"part of mIoU: finding the best of {classes} scores: {seconds:.2f} s")
 
 
 def main() -> None:
-    """Run both and print the tables."""
+    """Run both sides and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--detections", type=int, default=100, help="per image")
@@ -325,16 +319,14 @@ def main() -> None:
         f"{args.images} images, {len(dataset['annotations'])} objects, {len(results)} detections, "
         f"{args.classes} classes; medians of {args.repeats} runs"
     )
-    row = "{:<22}{:>14}{:>10}{:>8}{:>20}"
-    print(row.format("", "pycocotools s", "ours s", "ratio", "largest difference"))
+    print(ROW.format("", "pycocotools s", "ours s", "ratio", "largest difference"))
     for task in ("bbox", "segm"):
         slow, fast, expected, ours = time_both(
-            lambda task=task: evaluate_with_pycocotools(dataset, results, task),
-            lambda task=task: evaluate_with_ours(dataset, results, task),
+            partial(evaluate_with_pycocotools, dataset, results, task),
+            partial(evaluate_with_ours, dataset, results, task),
             args.repeats,
         )
-        difference = f"{np.abs(expected - ours).max():.1e}"
-        print(row.format(task, f"{slow:.2f}", f"{fast:.2f}", f"{slow / fast:.1f}", difference))
+        print_row(task, slow, fast, f"{np.abs(expected - ours).max():.1e}")
 
     for count, height, width in ((100, 480, 640), (10, 3000, 4000)):
         rng = np.random.default_rng(0)
@@ -346,13 +338,10 @@ def main() -> None:
             ]
         )
         slow, fast, expected, ours = time_both(
-            lambda masks=masks: encode_with_pycocotools(masks),
-            lambda masks=masks: encode_with_ours(masks),
-            args.repeats,
+            partial(encode_with_pycocotools, masks), partial(encode_with_ours, masks), args.repeats
         )
-        same = "none" if expected == ours else "DIFFERENT"
-        name = f"encode {count} {width}x{height}"
-        print(row.format(name, f"{slow:.3f}", f"{fast:.3f}", f"{slow / fast:.1f}", same))
+        difference = "none" if expected == ours else "DIFFERENT"
+        print_row(f"encode {count} masks {width}x{height}", slow, fast, difference)
     compare_maps(args.maps, 133, args.repeats)
 
 

@@ -133,9 +133,7 @@ def _config_files() -> dict[str, Path]:
     folder = installed if installed.is_dir() else checkout
     files = sorted(folder.rglob("*.yaml"))
     if not files:
-        raise FileNotFoundError(
-            f"mask2former is installed without its configs: no {installed}"
-        )
+        raise FileNotFoundError(f"mask2former is installed without its configs: no {installed}")
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
