@@ -46,6 +46,11 @@ def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     )
 
 
+def percent(values: np.ndarray) -> list[float]:
+    """Return numbers of `summarize_coco` in percent, with NaN in place of -1."""
+    return np.where(values < 0, np.nan, 100 * values).tolist()
+
+
 def integer_image_ids(image_ids: Collection[Hashable]) -> dict[Hashable, int]:
     """Number images for hotcoco, which takes no other ids than integers; such stay as they are."""
     if all(isinstance(image_id, int) and image_id >= 0 for image_id in image_ids):

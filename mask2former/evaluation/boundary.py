@@ -23,7 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import minimum_filter
 from tqdm import tqdm
 
-from .average_precision import summarize_coco
+from .average_precision import percent, summarize_coco
 
 DILATION_RATIO = 0.02
 
@@ -124,7 +124,7 @@ def boundary_average_precision(
     precision = evaluation.eval["precision"]  # (T, R, K, A, M)
     stats = summarize_coco(precision, evaluation.eval["recall"])[:6]
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-    scores = dict(zip(names, _percent(stats), strict=True))
+    scores = dict(zip(names, percent(stats), strict=True))
     for k, category in enumerate(categories):
         values = precision[:, :, k, 0, -1]
         values = values[values > -1]
@@ -186,7 +186,3 @@ def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> No
             f"{len(without)} of {len(results)} predictions have no segmentation, such as one for "
             f"image {without[0]['image_id']!r}"
         )
-
-
-def _percent(values: np.ndarray) -> list[float]:
-    return np.where(values < 0, np.nan, 100 * values).tolist()

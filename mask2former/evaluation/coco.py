@@ -27,7 +27,13 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
-from .average_precision import integer_image_ids, load_ground_truth, match_results, summarize_coco
+from .average_precision import (
+    integer_image_ids,
+    load_ground_truth,
+    match_results,
+    percent,
+    summarize_coco,
+)
 from .instance_truth import PanopticInstances
 
 _TASKS = ("bbox", "segm")
@@ -255,8 +261,9 @@ class COCOInstanceEvaluator(COCOEvaluator):
 
     def _log_recalls(self, task: str, stats: np.ndarray) -> None:
         labels = [f"AR@{limit}" for limit in self._max_dets] + ["ARs", "ARm", "ARl"]
-        values = [f"{label} {100 * v:.2f}" for label, v in zip(labels, stats[6:], strict=True)]
-        self._logger.info(f"Average recall for {task}: {', '.join(values)}")
+        values = zip(labels, percent(stats[6:]), strict=True)
+        text = ", ".join(f"{label} {value:.2f}" for label, value in values)
+        self._logger.info(f"Average recall for {task}: {text}")
 
 
 def instances_to_coco_results(instances: Instances, image_id: Hashable) -> list[dict[str, Any]]:

@@ -3,38 +3,19 @@
 import contextlib
 import copy
 import io
-import json
-import runpy
 
 import numpy as np
-import pycocotools.mask as mask_util
 import pytest
-from support import REPOSITORY
+from coco_sets import (
+    METRICS,
+    category_indices,
+    made_up_annotations,
+    perturbed,
+    results_of,
+    truth_masks,
+)
 
 from mask2former.evaluation.boundary import boundary_average_precision, mask_boundary
-from tests.evaluation.test_coco import category_indices, made_up_annotations, perturbed, truth_masks
-
-METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
-
-
-def results_of(data, predictions) -> list[dict]:
-    ids = list(category_indices(data))
-    return [
-        {
-            "image_id": image_id,
-            "category_id": ids[int(category)],
-            "score": float(score),
-            "bbox": [0, 0, 1, 1],  # must not decide between small and large
-            "segmentation": {
-                "size": list(mask.shape),
-                "counts": mask_util.encode(np.asfortranarray(mask, np.uint8))["counts"].decode(),
-            },
-        }
-        for image_id, p in predictions.items()
-        for mask, category, score in zip(
-            p.pred_masks.numpy(), p.pred_classes, p.scores, strict=True
-        )
-    ]
 
 
 def eroded_once(mask: np.ndarray) -> np.ndarray:
@@ -164,28 +145,6 @@ def test_ground_truth_against_itself_and_without_predictions():
     scores = boundary_average_precision(data, results, progress=False)
     assert scores["AP"] == pytest.approx(100) and np.isnan(scores["AP-class90"])
     assert boundary_average_precision(data, [], progress=False)["AP"] == 0
-
-
-def test_tool(tmp_path, capsys):
-    main = runpy.run_path(str(REPOSITORY / "tools/evaluate_boundary_ap.py"))["main"]
-    data = made_up_annotations(0)
-    results = results_of(data, perturbed(data, 0))
-    truth, predictions, output = (tmp_path / name for name in ("truth", "predictions", "scores"))
-    truth.write_text(json.dumps(data))
-    predictions.write_text(json.dumps(results))
-    options = ["--truth", str(truth), "--results", str(predictions), "--workers", "1"]
-    main([*options, "--output", str(output)])
-    scores = boundary_average_precision(data, results, progress=False)
-    np.testing.assert_equal(json.loads(output.read_text()), scores)
-    printed = capsys.readouterr().out
-    assert f"{scores['AP']:.3f}" in printed and "class90" in printed
-    results[3]["image_id"] = 12345
-    predictions.write_text(json.dumps(results))
-    with pytest.raises(SystemExit, match=r"error: .*such as image_id 12345"):
-        main(options)
-    predictions.write_text("{")
-    with pytest.raises(SystemExit, match="predictions is not JSON"):
-        main(options)
 
 
 def test_mistakes_are_named():

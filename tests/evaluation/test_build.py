@@ -2,15 +2,16 @@
 
 import logging
 
+import coco_sets
 import panoptic_sets
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
-from support import REPOSITORY, TINY
+from evaluator_configs import TASKS, make_cfg, switches
 
-from mask2former import load_config
 from mask2former.data import build_test_loader
 from mask2former.evaluation import (
     COCOInstanceEvaluator,
@@ -19,23 +20,6 @@ from mask2former.evaluation import (
     build_evaluator,
     check_evaluation,
 )
-
-QUICKSTART = REPOSITORY / "configs/quickstart"
-TASKS = {"panoptic_seg": "PANOPTIC_ON", "instances": "INSTANCE_ON", "sem_seg": "SEMANTIC_ON"}
-
-
-def make_cfg(shapes, tmp_path, task: str, *options):
-    return load_config(
-        str(QUICKSTART / f"{task}.yaml"), [*TINY, "OUTPUT_DIR", str(tmp_path), *options]
-    )
-
-
-def switches(*tasks):
-    return [
-        part
-        for task, key in TASKS.items()
-        for part in (f"MODEL.MASK_FORMER.TEST.{key}", task in tasks)
-    ]
 
 
 def kinds(evaluator) -> list[type]:
@@ -64,7 +48,7 @@ def panoptic_set(tmp_path):
 )
 def test_models_of_each_task_are_evaluated(shapes, tmp_path, config, dataset, keys):
     """Panoptic models also as semantic ones, and semantic ones on panoptic ground truth."""
-    cfg = make_cfg(shapes, tmp_path, config, "DATASETS.TEST", (dataset,))
+    cfg = make_cfg(tmp_path, config, "DATASETS.TEST", (dataset,))
     torch.manual_seed(0)
     evaluator = build_evaluator(cfg, dataset)
     results = inference_on_dataset(build_model(cfg), build_test_loader(cfg, dataset), evaluator)
@@ -88,7 +72,7 @@ def test_only_what_the_model_predicts(shapes, tmp_path, panoptic_set, caplog):
         metadata.evaluator_type = f"{evaluator_type}_panoptic_seg"
         for tasks in (["panoptic_seg"], ["instances"], ["sem_seg"], list(TASKS)):
             cfg = make_cfg(
-                shapes, tmp_path, "panoptic", *switches(*tasks), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6
+                tmp_path, "panoptic", *switches(*tasks), "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6
             )
             with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
                 assert kinds(build_evaluator(cfg, panoptic_set)) == [of[task] for task in tasks]
@@ -96,13 +80,13 @@ def test_only_what_the_model_predicts(shapes, tmp_path, panoptic_set, caplog):
 
 
 def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
-    cfg = make_cfg(shapes, tmp_path, "panoptic")
+    cfg = make_cfg(tmp_path, "panoptic")
     with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
         evaluator = build_evaluator(cfg, "synthetic_shapes_instance_val")
     assert kinds(evaluator) == [COCOInstanceEvaluator]
     assert "no ground truth for 'panoptic_seg'" in caplog.text
     assert "MODEL.MASK_FORMER.TEST.SEMANTIC_ON False" in caplog.text
-    cfg = make_cfg(shapes, tmp_path, "panoptic", *switches("panoptic_seg"))
+    cfg = make_cfg(tmp_path, "panoptic", *switches("panoptic_seg"))
     with pytest.raises(ValueError, match=r"predicts only panoptic_seg: set .*INSTANCE_ON True"):
         build_evaluator(cfg, "synthetic_shapes_instance_val")
     with pytest.raises(ValueError, match=r"for sem_seg, .*TEST\.SEMANTIC_ON True"):
@@ -116,14 +100,14 @@ def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
 
 def test_semantic_classes_of_another_number(shapes, tmp_path, panoptic_set, caplog):
     """As in Detectron2's "separated" sets: all things are one semantic class."""
-    cfg = make_cfg(shapes, tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5)
+    cfg = make_cfg(tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5)
     with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
         assert SemanticEvaluator not in kinds(build_evaluator(cfg, panoptic_set))
     assert "has 6 semantic classes, the model 5" in caplog.text
 
 
 def test_per_pixel_baselines_and_other_architectures(shapes, tmp_path, panoptic_set):
-    cfg = make_cfg(shapes, tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6)
+    cfg = make_cfg(tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 6)
     cfg.MODEL.META_ARCHITECTURE = "SemanticSegmentor"
     assert kinds(build_evaluator(cfg, panoptic_set)) == [SemanticEvaluator]
     cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
@@ -150,7 +134,7 @@ def test_ade20k_of_847_classes(shapes, tmp_path):
     records = [{"file_name": "a.jpg", "sem_seg_file_name": str(tmp_path / "a.tif")}]
     DatasetCatalog.register(name, lambda: records)
     try:
-        cfg = make_cfg(shapes, tmp_path, "semantic")
+        cfg = make_cfg(tmp_path, "semantic")
         evaluator = build_evaluator(cfg, name)
         scores = torch.zeros(847, 6, 8)
         scores[846, :, :4] = 1
@@ -161,3 +145,23 @@ def test_ade20k_of_847_classes(shapes, tmp_path):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     assert results["mIoU"] == results["pACC"] == 50
+
+
+def test_folders_and_unknown_types(register_coco, tmp_path):
+    name = register_coco(coco_sets.made_up_annotations())
+    cfg = get_cfg()
+    cfg.OUTPUT_DIR = str(tmp_path / "run")
+    cfg.DATASETS.TEST = (name,)
+    cfg.TEST.DETECTIONS_PER_IMAGE = 50
+    evaluator = build_evaluator(cfg, name)
+    assert isinstance(evaluator, COCOInstanceEvaluator)
+    predictions = coco_sets.perturbed(coco_sets.made_up_annotations(), 0)
+    coco_sets.evaluate(evaluator, predictions)
+    assert (tmp_path / "run/inference/coco_instances_results.json").exists()
+    cfg.DATASETS.TEST = (name, "another")
+    coco_sets.evaluate(build_evaluator(cfg, name), predictions)
+    assert (tmp_path / "run/inference" / name / "coco_instances_results.json").exists()
+    MetadataCatalog.get("test_coco_evaluation_unknown").evaluator_type = "mystery"
+    with pytest.raises(ValueError, match=r"'mystery'; known types: .*\bcoco, "):
+        build_evaluator(cfg, "test_coco_evaluation_unknown")
+    MetadataCatalog.pop("test_coco_evaluation_unknown")

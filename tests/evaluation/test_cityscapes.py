@@ -11,11 +11,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.cityscapes_panoptic import load_cityscapes_panoptic
 from detectron2.structures import Instances
+from evaluator_configs import make_cfg, switches
 from PIL import Image
 
 from mask2former.data import DatasetError
 from mask2former.evaluation import build_evaluator, check_evaluation
-from tests.evaluation.test_build import make_cfg, switches
 
 NAME = "test_cityscapes_evaluation"
 HEIGHT, WIDTH = 64, 128
@@ -133,10 +133,7 @@ def run(evaluator, records, predict) -> dict:
 
 @pytest.fixture
 def cfg(shapes, tmp_path):
-    output = str(tmp_path / "out")
-    return make_cfg(
-        shapes, tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 19, "OUTPUT_DIR", output
-    )
+    return make_cfg(tmp_path / "out", "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 19)
 
 
 def test_ground_truth_against_itself(scripts, cfg, dataset, tmp_path, monkeypatch):
