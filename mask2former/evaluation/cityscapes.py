@@ -17,53 +17,53 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import CityscapesInstanceEvaluator, CityscapesSemSegEvaluator
+from detectron2.evaluation.cityscapes_evaluation import CityscapesEvaluator
 
 from ..data.errors import DatasetError
 
 
-class CityscapesInstances(CityscapesInstanceEvaluator):
-    """AP and AP50 of instances; `evaluate` returns ``{"segm": {"AP", "AP50"}}`` in percent."""
+class _RunsScripts(CityscapesEvaluator):
+    """The common part of both evaluators, beside a class of Detectron2.
 
-    def __init__(self, dataset_name: str):
-        """
-        Args:
-            dataset_name: a registered data set with ``gt_dir`` and ``thing_classes``.
+    Args:
+        dataset_name: a registered data set with ``gt_dir`` in its metadata.
 
-        Raises:
-            ImportError: cityscapesscripts is not installed.
-            DatasetError: the ground truth is not there.
-        """
-        _require(dataset_name, "instanceIds")
+    Raises:
+        ImportError: cityscapesscripts is not installed.
+        DatasetError: the ground truth is missing.
+    """
+
+    truth_kind: str  # part of the names of ground truth files
+    script: str  # module of cityscapesscripts.evaluation
+
+    def __init__(self, dataset_name: str) -> None:
+        _require(dataset_name, self.truth_kind)
         super().__init__(dataset_name)
 
     def evaluate(self) -> Any:
-        """Return the numbers, on the main process; None on others."""
-        with _tamed("evalInstanceLevelSemanticLabeling"):
+        """Return the numbers on the main process, None on others."""
+        with _tamed(self.script):
             return super().evaluate()
 
 
-class CityscapesSemantic(CityscapesSemSegEvaluator):
+class CityscapesInstances(_RunsScripts, CityscapesInstanceEvaluator):
+    """AP and AP50 of instances; `evaluate` returns ``{"segm": {"AP", "AP50"}}`` in percent.
+
+    The data set needs ``thing_classes`` in its metadata.
+    """
+
+    truth_kind = "instanceIds"
+    script = "evalInstanceLevelSemanticLabeling"
+
+
+class CityscapesSemantic(_RunsScripts, CityscapesSemSegEvaluator):
     """IoU of semantic labels.
 
     `evaluate` returns ``{"sem_seg": {"IoU", "iIoU", "IoU_sup", "iIoU_sup"}}`` in percent.
     """
 
-    def __init__(self, dataset_name: str):
-        """
-        Args:
-            dataset_name: a registered data set with ``gt_dir``.
-
-        Raises:
-            ImportError: cityscapesscripts is not installed.
-            DatasetError: the ground truth is not there.
-        """
-        _require(dataset_name, "labelIds")
-        super().__init__(dataset_name)
-
-    def evaluate(self) -> Any:
-        """Return the numbers, on the main process; None on others."""
-        with _tamed("evalPixelLevelSemanticLabeling"):
-            return super().evaluate()
+    truth_kind = "labelIds"
+    script = "evalPixelLevelSemanticLabeling"
 
 
 def require_scripts(dataset_name: str) -> None:
@@ -90,11 +90,14 @@ def _require(dataset_name: str, kind: str) -> None:
 
 @contextlib.contextmanager
 def _tamed(name: str) -> Iterator[None]:
-    """Let a module of Cityscapes' scripts run here; its exit becomes an error.
+    """Let a module of Cityscapes' scripts run with today's numpy, and turn its exit into an error.
 
-    Version 2.3 uses `numpy.in1d`, which numpy 2.4 does not have; writes ``matches.json``, which
-    nobody reads, into the working directory, and fails to with the integers of numpy 2; and ends
-    the process where a prediction is missing.
+    Version 2.3 has three faults. It uses `numpy.in1d`, which numpy 2.4 does not have. It writes
+    ``matches.json``, which nobody reads, into the working directory, and this fails with the
+    integers of numpy 2. It ends the process if a prediction is missing.
+
+    Raises:
+        ValueError: the scripts ended themselves.
     """
     scripts = importlib.import_module(f"cityscapesscripts.evaluation.{name}")
     changed: dict[str, Any] = {}
