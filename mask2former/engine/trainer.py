@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
 from ..data import ResumableSampler, build_test_loader, build_train_loader
@@ -33,36 +34,43 @@ class Trainer(DefaultTrainer):
     and logs it; checkpoints carry it.
     """
 
-    def __init__(self, cfg: CfgNode):
-        # DefaultTrainer's own mixed precision needs CUDA; TrainLoop takes its place below.
-        plain = cfg.clone()
-        plain.defrost()
-        plain.SOLVER.AMP.ENABLED = False
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's own constructor is left out: with mixed precision it builds a loop for
+        # CUDA only. The order of the steps is the same.
+        super(DefaultTrainer, self).__init__()
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
+        cfg.defrost()
         if cfg.SEED < 0:
-            plain.SEED = comm.shared_random_seed()
-            logger.info("Seed of this run: %d", plain.SEED)
-        super().__init__(plain)
-        self.cfg.defrost()
-        self.cfg.SOLVER.AMP.ENABLED = cfg.SOLVER.AMP.ENABLED
-        self.cfg.freeze()
+            cfg.SEED = comm.shared_random_seed()
+            logger.info("Seed of this run: %d", cfg.SEED)
+        cfg.freeze()
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
         self._trainer: TrainLoop = TrainLoop(
-            self.model,
-            self.data_loader,
-            self.optimizer,
+            create_ddp_model(model, broadcast_buffers=False),
+            self.build_train_loader(cfg),
+            optimizer,
             device_type=torch.device(cfg.MODEL.DEVICE).type,
             precision=amp_precision(cfg),
             accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
-            seed=self.cfg.SEED,
+            seed=cfg.SEED,
         )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer: Checkpointer = Checkpointer(
+            self.model, cfg.OUTPUT_DIR, for_training=True, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """As in Detectron2, around a checkpointer that reads and checks every kind of weights.
+        """Build Detectron2's hooks, except that only the last evaluation augments its images.
 
-        Test-time augmentation, many times as slow as plain evaluation, waits for the last one.
+        Test-time augmentation takes many times as long as plain evaluation.
         """
-        self.checkpointer: Checkpointer = Checkpointer(
-            self.model, self.cfg.OUTPUT_DIR, for_training=True, trainer=weakref.proxy(self)
-        )
         return [
             EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
             if isinstance(hook, EvalHook)
