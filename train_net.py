@@ -11,7 +11,7 @@ from mask2former.engine import Trainer, argument_parser, launch, setup
 
 
 def main(args: argparse.Namespace) -> dict | None:
-    """Run one process."""
+    """Train or evaluate in one process."""
     try:
         cfg = setup(args)
         if args.eval_only:
@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> dict | None:
             trainer = Trainer(cfg)
             trainer.checkpointer.allow_unsafe = args.allow_unsafe_weights
             trainer.resume_or_load(resume=args.resume)
-    except (ValueError, ImportError) as error:  # what the user can mend; the message says how
+    except (ValueError, ImportError) as error:  # the user can fix these; the message says how
         sys.exit(f"error: {error}")
     return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ..utils.files import write_atomically
 
-LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # of the last prediction
+LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # those of the last prediction
 METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
 
 

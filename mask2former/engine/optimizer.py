@@ -1,4 +1,4 @@
-"""Optimisers with the parameter groups and the clipping that Mask2Former is trained with."""
+"""The optimizer, with the parameter groups and the gradient clipping of Mask2Former."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from detectron2.config import CfgNode
 from detectron2.solver.build import maybe_add_gradient_clipping
 from torch import nn
 
+logger = logging.getLogger(__name__)
+
 NORM_TYPES = (
     nn.modules.batchnorm._NormBase,  # batch, synchronised batch and instance normalisation
     nn.GroupNorm,
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-# Swin's position parameters: learned per position, like the embeddings, though not nn.Embedding.
+# Swin's position parameters are learned per position, like embeddings, but are not nn.Embedding.
 POSITION_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
 
 
@@ -30,18 +32,18 @@ def param_groups(
     weight_decay_embed: float,
     backbone_multiplier: float,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in one group for each pair of learning rate and weight decay.
+    """Return trainable parameters, one group for each pair of learning rate and weight decay.
 
     Args:
-        model: its backbone's parameters are those with ``backbone`` in their name.
-        lr: of everything but the backbone.
-        weight_decay: of everything that is not named below.
-        weight_decay_norm: of normalisation layers.
-        weight_decay_embed: of ``nn.Embedding``.
-        backbone_multiplier: the backbone's learning rate over ``lr``.
+        model: a module named ``backbone`` contains the backbone's parameters.
+        lr: learning rate of everything but the backbone.
+        weight_decay: weight decay of everything that is not named below.
+        weight_decay_norm: weight decay of normalisation layers.
+        weight_decay_embed: weight decay of ``nn.Embedding``.
+        backbone_multiplier: the backbone's learning rate divided by ``lr``.
 
     Returns:
-        Groups for a ``torch.optim`` optimizer. Swin's position parameters have no weight decay.
+        Groups for an optimizer of ``torch.optim``. Swin's position parameters have no weight decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
@@ -67,14 +69,14 @@ def param_groups(
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of ``SOLVER.OPTIMIZER`` ("ADAMW" or "SGD"), with gradient clipping.
+    """Build the optimizer of ``SOLVER.OPTIMIZER`` ("ADAMW" or "SGD"), with gradient clipping.
 
     ``SOLVER.CLIP_GRADIENTS.CLIP_TYPE`` may be ``full_model`` (the norm of all gradients together,
-    as published) beside Detectron2's own ``value`` and ``norm``. The clipping is part of
-    ``step()``, so the optimizer serves any training loop.
+    as published), or Detectron2's ``value`` or ``norm``. The clipping is part of ``step()``, so the
+    optimizer works with any training loop.
 
     Raises:
-        ValueError: for another optimizer or clip type.
+        ValueError: the optimizer or the clip type is not known.
     """
     solver, clip = cfg.SOLVER, cfg.SOLVER.CLIP_GRADIENTS
     groups = param_groups(
@@ -87,14 +89,14 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     for group in groups:
         count = sum(p.numel() for p in group["params"])
-        logging.getLogger(__name__).info(
+        logger.info(
             "%.3fM parameters with lr %g, weight decay %g",
             count / 1e6,
             group["lr"],
             group["weight_decay"],
         )
     optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
-        # On a GPU the fused kernel would make GradScaler leave unscaling to it, after clipping.
+        # On a GPU, GradScaler would leave unscaling to the fused kernel, which runs after clipping.
         "ADAMW": (torch.optim.AdamW, {"fused": cfg.MODEL.DEVICE == "cpu"}),
         "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
     }
@@ -118,9 +120,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 def with_full_model_clipping(
     cls: type[torch.optim.Optimizer], max_norm: float, norm_type: float = 2.0
 ) -> type[torch.optim.Optimizer]:
-    """A subclass of ``cls`` whose ``step()`` first clips the norm of all gradients together.
+    """Return a subclass of `cls` whose ``step()`` first clips the norm of all gradients together.
 
-    A non-positive ``max_norm`` leaves ``cls`` as it is.
+    If `max_norm` is not positive, return `cls` itself.
     """
     if max_norm <= 0:
         return cls

@@ -20,6 +20,8 @@ from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
 
+logger = logging.getLogger(__name__)
+
 EPILOG = """
 examples:
   train on your own data, here on a machine without a GPU:
@@ -30,7 +32,7 @@ examples:
       train_net.py --config-file configs/quickstart/panoptic.yaml \\
         --train-json panoptic_train.json --train-images train/ --train-panoptic panoptic_train/ \\
         --val-json panoptic_val.json --val-images val/ --val-panoptic panoptic_val/
-    images and label maps of the same names; classes.txt names class 0, 1, 2 ..., one a line
+    images and label maps of the same names; classes.txt names class 0, 1, 2 ..., one per line
       train_net.py --config-file configs/quickstart/semantic.yaml --classes classes.txt \\
         --train-images train/ --train-labels labels_train/ \\
         --val-images val/ --val-labels labels_val/
@@ -43,7 +45,7 @@ examples:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """Detectron2's training arguments, and those for one's own data."""
+    """Build a parser of Detectron2's training arguments and of those for the user's own data."""
     parser = default_argument_parser(epilog=EPILOG)
     parser.description = "Train or evaluate Mask2Former."
     add_data_flags(parser)
@@ -69,8 +71,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Load and check the config, register the data sets, set up logging and the output folder.
 
     Raises:
-        ValueError: if the config, the device or the data do not fit; the message says how.
-        ImportError: if the evaluation needs a package that is not installed.
+        ValueError: the config, the device or the data do not fit; the message says what to do.
+        ImportError: the evaluation needs a package that is not installed.
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
@@ -88,7 +90,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def check_datasets(cfg: CfgNode, eval_only: bool) -> None:
-    """Fail early, with what to do, if a data set of the config is not registered."""
+    """Raise ValueError if the config names data that an earlier run registered."""
     for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
         if name.startswith(CUSTOM_PREFIX) and name not in DatasetCatalog:
             raise ValueError(
@@ -98,17 +100,16 @@ def check_datasets(cfg: CfgNode, eval_only: bool) -> None:
 
 
 def save_metadata(cfg: CfgNode) -> None:
-    """Write the classes' names and ids beside the checkpoints, for the demo to find."""
+    """Write the names and ids of the classes beside the checkpoints, where the demo finds them."""
     names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
     if not names:
         return
     path = os.path.join(cfg.OUTPUT_DIR, METADATA_FILE)
     write_metadata(path, names[0])
-    logger = logging.getLogger(__name__)
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     if Classes.from_metadata(MetadataCatalog.get(names[0]), count) is None:
         logger.warning(
-            "Data set %r does not name %d classes, as many as MODEL.SEM_SEG_HEAD.NUM_CLASSES is",
+            "Data set %r does not name %d classes, the value of MODEL.SEM_SEG_HEAD.NUM_CLASSES",
             names[0], count,
         )  # fmt: skip
     logger.info("Class names saved to %s", path)

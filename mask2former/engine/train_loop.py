@@ -14,20 +14,20 @@ from torch import nn
 
 
 class TrainLoop(SimpleTrainer):
-    """Detectron2's ``SimpleTrainer`` with what its ``AMPTrainer`` can do on CUDA only, and more.
+    """Detectron2's ``SimpleTrainer`` with mixed precision on any device and accumulated gradients.
 
-    Before each step the random generators are seeded from ``seed``, the iteration and the rank, so
-    the random draws of an iteration do not depend on what ran before it: a resumed run makes the
-    same ones as a run that was never interrupted.
+    Each step seeds the random generators from ``seed``, the iteration and the rank. So the random
+    draws of an iteration do not depend on what ran before it, and a resumed run draws the same
+    numbers as an uninterrupted run.
 
     Args:
         model: returns a dict of losses in training mode.
-        data_loader: gives a batch a step of accumulation.
-        optimizer: clips gradients itself, if they are to be clipped.
+        data_loader: yields one batch per step of accumulation.
+        optimizer: clips gradients itself if they must be clipped.
         device_type: "cpu" or "cuda".
         precision: dtype of autocast; None trains in float32.
-        accumulate_steps: batches an iteration; their gradients are averaged.
-        seed: of the whole run.
+        accumulate_steps: batches per iteration; their gradients are averaged.
+        seed: seed of the whole run.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TrainLoop(SimpleTrainer):
         self.precision = precision
         self.accumulate_steps = accumulate_steps
         self.seed = seed
-        # float16 gradients would underflow; bfloat16 has the range of float32
+        # Gradients would underflow in float16. bfloat16 has the range of float32.
         self.grad_scaler = torch.amp.GradScaler(
             device_type, enabled=precision == torch.float16 and device_type == "cuda"
         )
@@ -67,8 +67,8 @@ class TrainLoop(SimpleTrainer):
             for name, loss in self._backward(data, synchronise=last).items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / self.accumulate_steps
         self.after_backward()
-        # Raises if a loss is not finite: before the step, so that the weights stay those of the
-        # last good iteration.
+        # This raises if a loss is not finite. It comes before the step, so that the weights stay
+        # those of the last good iteration.
         self._write_metrics(totals, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -87,11 +87,11 @@ class TrainLoop(SimpleTrainer):
         return losses
 
     def _seed_draws(self) -> None:
-        # torch mixes a seed's bits, so neighbouring seeds give unrelated draws
+        # torch mixes a seed's bits, so neighbouring seeds give unrelated draws.
         torch.manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + comm.get_rank())
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, the model's weights aside."""
+        """Return everything except the model's weights that the rest of the run depends on."""
         return {
             **super().state_dict(),
             "grad_scaler": self.grad_scaler.state_dict(),
@@ -99,7 +99,7 @@ class TrainLoop(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` gave; checkpoints without scaler or seed load too."""
+        """Restore the result of ``state_dict``; it may lack the scaler and the seed."""
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -29,9 +29,12 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """Detectron2's ``DefaultTrainer`` with this package's data, optimizer, loop and evaluators.
 
-    A run is a function of the config and its seed: a resumed run goes on exactly as it would have
-    without the interruption, whatever the number of data loading workers. ``SEED`` -1 draws a seed
-    and logs it; checkpoints carry it.
+    The config and its seed determine a run: a resumed run continues exactly as it would have
+    without the interruption, with any number of data loading workers. With ``SEED`` -1 the trainer
+    draws a seed and logs it. Checkpoints contain the seed.
+
+    Args:
+        cfg: the config, which is not modified.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -87,7 +90,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """As in Detectron2; resuming also continues the data stream where it stopped."""
+        """Load weights as Detectron2 does; resuming also continues the data stream."""
         super().resume_or_load(resume)
         if not self.start_iter:
             return
@@ -96,12 +99,12 @@ class Trainer(DefaultTrainer):
             solver = self.cfg.SOLVER
             sampler.seed = self._trainer.seed
             sampler.start = self.start_iter * solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
-        else:  # of a subclass with another loader
+        else:  # a subclass has another loader
             logger.warning("The data loader cannot resume: it starts from its beginning")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """As in Detectron2; on the CPU in the memory layout that suits its convolutions."""
+        """Build the model, on the CPU in the memory layout that suits its convolutions."""
         model = super().build_model(cfg)
         if cfg.MODEL.DEVICE == "cpu":
             model = model.to(memory_format=torch.channels_last)
@@ -109,43 +112,43 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """See ``mask2former.engine.build_optimizer``."""
+        """Build the optimizer: see `mask2former.engine.build_optimizer`."""
         return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
-        """See ``mask2former.data.build_train_loader``; a negative ``SEED`` draws one."""
+        """Build the loader: see `mask2former.data.build_train_loader`. ``SEED`` -1 draws one."""
         return build_train_loader(
             cfg, seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable:
-        """See ``mask2former.data.build_test_loader``."""
+        """Build the loader: see `mask2former.data.build_test_loader`."""
         return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(
         cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None
     ) -> DatasetEvaluator:
-        """See ``mask2former.evaluation.build_evaluator``."""
+        """Build the evaluator: see `mask2former.evaluation.build_evaluator`."""
         return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
-        """Evaluate on ``DATASETS.TEST``, in the precision that the model is trained in.
+        """Evaluate on ``DATASETS.TEST`` in the precision of training.
 
-        With ``TEST.AUG.ENABLED`` this is done a second time on augmented views of each image (see
-        `InferenceWithTTA`); these results are named "<task>_TTA".
+        With ``TEST.AUG.ENABLED``, evaluate again on augmented views of each image (see
+        `InferenceWithTTA`). The names of these results are "<task>_TTA".
 
         Args:
             cfg: the config.
-            model: with its weights.
-            evaluators: one for each data set; by default those of `build_evaluator`, which write
-                the results of augmented views into ``OUTPUT_DIR/inference_TTA``.
+            model: the model with its weights.
+            evaluators: one per data set, by default those of `build_evaluator`. These write the
+                results of augmented views to ``OUTPUT_DIR/inference_TTA``.
 
         Returns:
-            Results by task, or by data set and task if there are several data sets.
+            Results per task, or per data set and task if there are several data sets.
         """
         augmented = InferenceWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else None
         precision = amp_precision(cfg)
@@ -163,7 +166,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def _test_with_tta(cls, cfg: CfgNode, model: InferenceWithTTA, evaluators: Any) -> dict:
-        """Results under their names with "_TTA"."""
+        """Evaluate on augmented views, and return the results with "_TTA" in their names."""
         names = cfg.DATASETS.TEST
         if evaluators is None:
             folder = os.path.join(cfg.OUTPUT_DIR, "inference_TTA")
@@ -174,7 +177,7 @@ class Trainer(DefaultTrainer):
             ]
         cfg = cfg.clone()
         cfg.defrost()
-        cfg.INPUT.MIN_SIZE_TEST = 0  # views are made from the images as the files have them
+        cfg.INPUT.MIN_SIZE_TEST = 0  # views are made from images of their original size
         results = super().test(cfg, model, evaluators)
 
         def named(result: dict) -> dict:
@@ -186,7 +189,7 @@ class Trainer(DefaultTrainer):
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:
-    """Autocast's dtype by ``SOLVER.AMP.ENABLED``: float16 on CUDA, bfloat16 elsewhere."""
+    """Return the dtype of autocast for ``SOLVER.AMP.ENABLED``: float16 on CUDA, else bfloat16."""
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     return torch.float16 if torch.device(cfg.MODEL.DEVICE).type == "cuda" else torch.bfloat16

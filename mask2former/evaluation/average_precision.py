@@ -17,11 +17,11 @@ _IOU_50, _IOU_75 = 0, 5
 
 
 def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """COCO's twelve summary numbers from the accumulated arrays.
+    """Return COCO's twelve summary numbers from the accumulated arrays.
 
     Args:
         precision: (T, R, K, A, M), -1 where there is no ground truth.
-        recall: (T, K, A, M), likewise.
+        recall: (T, K, A, M), -1 where there is no ground truth.
 
     Returns:
         (12,) in [0, 1], -1 where there is no ground truth: AP, AP50, AP75, AP of small, medium and
@@ -52,7 +52,10 @@ def percent(values: np.ndarray) -> list[float]:
 
 
 def integer_image_ids(image_ids: Collection[Hashable]) -> dict[Hashable, int]:
-    """Number images for hotcoco, which takes no other ids than integers; such stay as they are."""
+    """Return an integer per image id, because hotcoco accepts no other ids.
+
+    Ids that are integers already stay as they are.
+    """
     if all(isinstance(image_id, int) and image_id >= 0 for image_id in image_ids):
         return {image_id: image_id for image_id in image_ids}  # type: ignore[misc]
     # pycocotools matches in the order of ids, which decides between equal scores.
@@ -62,14 +65,14 @@ def integer_image_ids(image_ids: Collection[Hashable]) -> dict[Hashable, int]:
 def load_ground_truth(
     dataset: Mapping[str, Any], image_number: Mapping[Hashable, int] | None = None
 ) -> hotcoco.COCO:
-    """The annotations in hotcoco's form.
+    """Return the annotations in hotcoco's form.
 
-    Only what matching reads is handed over: annotation tools, and Detectron2's own conversion,
-    write nulls into the other fields, which hotcoco refuses.
+    Only the fields that matching reads are passed on. Annotation tools, and Detectron2's own
+    conversion, write nulls into other fields, which hotcoco refuses.
 
     Args:
         dataset: COCO instance annotations.
-        image_number: what to take for the images' ids; by default these.
+        image_number: the integer that replaces each image id; by default the ids stay.
     """
     fields = {
         "images": ("id", "height", "width", "file_name"),
@@ -103,7 +106,7 @@ def match_results(
     """Match results to ground truth.
 
     Args:
-        ground_truth: of `load_ground_truth`.
+        ground_truth: what `load_ground_truth` returned.
         results: in COCO's result format.
         task: "bbox" or "segm".
         max_dets: three limits of detections per image and category, ascending.
@@ -114,7 +117,7 @@ def match_results(
         `precision` (T, R, K, A, M) and `recall` (T, K, A, M), -1 where there is no ground truth.
     """
     if task == "segm":
-        # With a box present its area, not the mask's, would decide between small and large.
+        # If a result has a box, hotcoco would use the box's area for its size, not the mask's.
         results = [{k: v for k, v in result.items() if k != "bbox"} for result in results]
     evaluator = hotcoco.COCOeval(ground_truth, ground_truth.loadRes(results), task)
     evaluator.params.maxDets = max_dets

@@ -1,10 +1,11 @@
 """Boundary average precision (Cheng et al., Boundary IoU, arXiv 2103.16562).
 
-Matching and accumulation are COCO's, by pycocotools. But the overlap of two masks is the lesser of
-their IoU and of the IoU of their boundaries: the pixels of a mask at most d away from what is not
-mask, where d is 2 % of the image's diagonal. Outside the image there is no mask.
+pycocotools matches and accumulates, as for COCO's AP. Only the overlap of two masks differs: it is
+the smaller of their IoU and the IoU of their boundaries. The boundary of a mask is its pixels at
+most d away from a pixel outside the mask, where d is 2 % of the image's diagonal. Everything beyond
+the image counts as outside.
 
-Shape letters: H, W image height and width.
+Shapes: H, W image height and width.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ DILATION_RATIO = 0.02
 
 
 def mask_boundary(mask: np.ndarray, dilation_ratio: float = DILATION_RATIO) -> np.ndarray:
-    """Return those pixels of a mask that are near its boundary.
+    """Return the pixels of a mask that are near its boundary.
 
-    These are the pixels that d erosions by 3 x 3 pixels take away, so the distance is the larger of
-    those in x and in y; d is rounded to a whole number of at least 1.
+    These are the pixels that d erosions by 3 x 3 pixels remove, so the distance is the larger of
+    the distances in x and y. d is rounded to an integer of at least 1.
 
     Args:
         mask: (H, W) of zeros and ones.
@@ -43,11 +44,11 @@ def mask_boundary(mask: np.ndarray, dilation_ratio: float = DILATION_RATIO) -> n
     """
     height, width = mask.shape
     distance = max(1, round(dilation_ratio * np.hypot(height, width)))
-    boundary = np.zeros((height, width), dtype=np.uint8, order="F")  # as RLE counts
+    boundary = np.zeros((height, width), dtype=np.uint8, order="F")  # the order of RLE
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if len(rows):
         box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        inside = mask[box].astype(np.uint8)  # around it there is no mask
+        inside = mask[box].astype(np.uint8)  # no mask pixel is outside the box
         eroded = minimum_filter(inside, size=2 * distance + 1, mode="constant", cval=0)
         boundary[box] = inside - eroded
     return boundary
@@ -66,27 +67,27 @@ def boundary_average_precision(
     workers: int = 1,
     progress: bool = True,
 ) -> dict[str, float]:
-    """Boundary AP of predictions in COCO's result format.
+    """Compute the boundary AP of predictions in COCO's result format.
 
     Args:
         truth: COCO instance annotations.
         results: `image_id`, `category_id`, `score` and `segmentation` (RLE) of each prediction.
         dilation_ratio: see `mask_boundary`.
         max_dets_per_image: the highest-scoring detections per image and category that count.
-        workers: processes that find the boundaries, which takes most of the time.
-        progress: whether to show a bar for that.
+        workers: number of processes that find the boundaries, which takes most of the time.
+        progress: whether to show a progress bar for the boundaries.
 
     Returns:
-        "AP", "AP50", "AP75", "APs", "APm", "APl" and "AP-<class>" of each class, in percent; NaN
-        without ground truth.
+        "AP", "AP50", "AP75", "APs", "APm", "APl" and "AP-<class>" per class, in percent; NaN where
+        there is no ground truth.
 
     Raises:
-        ValueError: a prediction is of an image or category that the ground truth has not, or has
-            no segmentation.
+        ValueError: the ground truth does not have the image or the category of a prediction, or a
+            prediction has no segmentation.
     """
     _check(truth, results)
     images = {image["id"]: image for image in truth["images"]}
-    # pycocotools takes an annotation of id 0 for none, and changes what it gets.
+    # pycocotools treats an annotation with id 0 as none, and modifies its input.
     annotations = [{**a, "id": i} for i, a in enumerate(truth["annotations"], start=1)]
     detections = [
         {
@@ -133,7 +134,7 @@ def boundary_average_precision(
 
 
 class _BoundaryEval(COCOeval):
-    """COCO's evaluation with another overlap; annotations carry the RLE of their ``boundary``."""
+    """COCO's evaluation with the overlap of boundaries; annotations have a ``boundary`` in RLE."""
 
     def computeIoU(self, imgId: Any, catId: Any) -> Any:  # noqa: N802
         overlaps = super().computeIoU(imgId, catId)  # (D, G), detections by descending score
@@ -146,7 +147,7 @@ class _BoundaryEval(COCOeval):
         boundaries = mask_util.iou(
             [d["boundary"] for d in detections], [t["boundary"] for t in truths], crowd.tolist()
         )
-        # What lies within a crowd is not held to its boundary.
+        # The boundary of a crowd says nothing about the objects in it.
         return np.where(crowd, overlaps, np.minimum(overlaps, boundaries))
 
 
@@ -177,8 +178,8 @@ def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> No
         unknown = [result[key] for result in results if result[key] not in known]
         if unknown:
             raise ValueError(
-                f"{len(unknown)} predictions are of {part} that the ground truth has not, such as "
-                f"{key} {unknown[0]!r}"
+                f"{len(unknown)} predictions are of {part} that the ground truth does not have, "
+                f"such as {key} {unknown[0]!r}"
             )
     without = [result for result in results if not result.get("segmentation")]
     if without:

@@ -1,9 +1,9 @@
 """COCO instance evaluation: mask AP and box AP.
 
-Detectron2's evaluator is the frame (life cycle, gathering over processes, tables). Matching and
-accumulation are hotcoco's instead of `detectron2._C` or pycocotools: the same numbers as
-pycocotools to the last bit, in a small fraction of the time, and without its wrong result for an
-annotation whose id is 0. Panoptic data sets without instance annotations are evaluated, too.
+Detectron2's evaluator provides the life cycle, the gathering over processes and the tables. hotcoco
+matches and accumulates, instead of `detectron2._C` or pycocotools. It gives the same numbers as
+pycocotools to the last bit, in a small fraction of the time, and is also right about an annotation
+with id 0. Panoptic data sets without instance annotations can be evaluated too.
 """
 
 from __future__ import annotations
@@ -36,23 +36,35 @@ from .average_precision import (
 )
 from .instance_truth import PanopticInstances
 
+logger = logging.getLogger(__name__)
+
 _TASKS = ("bbox", "segm")
 
 
 class COCOInstanceEvaluator(COCOEvaluator):
     """Mask AP and box AP of instance predictions, by COCO's rules.
 
-    Predictions are `Instances` with `pred_masks`, `scores`, `pred_classes` and, if the boxes shall
-    not be those around the masks, `pred_boxes`. Masks are run-length encoded image by image, so
-    that memory does not grow with the number of masks. `evaluate()` returns, in percent,
+    Predictions are `Instances` with `pred_masks`, `scores`, `pred_classes` and, unless the
+    boxes are those around the masks, `pred_boxes`. Masks are stored as RLE, which is much smaller
+    than the masks. `evaluate()` returns, in percent,
     `{"bbox": {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-<class>"...}, "segm": {...}}`; a
     number without ground truth to compute it from is NaN, and a model that predicts nothing gets 0.
 
-    Where the data set has no `json_file`, but panoptic ground truth, its things are the instances:
-    each connected or not, crowds as such. Predictions of classes that are no things do not count.
+    If the data set has panoptic ground truth and no `json_file`, its thing segments are the
+    instances, whether connected or not, and crowds stay crowds. Predictions of other classes do not
+    count.
 
-    With `output_dir`, `coco_instances_results.json` holds the predictions in COCO's result format
-    and with the data set's own category ids.
+    With `output_dir`, `coco_instances_results.json` contains the predictions in COCO's result
+    format, with the data set's own category ids.
+
+    Args:
+        dataset_name: a registered data set; without `json_file` in its metadata its panoptic
+            ground truth is used, or else it is converted to COCO format under `output_dir`.
+        output_dir: folder for the result files, or None to write none.
+        max_dets_per_image: the highest-scoring detections per image and category that count.
+            COCO's own numbers use 100.
+        distributed: whether to gather the predictions of all processes.
+        allow_cached_coco: whether the conversion of an earlier run may be used.
     """
 
     def __init__(
@@ -63,17 +75,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         max_dets_per_image: int = 100,
         distributed: bool = True,
         allow_cached_coco: bool = True,
-    ):
-        """
-        Args:
-            dataset_name: a registered data set; without `json_file` in its metadata its panoptic
-                ground truth is used, or else it is converted to COCO format under `output_dir`.
-            output_dir: folder for the result files, or None to write none.
-            max_dets_per_image: the highest-scoring detections per image and category that count.
-                COCO's own numbers use 100.
-            distributed: whether to gather the predictions of all processes.
-            allow_cached_coco: whether a conversion of an earlier run may be used.
-        """
+    ) -> None:
         if max_dets_per_image < 1:
             raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
         self._panoptic = PanopticInstances.instead_of_json(dataset_name)
@@ -87,7 +89,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
                 allow_cached_coco=allow_cached_coco,
             )
             self._source = MetadataCatalog.get(dataset_name).json_file
-        else:  # what Detectron2's constructor does, which can only read a file
+        else:  # Detectron2's constructor can only read a file. Do the same without one.
             self._tasks = _TASKS
             self._distributed = distributed
             self._output_dir = output_dir
@@ -101,7 +103,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         self._dataset_name = dataset_name
         self._max_dets = [min(limit, max_dets_per_image) for limit in (1, 10)]
         self._max_dets.append(max_dets_per_image)
-        self._logger = logging.getLogger(__name__)
+        self._logger = logger  # for methods of Detectron2
         by_name: dict[str, list[Hashable]] = {}
         for image in self._images():
             if "file_name" in image:
@@ -122,11 +124,11 @@ class COCOInstanceEvaluator(COCOEvaluator):
         """Add the predictions for a batch.
 
         Args:
-            inputs: what the model was given; `image_id` of each is read.
-            outputs: what it returned; `instances` of each is read.
+            inputs: what the model was given, with `image_id`.
+            outputs: what the model returned, with `instances`.
 
         Raises:
-            ValueError: an output without instances, or with a score that is NaN.
+            ValueError: an output has no instances, or a score that is not finite.
         """
         for image, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
@@ -143,7 +145,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
     def _image_id(self, image: Mapping[str, Any]) -> Hashable:
         """Return the id that the image has in the annotations.
 
-        Panoptic and instance annotations may count differently, as those of ADE20K do.
+        Panoptic and instance annotations may number images differently, as those of ADE20K do.
         """
         image_id = image["image_id"]
         if image_id in self._coco_api.imgs or "file_name" not in image:
@@ -151,7 +153,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         return self._ids_by_name.get(os.path.basename(image["file_name"]), image_id)
 
     def evaluate(self, img_ids: Sequence[Hashable] | None = None) -> dict[str, dict[str, float]]:
-        """Return the numbers, on the main process; {} on others.
+        """Return the numbers on the main process, {} on others.
 
         Args:
             img_ids: the images to evaluate on, by default all of the data set.
@@ -164,17 +166,17 @@ class COCOInstanceEvaluator(COCOEvaluator):
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: Sequence[Hashable] | None = None
     ) -> None:
-        """Fill `self._results`; called on the main process with the predictions of all."""
+        """Fill `self._results`; called on the main process with all predictions."""
         results = [result for image in predictions for result in image["instances"]]
         self._check_image_ids(predictions)
         results = self._with_dataset_category_ids(results)
         if self._output_dir:
             path = os.path.join(self._output_dir, "coco_instances_results.json")
-            self._logger.info(f"Writing {len(results)} predictions to {path}")
+            logger.info(f"Writing {len(results)} predictions to {path}")
             with PathManager.open(path, "w") as f:
                 json.dump(results, f)
         if not self._do_evaluation:
-            self._logger.info("The data set has no annotations, so nothing is evaluated.")
+            logger.info("The data set has no annotations, so nothing is evaluated.")
             return
 
         dataset = self._coco_api.dataset
@@ -196,11 +198,11 @@ class COCOInstanceEvaluator(COCOEvaluator):
             )
 
     def _all_truth(self) -> list[dict[str, Any]]:
-        """Annotations of all images, those that nobody processed included."""
+        """Return the annotations of all images, including those without predictions."""
         assert self._panoptic is not None
         for image_id in self._coco_api.imgs.keys() - self._truth.keys():
             self._truth[image_id] = self._panoptic.annotations(image_id)
-        # in one order, which decides between equal overlaps, whatever the number of processes
+        # The order decides between equal overlaps: it must not depend on the number of processes.
         return [a for image_id in self._coco_api.imgs for a in self._truth[image_id]]
 
     def _check_image_ids(self, predictions: list[dict[str, Any]]) -> None:
@@ -213,7 +215,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
             )
 
     def _with_dataset_category_ids(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Results with the category ids of the data set in place of class indices."""
+        """Return results with the data set's category ids in place of class indices."""
         to_index = self._metadata.get("thing_dataset_id_to_contiguous_id")
         if to_index is None:
             return results
@@ -229,14 +231,14 @@ class COCOInstanceEvaluator(COCOEvaluator):
             )
         things = [result for result in results if result["category_id"] in to_id]
         if len(things) < len(results):
-            self._logger.info(
+            logger.info(
                 f"{len(results) - len(things)} of {len(results)} predictions are of classes of "
-                f"{self._dataset_name!r} that are no things, and do not count."
+                f"{self._dataset_name!r} that are not things. They do not count."
             )
         return [result | {"category_id": to_id[result["category_id"]]} for result in things]
 
     def _categories(self) -> tuple[list[int], list[str] | None]:
-        """Ids to evaluate, ascending, and their names in the same order if known."""
+        """Return the ids to evaluate, ascending, and their names in the same order if known."""
         names = self._metadata.get("thing_classes")
         to_index = self._metadata.get("thing_dataset_id_to_contiguous_id")
         in_file = sorted(self._coco_api.getCatIds())
@@ -244,7 +246,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
             return in_file, names
         ignored = sorted(set(in_file) - to_index.keys())
         if ignored:
-            self._logger.warning(
+            logger.warning(
                 f"Categories {ignored} of {self._source} are not among the classes of "
                 f"{self._dataset_name!r} and do not count."
             )
@@ -252,27 +254,27 @@ class COCOInstanceEvaluator(COCOEvaluator):
         if names is None:
             return ids, None
         if len(names) == len(to_index):
-            # Of things alone, in the order of contiguous ids, which may have gaps.
+            # The names of things alone, in the order of contiguous ids, which may have gaps.
             by_index = dict(zip(sorted(to_index.values()), names, strict=True))
         else:
             by_index = dict(enumerate(names))
-        # By id, because the classes may be listed in another order than their ids.
+        # Sorted by id, because the metadata may list classes in another order.
         return ids, [by_index[to_index[i]] for i in ids]
 
     def _log_recalls(self, task: str, stats: np.ndarray) -> None:
         labels = [f"AR@{limit}" for limit in self._max_dets] + ["ARs", "ARm", "ARl"]
         values = zip(labels, percent(stats[6:]), strict=True)
         text = ", ".join(f"{label} {value:.2f}" for label, value in values)
-        self._logger.info(f"Average recall for {task}: {text}")
+        logger.info(f"Average recall for {task}: {text}")
 
 
 def instances_to_coco_results(instances: Instances, image_id: Hashable) -> list[dict[str, Any]]:
-    """Predictions for one image in COCO's result format.
+    """Return the predictions for one image in COCO's result format.
 
     Args:
         instances: N predictions with `pred_masks` (N, H, W) bool, `scores` (N,), `pred_classes`
             (N,) and optionally `pred_boxes`.
-        image_id: what the entries' `image_id` shall be.
+        image_id: the `image_id` of the entries.
 
     Returns:
         N entries with `image_id`, `category_id` (the class index), `bbox` (x, y, width, height in
@@ -284,7 +286,7 @@ def instances_to_coco_results(instances: Instances, image_id: Hashable) -> list[
     """
     if not torch.isfinite(instances.scores).all():
         raise ValueError(f"image {image_id}: the model predicted a score that is not finite")
-    # One mask at a time: encoding reads the mask in place, so nothing of its size is allocated.
+    # One mask at a time: encoding reads a mask in place, without a copy.
     rles = [hotcoco.mask.encode(mask) for mask in instances.pred_masks.cpu().numpy()]
     if instances.has("pred_boxes"):
         boxes = instances.pred_boxes.tensor.detach().cpu()

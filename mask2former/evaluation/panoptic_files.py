@@ -1,4 +1,4 @@
-"""Panoptic quality of predictions in files of COCO's format, whatever wrote them."""
+"""Panoptic quality of predictions in files of COCO's panoptic format, from any tool."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def evaluate_files(
     workers: int = 1,
     progress: bool = True,
 ) -> PanopticQuality:
-    """Compare two sets of files.
+    """Compute the panoptic quality of one set of files against another.
 
     Args:
         truth: the ground truth.
-        predictions: read in the same way; its ``category_id`` are those of the ground truth.
-        workers: processes that compare images.
-        progress: whether to show a bar.
+        predictions: the predictions, with the category ids of the ground truth.
+        workers: number of processes that compare images.
+        progress: whether to show a progress bar.
 
     Raises:
         DatasetError: a file cannot be read, contradicts itself or does not fit the ground truth.
@@ -40,7 +40,7 @@ def evaluate_files(
         raise DatasetError(f"{source} has no 'annotations'")
     if unknown := predictions.image_ids - truth.image_ids:
         raise DatasetError(
-            f"{predictions.source} has {len(unknown)} images that {truth.source} has not: "
+            f"{predictions.source} has {len(unknown)} images that {truth.source} does not have: "
             f"{some_of([repr(image_id) for image_id in unknown])}"
         )
     if missing := truth.image_ids - predictions.image_ids:
@@ -69,7 +69,7 @@ def evaluate_files(
 
 
 class _Task(NamedTuple):
-    """An image: what one process needs of it, rather than all of both files."""
+    """What a process needs to compare one image, which is less than both files."""
 
     truth_png: str
     truth_segments: Sequence[Segment]
@@ -86,10 +86,14 @@ def _compare(task: _Task) -> dict[int, Counts]:
 
 
 def read_folder(panoptic_json: str, folder: str | None = None) -> PanopticTruth:
-    """Read a JSON of panoptic format; without `folder` its PNG files are in that of its own name.
+    """Read a JSON of COCO's panoptic format.
+
+    Args:
+        panoptic_json: the file.
+        folder: the folder of its PNG files, by default the path of the JSON without ".json".
 
     Raises:
-        DatasetError: there is no such file or folder, or it is not of that format.
+        DatasetError: the file or the folder does not exist, or the JSON is not of that format.
     """
     folder = folder or os.path.splitext(panoptic_json)[0]
     if not os.path.isdir(folder):

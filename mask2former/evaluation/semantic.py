@@ -1,10 +1,10 @@
 """Mean IoU of semantic segmentation.
 
-The numbers and their names are those of Detectron2's `SemSegEvaluator`. Unlike there, predictions
-are not kept in memory, label maps of 16 bits and any number of classes work, and ground truth may
-be panoptic.
+The numbers and their names are those of Detectron2's `SemSegEvaluator`. Unlike that
+evaluator, this one does not keep predictions in memory, accepts 16-bit label maps and any number of
+classes, and can derive its ground truth from panoptic annotations.
 
-Shape letters: K classes; H, W image height and width.
+Shapes: K classes; H, W image height and width.
 """
 
 from __future__ import annotations
@@ -31,22 +31,34 @@ from ..utils.text import some_of
 from .ground_truth import panoptic_classes
 from .tables import class_table
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16  # pixels
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Intersection over union of semantic predictions and the share of pixels that are right.
+    """Intersection over union of semantic predictions, and pixel accuracy.
 
     Predictions are Detectron2's ``sem_seg``, (K, H, W) scores; the class of a pixel is the one with
-    the highest. `evaluate` returns, in percent, ``{"sem_seg": {"mIoU", "fwIoU", "IoU-<class>"...,
-    "mACC", "pACC", "ACC-<class>"...}}``: IoU averaged over classes, IoU weighted by the pixels of
-    each class, pixel accuracy averaged over classes, and of all pixels. A class without a pixel of
-    ground truth gets NaN and is not in the averages. Pixels of the ignore label do not count.
+    the highest score. `evaluate` returns, in percent, ``{"sem_seg": {"mIoU", "fwIoU",
+    "IoU-<class>"..., "mACC", "pACC", "ACC-<class>"...}}``: IoU averaged over classes, IoU weighted
+    by the pixels of each class, pixel accuracy averaged over classes, and accuracy over all pixels.
+    A class without ground truth pixels gets NaN and is left out of the averages. Pixels with the
+    ignore label do not count.
 
-    With `output_dir`, ``sem_seg_predictions.json`` holds the predicted masks as COCO RLE and
-    ``sem_seg_evaluation.pth`` the numbers.
+    With `output_dir`, ``sem_seg_predictions.json`` contains the predicted masks as COCO RLE, and
+    ``sem_seg_evaluation.pth`` contains the numbers.
+
+    Args:
+        dataset_name: a registered data set with ``stuff_classes`` and, unless it is 255,
+            ``ignore_label`` in its metadata; its dataset dicts have ``sem_seg_file_name`` or,
+            to derive that from, ``pan_seg_file_name`` and ``segments_info``.
+        output_dir: folder for the predictions, which all processes share, or None to write
+            none.
+        distributed: whether to gather the results of all processes.
+
+    Raises:
+        DatasetError: the data set has no such ground truth.
     """
 
     def __init__(
@@ -55,19 +67,7 @@ class SemanticEvaluator(DatasetEvaluator):
         output_dir: str | os.PathLike[str] | None = None,
         *,
         distributed: bool = True,
-    ):
-        """
-        Args:
-            dataset_name: a registered data set with ``stuff_classes`` and, unless it is 255,
-                ``ignore_label`` in its metadata; its dataset dicts have ``sem_seg_file_name`` or,
-                to derive that from, ``pan_seg_file_name`` and ``segments_info``.
-            output_dir: folder for the predictions, which all processes share, or None to write
-                none.
-            distributed: whether to gather the results of all processes.
-
-        Raises:
-            DatasetError: the data set has no such ground truth.
-        """
+    ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         names = metadata.get("stuff_classes")
         if not names:
@@ -97,13 +97,13 @@ class SemanticEvaluator(DatasetEvaluator):
         """Count the pixels of a batch.
 
         Args:
-            inputs: what the model was given; ``file_name`` of each is read.
-            outputs: what it returned; ``sem_seg`` of each is read.
+            inputs: what the model was given, with ``file_name``.
+            outputs: what the model returned, with ``sem_seg``.
 
         Raises:
-            ValueError: an output without ``sem_seg``, or of other classes or another size than the
-                ground truth, or an image that the data set has not.
-            DatasetError: the ground truth cannot be read or has a label that is no class.
+            ValueError: an output has no ``sem_seg``, or its classes or size do not fit the ground
+                truth, or the data set does not have the image.
+            DatasetError: the ground truth cannot be read, or has a label that is not a class.
         """
         for image, output in zip(inputs, outputs, strict=True):
             path = image["file_name"]
@@ -127,9 +127,9 @@ class SemanticEvaluator(DatasetEvaluator):
                         file.write(json.dumps(entry) + "\n")
 
     def _compare(self, path: str, labels: np.ndarray) -> np.ndarray:
-        """Return the (K, K) numbers of pixels of one image."""
+        """Return the (K, K) pixel counts of one image."""
         if path not in self._truth:
-            raise ValueError(f"image {path} is not of data set {self._dataset_name!r}")
+            raise ValueError(f"data set {self._dataset_name!r} does not have image {path}")
         record = self._truth[path]
         if isinstance(record, str):
             truth_path, truth = record, read_label_map(record)
@@ -156,7 +156,7 @@ class SemanticEvaluator(DatasetEvaluator):
             ) from error
 
     def _results(self, path: str, labels: np.ndarray) -> list[dict[str, Any]]:
-        """Return the masks of one image in COCO's format for results of stuff segmentation."""
+        """Return the masks of one image in COCO's result format of stuff segmentation."""
         results = []
         for label in np.unique(labels).tolist():
             rle = hotcoco.mask.encode(labels == label)
@@ -172,7 +172,7 @@ class SemanticEvaluator(DatasetEvaluator):
         return results
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Return the numbers, on the main process; None on others."""
+        """Return the numbers on the main process, None on others."""
         confusion = self._confusion
         if self._distributed:
             comm.synchronize()
@@ -181,7 +181,7 @@ class SemanticEvaluator(DatasetEvaluator):
                 return None
             confusion = np.sum(gathered, axis=0)
         results = semantic_scores(confusion, self._names)
-        _logger.info(f"Semantic segmentation:\n{semantic_table(results, self._names)}")
+        logger.info(f"Semantic segmentation:\n{semantic_table(results, self._names)}")
         if self._output_dir is not None:
             self._finish(results)
         return {"sem_seg": results}
@@ -195,7 +195,7 @@ class SemanticEvaluator(DatasetEvaluator):
         ranks = range(comm.get_world_size()) if self._distributed else [comm.get_rank()]
         parts = [self._partial(rank) for rank in ranks]
         if absent := [part.name for part in parts if not part.exists()]:
-            _logger.warning(
+            logger.warning(
                 f"{self._output_dir} is not shared by all processes: the predictions of "
                 f"{some_of(absent)} are not written."
             )
@@ -215,11 +215,15 @@ class SemanticEvaluator(DatasetEvaluator):
         write_atomically(
             self._output_dir / "sem_seg_evaluation.pth", lambda file: torch.save(results, file)
         )
-        _logger.info(f"Predicted masks: {path}")
+        logger.info(f"Predicted masks: {path}")
 
 
 def _ground_truth(dataset_name: str) -> dict[str, str | tuple[str, list[dict[str, Any]]]]:
-    """Image file -> label map, or panoptic PNG and its segments' ``id`` and ``category_id``."""
+    """Return the ground truth per image file.
+
+    It is the path of a label map, or that of a panoptic PNG and the ``id`` and ``category_id`` of
+    its segments.
+    """
     truth: dict[str, Any] = {}
     for record in DatasetCatalog.get(dataset_name):
         if "sem_seg_file_name" in record:
@@ -240,16 +244,19 @@ def _ground_truth(dataset_name: str) -> dict[str, str | tuple[str, list[dict[str
 
 
 def best_classes(scores: torch.Tensor) -> np.ndarray:
-    """Return (H, W) uint8 or int16: the class of the highest score, the first of equal ones.
+    """Return the class with the highest score per pixel, the first one of equal scores.
 
     Args:
-        scores: (K, H, W), on any device. From a GPU come a byte or two for each pixel.
+        scores: (K, H, W), on any device. Only the result is copied from a GPU.
+
+    Returns:
+        (H, W), uint8 up to 256 classes and int16 above.
     """
     few = len(scores) <= 256
     if scores.device.type != "cpu":
         return scores.argmax(dim=0).to(torch.uint8 if few else torch.int16).cpu().numpy()
-    # torch.argmax strides through all of K for each pixel. Here, blocks of pixels stay in the cache
-    # while class after class goes by, which takes a quarter of the time or less.
+    # torch.argmax strides through all K scores per pixel. Going through the classes one by one for
+    # a block of pixels that fits the cache takes at most a quarter of the time.
     if scores.dtype != torch.float64:
         scores = scores.float()
     flat = scores.detach().flatten(1).numpy()  # (K, P)
@@ -267,7 +274,7 @@ def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, fl
     """Return the scores of `SemanticEvaluator` by name, in percent.
 
     Args:
-        confusion: (K, K) pixels of class k in the ground truth that are predicted as class j.
+        confusion: (K, K), the number of pixels by true class and predicted class.
         names: K class names.
     """
     pixels = confusion.sum(axis=1).astype(np.float64)  # (K,) of the ground truth
@@ -295,7 +302,7 @@ def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, fl
 
 
 def semantic_table(results: Mapping[str, float], names: Sequence[str]) -> str:
-    """Return what `semantic_scores` returned as text, without the classes that have no number."""
+    """Return the results of `semantic_scores` as text, without classes that have no number."""
     averages = ", ".join(
         f"{name} {results[name]:.3f}" for name in ("mIoU", "fwIoU", "mACC", "pACC")
     )

@@ -8,15 +8,15 @@ from typing import Any
 
 from tabulate import tabulate
 
-_CELLS = 12  # a row, so that it fits most terminals
+_CELLS = 12  # per row, to fit most terminals
 
 
 def class_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table of classes, several beside each other, in the order down the columns.
+    """Return a table of classes with several classes per row, ordered down the columns.
 
     Args:
-        headers: of a class: its name and values.
-        rows: the same of each class.
+        headers: titles of a class's name and values.
+        rows: name and values per class.
     """
     columns = max(1, min(len(rows), _CELLS // len(headers)))
     height = math.ceil(len(rows) / columns)

@@ -1,4 +1,4 @@
-"""Whether a device can be used on this machine."""
+"""Checking whether this machine has a device."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and JSON that is read with readable errors."""
+"""Writing files completely or not at all, and reading JSON with clear errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`."""
+    """Let `write` fill a temporary file in the folder of `path`, then rename it to `path`."""
     path = Path(path)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False
@@ -21,7 +21,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             file.close()
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)  # only the owner may read a temporary file
+            os.chmod(file.name, 0o666 & ~umask)  # others cannot read a temporary file
             os.replace(file.name, path)
         except BaseException:
             file.close()

@@ -1,4 +1,4 @@
-"""Keeping small constant tensors from one call to the next."""
+"""Caching small constant tensors between calls."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ T = TypeVar("T")
 
 
 def cached_tensors(function: Callable[..., T]) -> Callable[..., T]:
-    """Cache the tensors that `function` makes; call it with `like=`, a tensor of the computation.
+    """Cache the tensors that `function` makes.
 
-    The arguments of `function`, such as sizes and a device, are hashable. Making such tensors anew
-    in each call would let the CPU wait for a GPU. Where `like` is a fake tensor or a compiler
-    traces, the result is of use only there and is not kept.
+    The arguments of `function`, such as sizes and a device, must be hashable. Without a cache,
+    making the tensors in each call would let the CPU wait for a GPU. The result of this decorator
+    takes one more argument, `like`, a tensor of the computation: if that is a fake tensor or a
+    compiler traces, the tensors are valid only there and are not cached.
     """
 
     @functools.lru_cache(maxsize=256)

@@ -44,7 +44,7 @@ def test_evaluate_panoptic(tmp_path, capsys):
 
     fails("no folder /nowhere", "--truth-folder", "/nowhere")
     fails("no prediction for 1 of 6 images: 10", change=lambda a: a.pop(0))
-    fails("1 images that .* has not: 5", change=lambda a: a.append({**a[0], "image_id": 5}))
+    fails("1 images that .* does not have: 5", change=lambda a: a.append({**a[0], "image_id": 5}))
     fails(
         r"image 10: category ids \[5\] are not in",
         change=lambda a: a[0]["segments_info"][0].update(category_id=5),

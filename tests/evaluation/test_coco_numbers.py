@@ -20,14 +20,12 @@ from coco_sets import (
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from support import REPOSITORY
 
 from mask2former.evaluation import COCOInstanceEvaluator, summarize_coco
 
-SHARED = REPOSITORY.parent / "shared/data"
 REAL = [
-    SHARED / "coco_permissive/annotations/instances_val2017.json",
-    SHARED / "food/annotations/instances_val.json",
+    "coco_permissive/annotations/instances_val2017.json",
+    "food/annotations/instances_val.json",
 ]
 
 
@@ -84,11 +82,9 @@ def test_equals_pycocotools_on_made_up_annotations(register_coco, seed):
     assert_same(results, data, predictions)
 
 
-@pytest.mark.parametrize("path", REAL, ids=lambda p: p.parent.parent.name)
-def test_equals_pycocotools_on_real_annotations(register_coco, path):
-    if not path.exists():
-        pytest.skip("needs the data sets next to the checkout")
-    data = json.loads(path.read_text())
+@pytest.mark.parametrize("path", REAL)
+def test_equals_pycocotools_on_real_annotations(register_coco, shared, path):
+    data = json.loads((shared / "data" / path).read_text())
     data["images"] = data["images"][:40]
     kept = {image["id"] for image in data["images"]}
     data["annotations"] = [a for a in data["annotations"] if a["image_id"] in kept]

@@ -144,7 +144,7 @@ def test_things_are_the_instances(content, tmp_path, caplog, json_file):
     assert "AP-sky" not in results["segm"]
     assert "things of its panoptic ground truth" in caplog.text
     assert ("missing.json does not exist" in caplog.text) == (json_file is not None)
-    assert "are no things, and do not count" in caplog.text
+    assert "are not things. They do not count" in caplog.text
     written = json.loads((tmp_path / "coco_instances_results.json").read_text())
     assert {r["category_id"] for r in written} == {1, 4}
     # An image without prediction counts as missed: the same as one with an empty prediction.

@@ -12,12 +12,9 @@ import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from panoptic_sets import CATEGORIES, CONTIGUOUS, QUALITIES, evaluate, read_ids
-from support import REPOSITORY
 
 from mask2former.evaluation import PanopticEvaluator
 from mask2former.evaluation.panoptic_quality import count_overlaps, match_segments
-
-SAMPLE = REPOSITORY.parent / "shared/data/coco_panoptic_sample/sample_data"
 
 
 def literal(folder: Path, content: dict, predictions: dict) -> dict[str, float]:
@@ -130,10 +127,10 @@ def test_the_made_up_data_has_every_case(tmp_path):
     assert crowds > 20 and double > 2 and ignored > 5
 
 
-@pytest.mark.skipif(not SAMPLE.exists(), reason="needs the data sets next to the checkout")
-def test_real_ground_truth(tmp_path):
+def test_real_ground_truth(shared, tmp_path):
     """Against itself 100, and as panopticapi finds it once it is perturbed."""
-    truth_json, truth_folder = SAMPLE / "panoptic_examples.json", SAMPLE / "panoptic_examples"
+    sample = shared / "data/coco_panoptic_sample/sample_data"
+    truth_json, truth_folder = sample / "panoptic_examples.json", sample / "panoptic_examples"
     content = json.loads(truth_json.read_text())
     name = "test_panoptic_evaluation_real"
     index = {c["id"]: i for i, c in enumerate(content["categories"])}

@@ -240,7 +240,7 @@ def test_mistakes_are_named(register):
         process(instances=None)
     with pytest.raises(ValueError, match=r"predicts 4 classes.* has 5; .*NUM_CLASSES must be 5"):
         process(sem_seg=scores[0][1:])
-    with pytest.raises(ValueError, match=r"other\.jpg is not of data set"):
+    with pytest.raises(ValueError, match=r"does not have image .*other\.jpg"):
         process("other.jpg", sem_seg=scores[0])
     with pytest.raises(ValueError, match=r"height and width"):
         process(sem_seg=scores[0][:, 1:])
