@@ -15,7 +15,7 @@ def sine_position_encoding(
     device: torch.device | str | None = None,
     temperature: float = 10000.0,
 ) -> Tensor:
-    """Encode pixel positions, scaled to (0, 2 pi], with sines of geometrically falling frequency.
+    """Encode pixel positions, scaled to (0, 2 pi], by sines of geometrically decreasing frequency.
 
     Args:
         height: rows of the map.

@@ -62,7 +62,7 @@ def instance_inference(
     max_detections: int,
     thing_classes: Collection[int] | None = None,
 ) -> Instances:
-    """The ``max_detections`` best (query, class) pairs as instances.
+    """Turn the ``max_detections`` best (query, class) pairs into instances.
 
     The pairs are chosen by class probability before any mask is resized, and masks are resized in
     chunks and kept as booleans, so memory is that of the result and a chunk of ``CHUNK_PIXELS``.
@@ -71,7 +71,7 @@ def instance_inference(
         prediction: of one image.
         output_size: (H, W) of the result.
         max_detections: D at most.
-        thing_classes: of the best pairs those of other classes are left out, without a replacement;
+        thing_classes: the best pairs of other classes are left out, and not replaced by others;
             None keeps all.
 
     Returns:

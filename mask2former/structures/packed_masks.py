@@ -1,4 +1,4 @@
-"""Binary masks at a bit a pixel.
+"""Binary masks at one bit per pixel.
 
 Shapes:
     N: masks, B: planes of eight masks each, P: points, H, W: size of the masks,
@@ -22,8 +22,8 @@ from ..utils.size import Size
 class PackedMasks:
     """N binary masks of one size as bit planes: 300 masks of 1024 x 1024 pixels take 38 MB.
 
-    It stands where Detectron2 has ``BitMasks``, in ``Instances`` too: indexing, ``cat``, ``to``,
-    iteration over (H, W) masks and bounding boxes are the same.
+    It replaces Detectron2's ``BitMasks``, in ``Instances`` too: indexing, ``cat``, ``to``,
+    iteration over (H, W) masks, and bounding boxes are the same.
 
     Args:
         planes: (ceil(N / 8), h, w), uint8. Mask n is bit n % 8 of plane n // 8.
@@ -50,12 +50,12 @@ class PackedMasks:
 
     @classmethod
     def from_masks(cls, masks: Iterable[np.ndarray], size: Size) -> PackedMasks:
-        """Pack masks as they come; no two of them are held at a time.
+        """Pack masks as they come; only one of them is held at a time.
 
         Args:
-            masks: (h, w) arrays each; what is not 0 is in the mask. One that is smaller than `size`
-                is the upper left corner of a mask that has nothing in the rest.
-            size: (H, W), also where there is no mask.
+            masks: (h, w) arrays; what is not 0 is in the mask. One that is smaller than `size` is
+                the upper left corner of a mask that is empty elsewhere.
+            size: (H, W), also if there are no masks.
 
         Raises:
             ValueError: a mask is larger than `size`.
@@ -84,7 +84,7 @@ class PackedMasks:
 
     @classmethod
     def from_ids(cls, id_map: np.ndarray, ids: Sequence[int]) -> PackedMasks:
-        """Pack the masks that a map of ids (H, W), integers, shows: one for each of ``ids``."""
+        """Pack the masks that a map of integer ids (H, W) shows: one for each of ``ids``."""
         if id_map.ndim != 2:
             raise ValueError(f"a map of ids is (H, W), got the shape {id_map.shape}")
         height, width = id_map.shape
@@ -95,7 +95,7 @@ class PackedMasks:
         """Pack a tensor (N, H, W) on its device; what is not 0 is in the mask.
 
         Raises:
-            ValueError: there are fractions, as soft masks have.
+            ValueError: the masks have fractions, as soft masks do.
         """
         if masks.ndim != 3:
             raise ValueError(f"masks are (N, H, W), got the shape {tuple(masks.shape)}")
@@ -114,7 +114,7 @@ class PackedMasks:
         return f"PackedMasks(num_masks={len(self)}, height={height}, width={width})"
 
     def __getitem__(self, item: int | slice | Sequence[int] | Tensor) -> PackedMasks:
-        """The masks of an index, a slice, indices or a bool tensor (N,), as a copy."""
+        """Copy the masks of an index, a slice, indices or a bool tensor (N,)."""
         indices = self._indices(item)
         bits = (indices % 8).to(torch.uint8)[:, None, None]
         _, h, w = self.planes.shape
@@ -127,13 +127,13 @@ class PackedMasks:
         return PackedMasks(planes, len(indices), self.image_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """The masks one by one, bool (H, W)."""
+        """Iterate over the masks, bool (H, W) each."""
         for i in range(len(self)):
             yield self[i].tensor[0]
 
     @staticmethod
     def cat(parts: Sequence[PackedMasks]) -> PackedMasks:
-        """All masks of some containers of one image size, in their order, as a copy."""
+        """Copy all masks of containers that have the same image size, in their order."""
         sizes = {part.image_size for part in parts}
         if len(sizes) != 1:
             raise ValueError(f"cannot join masks of different sizes, or none: {sorted(sizes)}")
@@ -148,14 +148,14 @@ class PackedMasks:
         ]
 
     def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
-        """On another device, by the arguments of ``Tensor.to``; the type stays."""
+        """Move to another device, by the arguments of ``Tensor.to``; the type stays the same."""
         planes = self.planes.to(*args, **kwargs)
         if planes.dtype != torch.uint8:
             raise ValueError("packed masks cannot change their type; take .tensor.to(dtype)")
         return PackedMasks(planes, len(self), self.image_size)
 
     def pin_memory(self) -> PackedMasks:
-        """In memory that is copied to a GPU fast."""
+        """Copy to memory from which copies to a GPU are fast."""
         return PackedMasks(self.planes.pin_memory(), len(self), self.image_size)
 
     @property
@@ -169,7 +169,7 @@ class PackedMasks:
         return _padded(_unpacked(self.planes, len(self)).bool(), *self.image_size)
 
     def pad(self, height: int, width: int) -> PackedMasks:
-        """The same masks in a larger image, padded on the right and at the bottom. Copies nothing.
+        """Pad the image on the right and at the bottom, without a copy of the masks.
 
         Args:
             height: H of the result.
@@ -183,21 +183,22 @@ class PackedMasks:
         return PackedMasks(self.planes, len(self), (height, width))
 
     def any(self) -> Tensor:
-        """Whether each mask has a pixel: bool (N,)."""
+        """Return whether each mask has a pixel: bool (N,)."""
         return self._projected(1).any(1)
 
     def get_bounding_boxes(self) -> Boxes:
-        """Tight boxes (N, 4), upper ends exclusive as in Detectron2; zeros for empty masks."""
+        """Return tight boxes (N, 4), upper ends exclusive as in Detectron2; zeros if empty."""
         return Boxes(boxes_of_projections(self._projected(1), self._projected(2)))
 
     def sample(self, points: Tensor, of: Tensor | None = None) -> Tensor:
-        """Bilinear values at points, without unpacking the masks.
+        """Interpolate values at points bilinearly, without unpacking the masks.
 
         They are those of ``grid_sample`` with ``align_corners=False`` and zeros around the image.
 
         Args:
-            points: (x, y) in [0, 1]; (P, 2) for all masks, or (N, P, 2) for each mask its own.
-            of: indices (N,) of masks to take in place of all.
+            points: (x, y) in [0, 1]; (P, 2) for all masks, or (N, P, 2) with different points for
+                each mask.
+            of: indices (N,) of the masks to take instead of all.
 
         Returns:
             (N, P), float32, in [0, 1].
@@ -225,7 +226,7 @@ class PackedMasks:
         return corners.mul_(weights).sum(-2)
 
     def _values(self, pixels: Tensor, of: Tensor | None) -> Tensor:
-        """Bits (N, P), as 0 and 1, of masks ``of``, or all, at flat indices (P,) or (N, P)."""
+        """Read bits (N, P), as 0 and 1, of masks ``of``, or all, at flat indices (P,) or (N, P)."""
         if pixels.ndim == 1:
             values = self.planes.flatten(1).index_select(1, pixels)  # (B, P)
             if of is None:
@@ -240,7 +241,7 @@ class PackedMasks:
         return (values >> (of % 8).to(torch.uint8)[:, None]) & 1
 
     def _indices(self, item: int | slice | Sequence[int] | Tensor) -> Tensor:
-        """What ``item`` selects, as indices (M,)."""
+        """Return what ``item`` selects, as indices (M,)."""
         everything = torch.arange(len(self), device=self.device)
         if isinstance(item, Tensor):
             item = item.to(self.device)
@@ -250,7 +251,7 @@ class PackedMasks:
         return everything[item].reshape(-1)
 
     def _projected(self, dim: int) -> Tensor:
-        """Columns (dim 1) or rows (dim 2) that masks have a pixel in: bool (N, w) or (N, h)."""
+        """Find columns (dim 1) or rows (dim 2) that have a pixel: bool (N, w) or (N, h)."""
         values = self.planes
         while values.shape[dim] > 1:  # halves on halves, as there is no "or" along a dimension
             size = values.shape[dim]
@@ -263,7 +264,7 @@ class PackedMasks:
 
 
 def boxes_of_projections(columns: Tensor, rows: Tensor) -> Tensor:
-    """Tight boxes (N, 4) of masks, (x0, y0, x1, y1), upper ends exclusive; zeros for empty ones.
+    """Return tight boxes (N, 4) of masks, (x0, y0, x1, y1), upper ends exclusive; zeros if empty.
 
     Args:
         columns: bool (N, W), where each mask has a pixel.
@@ -280,9 +281,9 @@ def boxes_of_projections(columns: Tensor, rows: Tensor) -> Tensor:
 
 
 def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Pixels before and after positions (..., P) along an axis, and their weights: (..., 2, P).
+    """Return pixels before and after positions (..., P) on an axis, and their weights: (..., 2, P).
 
-    A pixel that does not exist has no weight, and the index of one that does.
+    A pixel that does not exist has the weight 0, and the index of one that exists.
     """
     before = positions.floor()
     pixels = torch.stack((before, before + 1), dim=-2)
@@ -292,16 +293,16 @@ def _neighbours(positions: Tensor, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _merge_columns(planes: list[np.ndarray], columns: np.ndarray | None) -> None:
-    """Put what is stored by columns (W, H), as rasterised polygons are, into the last plane.
+    """Merge masks stored by columns (W, H), as rasterised polygons are, into the last plane.
 
-    Turning eight masks at a time is quicker than one by one.
+    Transposing eight masks at a time is faster than one by one.
     """
     if columns is not None:
         planes[-1] |= columns.T
 
 
 def _pack(count: int, size: Size, device: torch.device, rows: Callable[[slice], Tensor]) -> Tensor:
-    """Planes of ``count`` masks; ``rows`` gives those of a slice as 0 and 1, (n, h, w)."""
+    """Pack ``count`` masks into planes; ``rows`` gives those of a slice as 0 and 1, (n, h, w)."""
     planes = torch.zeros((-(-count // 8), *size), dtype=torch.uint8, device=device)
     for bit in range(min(count, 8)):
         part = rows(slice(bit, count, 8)).to(torch.uint8)
@@ -310,7 +311,7 @@ def _pack(count: int, size: Size, device: torch.device, rows: Callable[[slice], 
 
 
 def _unpacked(values: Tensor, count: int) -> Tensor:
-    """The first ``count`` of the bits of (B, ...), as 0 and 1 (count, ...)."""
+    """Unpack the first ``count`` of the bits of (B, ...), as 0 and 1 (count, ...)."""
     shifts = torch.arange(8, dtype=torch.uint8, device=values.device)
     bits = (values[:, None] >> shifts.view(1, 8, *(1,) * (values.ndim - 1))) & 1
     return bits.flatten(0, 1)[:count]

@@ -115,7 +115,7 @@ class D2SwinTransformer(Backbone):
         window_size: side of an attention window, in patches.
         mlp_ratio: hidden channels of a block's MLP, relative to the block's.
         qkv_bias: whether the query, key and value projections have a bias.
-        qk_scale: factor on the attention logits; `None` is 1 / sqrt(channels of a head).
+        qk_scale: factor on the attention logits; `None` is 1 / sqrt(channels per head).
         drop_rate: dropout probability after the patch embedding and after projections.
         attn_drop_rate: dropout probability of attention weights.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.

@@ -24,7 +24,7 @@ from ..targets import image_target
 
 @META_ARCH_REGISTRY.register()
 class MaskFormer(nn.Module):
-    """Mask classification: a set of (class, mask) predictions an image.
+    """Mask classification: a set of (class, mask) predictions per image.
 
     Args:
         backbone: gives feature maps by name.
@@ -32,9 +32,9 @@ class MaskFormer(nn.Module):
         criterion: from predictions and targets to weighted losses.
         size_divisibility: inputs are padded to multiples of this, or of the backbone's own number
             if this is negative.
-        pixel_mean: a channel, in the order of ``INPUT.FORMAT``.
-        pixel_std: a channel.
-        max_detections: instances an image.
+        pixel_mean: per channel, in the order of ``INPUT.FORMAT``.
+        pixel_std: per channel.
+        max_detections: instances per image.
         instance_on: whether inference returns ``instances``.
         semantic_on: whether it returns ``sem_seg``.
         panoptic_on: whether it returns ``panoptic_seg``.
@@ -95,11 +95,11 @@ class MaskFormer(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Constructor arguments from a config.
+        """Return constructor arguments from a config.
 
         Raises:
-            ValueError: with ``PANOPTIC_ON``, if it is not known which classes are things; or they
-                are not among the model's classes.
+            ValueError: with ``PANOPTIC_ON``, if it is not known which classes are things, or if
+                they are not among the model's classes.
         """
         mask_former = cfg.MODEL.MASK_FORMER
         test = mask_former.TEST
@@ -158,7 +158,7 @@ class MaskFormer(nn.Module):
         return self.pixel_mean.device
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> Any:
-        """Losses in training mode, results otherwise.
+        """Compute losses in training mode, results otherwise.
 
         Args:
             batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
@@ -195,7 +195,7 @@ class MaskFormer(nn.Module):
         ]
 
     def predict(self, batched_inputs: list[dict[str, Any]]) -> list[QueryPrediction]:
-        """What `results` takes, for each image: queries at the resolution of the network."""
+        """Predict the queries of each image, at the resolution of the network, for `results`."""
         return _predictions(*self._outputs(batched_inputs))
 
     def results(
@@ -206,7 +206,7 @@ class MaskFormer(nn.Module):
         Args:
             prediction: of `predict`.
             output_size: (H, W) of the results.
-            keys: which to make; None is for `result_keys`.
+            keys: which results to make; None is for `result_keys`.
         """
         results: dict[str, Any] = {}
         for key in self.result_keys if keys is None else keys:
@@ -233,7 +233,7 @@ class MaskFormer(nn.Module):
         return results
 
     def _outputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], ImageList]:
-        """The network's output for a batch, and the batch."""
+        """Return the network's output for a batch, and the batch."""
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
@@ -256,7 +256,7 @@ def _predictions(outputs: dict[str, Any], batch: ImageList) -> list[QueryPredict
 
 
 def _thing_classes(cfg: CfgNode) -> list[int] | None:
-    """Contiguous ids of the thing classes of the data set that the model is trained on.
+    """Return the contiguous ids of the thing classes of the data set that the model is trained on.
 
     Without ``PANOPTIC_ON``, None if the data set does not tell things from stuff among as many
     classes as the model has, as panoptic ones do.

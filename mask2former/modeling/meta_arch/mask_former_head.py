@@ -13,7 +13,7 @@ from ..pixel_decoder import build_pixel_decoder
 from ..pixel_decoder.base import channels_of
 from ..transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
-# What a transformer decoder may attend to beside one of the backbone's features.
+# What a transformer decoder may attend to besides one of the backbone's features.
 MULTI_SCALE = "multi_scale_pixel_decoder"  # the pixel decoder's three coarsest maps
 TRANSFORMER_ENCODER = "transformer_encoder"  # its transformer encoder's output
 PIXEL_EMBEDDING = "pixel_embedding"  # the mask features
@@ -25,9 +25,9 @@ class MaskFormerHead(nn.Module):
 
     Args:
         num_classes: classes without "no object".
-        pixel_decoder: has ``forward_features``, from features to mask features, the output of its
+        pixel_decoder: its ``forward_features`` turns features into mask features, the output of its
             transformer encoder and a list of maps.
-        predictor: from what it attends to and mask features to predictions.
+        predictor: turns what it attends to, and mask features, into predictions.
         transformer_in_feature: what the predictor attends to: "multi_scale_pixel_decoder",
             "transformer_encoder", "pixel_embedding" or the name of a feature.
     """
@@ -52,7 +52,7 @@ class MaskFormerHead(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return constructor arguments from a config."""
         return {
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "pixel_decoder": build_pixel_decoder(cfg, input_shape),
@@ -67,7 +67,7 @@ class MaskFormerHead(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
-        """Backbone features by name to ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
+        """Turn features by name into ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
         attended, mask_features = decode_pixels(
             self.pixel_decoder, features, self.transformer_in_feature
         )
@@ -82,10 +82,10 @@ def build_transformer_decoder(
     Args:
         cfg: the whole config.
         input_shape: the backbone's feature names and their channels and strides.
-        arguments: of the constructor, beside those from `cfg`.
+        arguments: of the constructor, besides those from `cfg`.
 
     Raises:
-        ValueError: there is no such input, or the decoder attends to another kind.
+        ValueError: there is no such input, or the decoder attends to another kind of input.
     """
     name = cfg.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME
     kind = cfg.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE

@@ -49,7 +49,7 @@ class Choice(NamedTuple):
 
 
 def find_compiled(folder: Path) -> tuple[Path | None, str]:
-    """The compiled library for this Python in `folder`, and else why there is none."""
+    """Return the compiled library for this Python in `folder`, or None and why there is none."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         path = folder / f"_C{suffix}"
         if path.is_file():
@@ -95,8 +95,8 @@ def implementation(device_type: str) -> Choice:
         device_type: as in `torch.device.type`: "cpu", "cuda", "mps", ...
 
     Raises:
-        ValueError: if the environment variable MASK2FORMER_OPS names no implementation.
-        RuntimeError: if it names one that cannot serve the device; the message says why.
+        ValueError: the environment variable MASK2FORMER_OPS does not name an implementation.
+        RuntimeError: it names one that cannot serve the device; the message says why.
     """
     if FORCED is not None and FORCED not in IMPLEMENTATIONS:
         raise ValueError(
@@ -120,11 +120,11 @@ def implementation(device_type: str) -> Choice:
 
 @torch.compiler.assume_constant_result
 def wants_sizes_on_device(device_type: str) -> bool:
-    """Whether metadata should be on the device of the values, not on the CPU.
+    """Return whether metadata should be on the device of the values, not on the CPU.
 
     The compiled kernels and PyTorch take sizes from the CPU, where they are checked without waiting
-    for the device. Triton's programs read them in the GPU's memory: to copy them there at each
-    call would wait. The choice of an implementation is made, and logged, by the first question.
+    for the device. Triton's programs read them from the GPU's memory: copying them there in each
+    call would make the CPU wait. The first call chooses an implementation, and logs it.
     """
     return device_type != "meta" and implementation(device_type).name == "triton"
 
@@ -219,7 +219,7 @@ torch.library.register_autograd(BACKWARD, _second_derivative, lib=_library)
 def _autocast(device_type: str) -> Callable[..., Tensor]:
     """The rule of autocast: values in its dtype, positions and weights in float32.
 
-    Half precision could not tell neighbouring pixels of a large map apart. float64 stays.
+    Half precision could not tell neighbouring pixels of a large map apart. float64 stays float64.
     """
 
     def to(tensor: Tensor, dtype: torch.dtype) -> Tensor:

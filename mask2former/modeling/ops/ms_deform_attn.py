@@ -1,8 +1,8 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, equation 3).
 
 Shapes:
-    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels of a head,
-    L: levels, P: sampling points a level and head.
+    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels per head,
+    L: levels, P: sampling points per level and head.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def ms_deform_attn(
 ) -> Tensor:
     """Sum values sampled bilinearly around each query, weighted by its attention.
 
-    A location outside the map contributes zeros, as if the map were padded with zeros. One farther
-    than a pixel outside, or one that is not a number, contributes nothing and gets no gradient.
+    A location outside the map contributes zeros, as if the map were padded with zeros. A location
+    that is more than one pixel outside, or NaN, contributes nothing and gets no gradient.
 
     The dtypes are float32, float64, bfloat16 or float16, the same for all three tensors;
     locations and weights may both be float32 where the value is bfloat16 or float16, which is what
@@ -37,8 +37,8 @@ def ms_deform_attn(
     Args:
         value: (B, S, H, D), the levels' maps flattened row by row, one level after the other.
         spatial_shapes: (height, width) of each of the L levels, as numbers or as an int64 tensor
-            (L, 2) on the CPU or on value's device. The sizes in a tensor on another device than
-            the CPU are taken on trust.
+            (L, 2) on the CPU or on value's device. Sizes in a tensor that is not on the CPU are
+            not checked.
         sampling_locations: (B, Q, H, L, P, 2), (x, y) normalised such that (0, 0) is the top left
             corner of the top left pixel and (1, 1) the bottom right corner of the last one.
         attention_weights: (B, Q, H, L, P), usually a softmax over L * P.
@@ -47,7 +47,7 @@ def ms_deform_attn(
         (B, Q, H * D).
 
     Raises:
-        ValueError: if shapes, dtypes or devices do not fit together; the message names them.
+        ValueError: shapes, dtypes or devices do not fit together; the message names them.
     """
     sizes, starts = _metadata(value, spatial_shapes)
     return torch.ops.mask2former.ms_deform_attn(
@@ -58,7 +58,7 @@ def ms_deform_attn(
 def _metadata(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]] | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The operator's arguments spatial_shapes (L, 2) and level_start_index (L,)."""
+    """Return the operator's arguments spatial_shapes (L, 2) and level_start_index (L,)."""
     device = value.device if library.wants_sizes_on_device(value.device.type) else CPU
     if isinstance(spatial_shapes, Tensor):
         check_spatial_shapes(spatial_shapes)
@@ -86,7 +86,7 @@ def _tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
 
 
 def reference_points(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-    """Centres of all pixels of all levels, normalised to (0, 1): (S, 2) as (x, y)."""
+    """Return the centres of all pixels of all levels, normalised to (0, 1): (S, 2) as (x, y)."""
     points = []
     for height, width in spatial_shapes:
         y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) / height

@@ -1,8 +1,8 @@
-"""The operator in plain PyTorch: the oracle of the others, and what serves devices without one.
+"""The operator in plain PyTorch: the oracle of the others, for devices that these do not serve.
 
 Shapes:
-    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels of a head,
-    L: levels, P: sampling points a level and head.
+    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels per head,
+    L: levels, P: sampling points per level and head.
 """
 
 from __future__ import annotations
@@ -106,15 +106,15 @@ def _checked_sizes(*arguments: Tensor, grad_output: Tensor | None = None) -> lis
     return sizes
 
 
-# A place in grid_sample's coordinates, where a map is [-1, 1], that no bilinear sample of a map
-# of any size reaches: outside by a whole map.
+# A place in grid_sample's coordinates, in which a map is [-1, 1]. It lies so far outside that a
+# bilinear sample touches no pixel, whatever the size of the map.
 OUTSIDE = 3.0
 
 
 def _levels(
     value: Tensor, sizes: list[list[int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Each level as grid_sample takes it.
+    """Bring each level into the form that grid_sample takes.
 
     Yields:
         Maps (B*H, D, H_l, W_l), grid (B*H, Q, P, 2) in [-1, 1] and weights (B*H, 1, Q, P).

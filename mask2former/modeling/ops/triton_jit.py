@@ -1,8 +1,8 @@
 """Triton programs of multi-scale deformable attention. Importing this file needs Triton.
 
 A program serves one head for a block of queries. It walks over the points of its queries, level by
-level, and holds the channels of a head as the second axis of a tile, so that the loads of a corner
-are contiguous. Heads change fastest from program to program: neighbours share the cache lines of
+level, and holds its head's channels as the second axis of a tile, so that the loads of a corner are
+contiguous. Heads change fastest from program to program: neighbours share the cache lines of
 the locations, and the value rows that they read lie side by side.
 
 Shapes:

@@ -1,11 +1,11 @@
-"""Multi-scale deformable attention in Triton, for GPUs where nobody compiled the operator.
+"""Multi-scale deformable attention in Triton, for GPUs without the compiled operator.
 
 The programs are in ``triton_jit.py``, which is imported at first use: this file needs no Triton.
 Triton's interpreter (``TRITON_INTERPRET=1``, set before Triton is imported) runs them on the CPU.
 
 Shapes:
-    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels of a head,
-    L: levels, P: sampling points a level and head.
+    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels per head,
+    L: levels, P: sampling points per level and head.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from .pytorch import zero_gradients
 _MIN_CAPABILITY = (7, 0)
 _WARP = 32
 _WARPS = 4
-# Bytes of one corner that a thread holds: one load. More only adds registers.
-_BYTES_A_THREAD = 16
+# Bytes of one corner that a thread holds: one load. More would only add registers.
+_BYTES_PER_THREAD = 16
 
 
 @functools.cache
 def unavailable_reason() -> str | None:
-    """Why the Triton programs cannot run in this process, or None if they can.
+    """Return why the Triton programs cannot run in this process, or None if they can.
 
-    The question initialises CUDA on the current GPU, and Triton's driver with it, which Triton
+    Asking initialises CUDA on the current GPU, and Triton's driver with it, which Triton
     compiles with the machine's C compiler the first time it is used (and caches in
-    ``TRITON_CACHE_DIR``). So ask when a tensor on the GPU is there, not while importing.
+    ``TRITON_CACHE_DIR``). So ask when there is a tensor on the GPU, not while importing.
     """
     try:
         import triton
@@ -66,7 +66,7 @@ def unavailable_reason() -> str | None:
 
 
 def is_available() -> bool:
-    """Whether the Triton programs can run in this process; see :func:`unavailable_reason`."""
+    """Return whether the Triton programs can run in this process; see `unavailable_reason`."""
     return unavailable_reason() is None
 
 
@@ -129,21 +129,21 @@ def ms_deform_attn_backward_triton(
 
 
 def tile(D: int, element_size: int) -> dict[str, int]:
-    """Constants of a program: `BLOCK_Q` queries, `BLOCK_D` channels and its number of warps.
+    """Choose the constants of a program: `BLOCK_Q` queries, `BLOCK_D` channels, number of warps.
 
     Args:
-        D: channels of a head.
+        D: channels per head.
         element_size: bytes of what the program's tiles hold: of the values in the forward pass, of
             their sum in the backward pass, where gradients need the registers.
     """
     channels = 1 << (D - 1).bit_length()
-    channels_a_thread = _BYTES_A_THREAD // element_size
+    channels_per_thread = _BYTES_PER_THREAD // element_size
     # With as many queries as threads, Triton would spread the locations over the threads and bring
     # them to the channels through shared memory; fewer are loaded where they are needed.
     threads = _WARPS * _WARP
-    queries = max(1, min(threads // 2, threads * channels_a_thread // channels))
+    queries = max(1, min(threads // 2, threads * channels_per_thread // channels))
     # Very wide heads: more warps on a single query.
-    warps = max(_WARPS, min(4 * _WARPS, channels // (_WARP * channels_a_thread)))
+    warps = max(_WARPS, min(4 * _WARPS, channels // (_WARP * channels_per_thread)))
     return {"BLOCK_Q": queries, "BLOCK_D": channels, "num_warps": warps}
 
 

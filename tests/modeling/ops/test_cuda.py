@@ -216,4 +216,4 @@ def test_a_table_on_the_gpu_that_leads_out_of_the_value(compiled):
         check=False,
     )
     assert done.returncode != 0
-    assert "spatial_shapes or level_start_index point outside of value" in done.stderr
+    assert "spatial_shapes or level_start_index point outside value" in done.stderr

@@ -211,7 +211,7 @@ MASK2FORMER_INLINE Vector<C, 4> sums_of(const Vector<C, N>* v) {
 
 // --- Where to sample ---
 
-// Points of a head of a query that are located together.
+// Points, per head and query, that are located together.
 constexpr int kChunk = 16;
 
 // The corners of a pixel square, by number: bit 0 is right, bit 1 is bottom.
@@ -271,7 +271,7 @@ struct Chunk {
 // What the gradients need besides.
 template <typename C>
 struct Details {
-  Reals<C> share[kCorners];   // of the corners in the sample; 0 if they are outside of the map
+  Reals<C> share[kCorners];   // of the corners in the sample; 0 if they are outside the map
   Reals<C> inside[kCorners];  // 1 or 0
   Reals<C> weight;            // attention; 0 for a location that is outside or NaN
   Reals<C> right, bottom;     // shares of the right column and of the bottom row
@@ -348,7 +348,7 @@ MASK2FORMER_INLINE void locate(const Levels<C>& levels, const T* locations, cons
 
 // --- Forward ---
 
-// The most channels of a head that are worked on together: up to 8 registers, up to 64 channels.
+// The most channels per head that are worked on together: up to 8 registers, up to 64 channels.
 template <typename C>
 constexpr int kMostChannels = 8 * kLanes<C> < 64 ? 8 * kLanes<C> : 64;
 

@@ -22,7 +22,7 @@ namespace {
 
 using at::Tensor;
 
-// Contiguous, and aligned for the widest load; only a view into the midst of a tensor is not.
+// Contiguous, and aligned for the widest load; only a view into the middle of a tensor is not.
 Tensor for_kernel(const Tensor& tensor) {
   const Tensor contiguous = tensor.contiguous();
   const bool aligned = reinterpret_cast<uintptr_t>(contiguous.const_data_ptr()) % 16 == 0;
@@ -72,7 +72,7 @@ struct Metadata {
       const int64_t height = shapes[2 * l], width = shapes[2 * l + 1];
       TORCH_CHECK_VALUE(kernels::level_fits(height, width, starts[l], positions), "level ", l,
                         " of ", height, " x ", width, " at position ", starts[l],
-                        " is not inside of value, which has ", positions, " positions");
+                        " is not inside value, which has ", positions, " positions");
       table.levels[l] = {starts[l], static_cast<int>(height), static_cast<int>(width)};
     }
     return table;

@@ -7,11 +7,11 @@
 //   - a group of kLanes lanes of a warp serves one query; each lane owns kVector channels (and
 //     those kLanes * kVector further, should D be larger);
 //   - where a point's corners are and what they weigh, one lane finds out for its group, which
-//     reads it from shared memory: a lane a point. Nothing else is exchanged but, in the backward
-//     kernel, four sums a point.
+//     reads it from shared memory: one lane per point. Nothing else is exchanged except, in the
+//     backward kernel, four sums per point.
 // Warps are whole at every step: groups without a query of their own repeat the last one's work.
 //
-// Nothing of ATen here: it would take nvcc longer to read than the kernels.
+// ATen is not included: nvcc would take longer to read it than the kernels.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -55,7 +55,7 @@ __device__ __forceinline__ Level read_level(const LevelTable& table, int index, 
   const int64_t width = table.shapes[2 * index + 1];
   const int64_t start = table.starts[index];
   const bool fits = level_fits(height, width, start, positions);
-  CUDA_KERNEL_ASSERT(fits && "spatial_shapes or level_start_index point outside of value");
+  CUDA_KERNEL_ASSERT(fits && "spatial_shapes or level_start_index point outside value");
   return fits ? Level{start, static_cast<int>(height), static_cast<int>(width)} : Level{0, 0, 0};
 }
 
@@ -109,8 +109,8 @@ constexpr unsigned kWholeWarp = ~0u;
 constexpr uint32_t kNowhere = UINT32_MAX;
 constexpr int kPointsAtATime = 4;  // of the backward kernel; no group has fewer lanes
 
-// Blocks that a multiprocessor shall hold, which bounds a kernel's registers: as many as take no
-// register's content to memory. Those of compute capability 7.5 have room for 8.
+// Blocks that a multiprocessor should hold, which limits a kernel's registers: as many as possible
+// without spilling registers to memory. Those of compute capability 7.5 have room for 8.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
 constexpr int kMostBlocks = 8;
 #else
@@ -247,8 +247,8 @@ __device__ __forceinline__ void share(A (&numbers)[kCount]) {
   }
 }
 
-// Sums over the kLanes lanes of a group of the four numbers a point: lane i has those of point i %
-// 4 in the first four afterwards. That takes a third of the shuffles of a sum after the other.
+// Sums over the kLanes lanes of a group of the four numbers per point: lane i has those of point i
+// % 4 in the first four afterwards. That takes a third of the shuffles of one sum after the other.
 template <int kLanes, typename A>
 __device__ __forceinline__ void sum_points(A (&numbers)[4 * kPointsAtATime]) {
   static_assert(kPointsAtATime == 4);

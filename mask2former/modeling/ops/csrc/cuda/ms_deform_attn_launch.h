@@ -1,7 +1,7 @@
 // What the kernels of multi-scale deformable attention are given, for C++ and CUDA alike.
 //
-// Sizes: B batch, S sum of height * width over the levels, Q queries, H heads, D channels of a
-// head, L levels, P points a level and head. All tensors are contiguous:
+// Sizes: B batch, S sum of height * width over the levels, Q queries, H heads, D channels per
+// head, L levels, P points per level and head. All tensors are contiguous:
 //     value (B, S, H, D), locations (B, Q, H, L, P, 2) as (x, y), weights (B, Q, H, L, P),
 //     output (B, Q, H, D).
 #pragma once
@@ -38,8 +38,8 @@ struct LevelTable {
   Level levels[kMaxInlineLevels];
 };
 
-// Whether a level lies inside of the value tensor. Its area is bounded so that a pixel's index
-// inside of its level is an int.
+// Whether a level lies inside the value tensor. Its area is bounded so that a pixel's index
+// inside its level is an int.
 C10_HOST_DEVICE inline bool level_fits(int64_t height, int64_t width, int64_t start,
                                        int64_t positions) {
   return height >= 0 && height <= INT32_MAX && width >= 0 && width <= INT32_MAX &&

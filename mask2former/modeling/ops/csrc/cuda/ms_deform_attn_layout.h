@@ -7,7 +7,7 @@
 
 namespace mask2former::kernels {
 
-constexpr int kThreads = 128;  // of a block
+constexpr int kThreads = 128;  // per block
 
 // An instance: how many channels a lane owns at a time, and how many lanes serve a query.
 template <int kVectorOf, int kLanesOf>
@@ -29,7 +29,7 @@ inline Blocks blocks_for(const Sizes& sizes, int threads, int lanes) {
           static_cast<unsigned>(sizes.batch < kMaxHeads ? sizes.batch : kMaxHeads)};
 }
 
-// Calls use(Layout) with that of the forward kernel: 16 bytes a lane, and one pass over the
+// Calls use(Layout) with that of the forward kernel: 16 bytes per lane, and one pass over the
 // channels if 32 lanes suffice for it. Pointers must be aligned to 16 bytes.
 template <typename T, typename Use>
 void choose_forward_layout(int64_t channels, Use&& use) {
@@ -48,7 +48,7 @@ void choose_forward_layout(int64_t channels, Use&& use) {
 }
 
 // The same for the backward kernel, whose lanes own their channels in several runs: all of a
-// group's lanes must have channels to own. 16 bytes of the accumulator a lane.
+// group's lanes must have channels to own. 16 bytes of the accumulator per lane.
 template <typename T, typename Use>
 void choose_backward_layout(int64_t channels, Use&& use) {
   constexpr int kVector = 16 / sizeof(typename Accumulator<T>::type);
