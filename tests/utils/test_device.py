@@ -1,0 +1,12 @@
+import pytest
+import torch
+
+from mask2former.utils.device import check_device
+
+
+def test_a_missing_gpu_is_reported_with_what_to_do():
+    check_device("cpu")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
+        check_device("cuda")

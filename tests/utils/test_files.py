@@ -1,0 +1,52 @@
+import os
+import stat
+
+import pytest
+
+from mask2former.utils.files import read_json, write_atomically, write_json
+
+
+def test_json_is_utf_8_whatever_the_options(tmp_path):
+    content = {"name": "Köln", "values": [1, None, 2.5]}
+    for options in ({}, {"ensure_ascii": False}, {"indent": 1}):
+        write_json(tmp_path / "a.json", content, **options)
+        assert read_json(tmp_path / "a.json") == content
+    (tmp_path / "plain").touch()
+    modes = {stat.S_IMODE(os.stat(tmp_path / name).st_mode) for name in ("a.json", "plain")}
+    assert len(modes) == 1  # others may read it, as they may any new file
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+
+    def write(file):
+        file.write(b"new")
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        write_atomically(path, write)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a.json cannot be read: No such file or directory"),
+        (b"{", "a.json is not JSON: "),
+        (b'"\xff"', "a.json is not JSON: "),
+    ],
+)
+def test_unreadable_json_is_named(tmp_path, content, message):
+    class OwnError(ValueError):
+        pass
+
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    for kind in (ValueError, OwnError):
+        with pytest.raises(kind) as caught:
+            read_json(path, error=kind)
+        assert type(caught.value) is kind
+        assert message in str(caught.value)
