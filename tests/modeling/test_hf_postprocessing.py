@@ -74,18 +74,16 @@ def our_instances(classes, masks, output=NET, max_detections=Q, threshold=0.0, t
     result = instance_inference(
         *given(classes, masks, output), max_detections=max_detections, thing_classes=things
     )
-    found = zip(
-        result.scores.tolist(), result.pred_classes.tolist(), result.pred_masks, strict=True
-    )
+    scores, labels = result.scores.tolist(), result.pred_classes.tolist()
+    found = zip(scores, labels, result.pred_masks, strict=True)
     kept = [x for x in found if x[2].any() and x[0] >= threshold]
     return sorted(kept, key=lambda x: -x[0])
 
 
 def assert_same_instances(ours, them):
     assert len(ours) == len(them) > 0
-    for (score, label, mask), (their_score, their_label, their_mask) in zip(
-        ours, them, strict=True
-    ):
+    for a, (their_score, their_label, their_mask) in zip(ours, them, strict=True):
+        score, label, mask = a
         assert label == their_label
         assert abs(score - their_score) < 1e-6
         assert torch.equal(mask, their_mask)
@@ -224,15 +222,9 @@ def ours_and_theirs(classes, masks, output=NET, threshold=0.5, overlap=0.8):
         overlap_threshold=overlap,
         thing_classes=THINGS,
     )
-    result = theirs(
-        "panoptic",
-        classes,
-        masks,
-        output,
-        threshold=threshold,
-        overlap_mask_area_threshold=overlap,
-        label_ids_to_fuse=set(range(K)) - THINGS,  # by default none: no stuff would be merged
-    )
+    options = {"threshold": threshold, "overlap_mask_area_threshold": overlap}
+    stuff = set(range(K)) - THINGS  # by default theirs merge none
+    result = theirs("panoptic", classes, masks, output, label_ids_to_fuse=stuff, **options)
     our_segments = [(s["id"], s["category_id"], s["isthing"]) for s in segments]
     their_segments = [(s["id"], s["label_id"], not s["was_fused"]) for s in result["segments_info"]]
     return ours, our_segments, result["segmentation"], their_segments
@@ -281,9 +273,8 @@ def test_panoptic_pixels_outside_the_masks_are_painted_by_theirs():
     # Theirs: a segment is all that its query wins. Ours: what of that is within its mask.
     # Here the first mask's probability is 0.38 in the right half, where the second's is 0.02.
     classes = torch.stack([logits(0, 0.9), logits(1, 0.9)])
-    masks = torch.stack(
-        [rectangles((slice(0, 192), 3.0), rest=-0.5), rectangles((slice(180, 192), 4.0))]
-    )
+    first = rectangles((slice(0, 192), 3.0), rest=-0.5)
+    masks = torch.stack([first, rectangles((slice(180, 192), 4.0))])
     ours, our_segments, them, their_segments = ours_and_theirs(classes, masks, overlap=0.5)
     assert our_segments == their_segments == [(1, 0, True), (2, 1, True)]
     outside = torch.arange(384).expand(NET) >= 192
