@@ -19,6 +19,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_input_keys(cfg)
     _add_solver_keys(cfg)
     _add_mask_former_keys(cfg)
+    _add_inference_keys(cfg)
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
     _add_keys_only_published_files_need(cfg)
@@ -118,6 +119,8 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # negative value to the multiple that the backbone asks for.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
 
+
+def _add_inference_keys(cfg: CfgNode) -> None:
     # What inference returns: at least one of the three. With PANOPTIC_ON, instances are of thing
     # classes only.
     cfg.MODEL.MASK_FORMER.TEST = CfgNode()
