@@ -21,7 +21,9 @@ def name_role(
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
     """Make a link to a Python object if the text may be the name of one, otherwise code."""
     if re.fullmatch(r"[A-Za-z_][\w.]*(\(\))?", text):
-        return PyXRefRole()("py:obj", rawtext, text, line, inliner)
+        # Classes are found in any module, other names only in that of the docstring.
+        target = f".{text}" if re.match(r"[A-Z]+[a-z]", text) else text
+        return PyXRefRole()("py:obj", target, target, line, inliner)
     return [nodes.literal(rawtext, text)], []
 
 

@@ -153,6 +153,7 @@ def test_wheel_carries_every_config(wheel, tmp_path):
     files = {str(file.relative_to(configs)) for file in configs.rglob("*.yaml")}
     assert {str(f.relative_to(installed)) for f in installed.rglob("*") if f.is_file()} == files
     assert filecmp.cmpfiles(configs, installed, files, shallow=False)[1:] == ([], [])
+    assert (tmp_path / "mask2former/py.typed").is_file()
     assert {path.name for path in tmp_path.iterdir() if "dist-info" not in path.name} == {
         "mask2former"
     }
