@@ -1,4 +1,4 @@
-"""Drawing instances, panoptic segments and semantic maps over images."""
+"""Drawing instances, panoptic segments and semantic maps on images."""
 
 from .colors import Color, palette_color
 from .instances import draw_instances

@@ -1,17 +1,25 @@
-"""The picture that is drawn on."""
+"""The picture to draw on.
+
+Shapes:
+    H, W: height and width of the image.
+"""
 
 import math
 
 import numpy as np
 from PIL import Image
 
-# Pictures are enlarged by a whole factor until the longer side has this many pixels: labels on
-# a 128 pixel image would be unreadable or would hide it.
+# Pictures are enlarged by a whole factor until the longer side has this many pixels. Labels on
+# a 128-pixel image would be unreadable or would hide it.
 _MIN_SIDE = 512
 
 
 def make_canvas(image: np.ndarray) -> tuple[Image.Image, int]:
-    """A picture of the image (H, W, 3), uint8, RGB, and by which factor it is enlarged."""
+    """Turn the image (H, W, 3), uint8, RGB, into a picture.
+
+    Returns:
+        The picture and the factor by which it is enlarged.
+    """
     H, W = image.shape[:2]
     factor = max(1, math.ceil(_MIN_SIDE / max(H, W)))
     canvas = Image.fromarray(image)
@@ -21,5 +29,5 @@ def make_canvas(image: np.ndarray) -> tuple[Image.Image, int]:
 
 
 def line_width(canvas: Image.Image) -> float:
-    """Of outlines, in pixels."""
+    """Return the width of outlines in pixels."""
     return max(1.6, 0.0032 * math.sqrt(canvas.width * canvas.height))

@@ -1,7 +1,7 @@
-"""Drawing instances over an image: translucent masks with smooth edges, and readable labels.
+"""Drawing instances on an image: translucent masks with smooth edges, and readable labels.
 
-Detectron2's own visualizer needs OpenCV, turns masks into polygons and lets labels cover each
-other, so this one works on the masks directly, with Pillow.
+Detectron2's visualizer needs OpenCV, turns masks into polygons and lets labels cover each other.
+This one draws the masks directly, with Pillow.
 
 Shapes:
     H, W: height and width of the image, N: number of instances.
@@ -30,12 +30,12 @@ def draw_instances(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        masks: N masks (H, W) bool, as an array or anything that gives them by index.
-        labels: N texts; those that come first get the better places.
+        masks: N masks (H, W) bool, as an array or another sequence.
+        labels: N texts; the first ones get the best places.
         colors: N colours.
 
     Returns:
-        an RGB image, as large as `image` or, if that is small, a multiple of it.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
     """
     canvas, factor = make_canvas(image)
     areas = [np.count_nonzero(masks[i]) for i in range(len(masks))]
@@ -53,8 +53,8 @@ def _draw_mask(
 ) -> None:
     """Fill a mask and trace its edge.
 
-    A blurred mask passes one half at the edge and is steep there, so both the soft border of the
-    fill and a line centred on the edge are mere look-up tables of it.
+    A blurred mask crosses one half at the edge of the mask, and is steep there. Look-up tables of
+    the blurred mask therefore give both a fill with a soft border and a line along the edge.
     """
     H, W = mask.shape
     margin = math.ceil(2 * line_width / factor) + 1

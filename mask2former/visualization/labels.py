@@ -1,4 +1,8 @@
-"""Readable labels, each at its object and off the others."""
+"""Readable labels, each at its object and clear of the others.
+
+Shapes:
+    H, W: height and width of the image.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
 
 _BACKGROUND = (18, 18, 22, 205)
-# How much of a label others may cover before it is left out rather than drawn.
+# The largest share of a label that others may cover; beyond it, the label is left out.
 _MAX_COVERED = 0.3
 
 
@@ -24,8 +28,9 @@ class LabelAnchor:
     """Where the label of an object may go, in pixels of the picture."""
 
     box: Box
-    """Around the object."""
+    """The object's bounding box."""
     area: float
+    """The object's area."""
     inside: Sequence[Point]
     """Points within the object that have room around them, the best first."""
     may_leave: bool = True
@@ -33,11 +38,11 @@ class LabelAnchor:
 
     @classmethod
     def of_mask(cls, mask: np.ndarray, factor: int) -> "LabelAnchor":
-        """From a mask (H, W), bool, not empty, on a picture enlarged by `factor`."""
+        """Make the anchor of a mask (H, W), bool, not empty, on a picture enlarged by `factor`."""
         x0, y0, x1, y1 = mask_bounds(mask)
         crop = mask[y0:y1, x0:x1]
-        # The row in the middle of the mask's area, and the middle of its longest run there: always
-        # within the object, unlike the centre of gravity.
+        # The label goes to the row that halves the mask's area, at the middle of the longest run
+        # in that row. Unlike the centre of gravity, this point is always within the object.
         row = int(np.searchsorted(np.cumsum(crop.sum(1)), crop.sum() / 2))
         row = min(row, crop.shape[0] - 1)
         edges = np.flatnonzero(np.diff(np.pad(crop[row].astype(np.int8), 1)))
@@ -51,7 +56,7 @@ class LabelAnchor:
         )
 
     def candidates(self, width: float, height: float) -> list[Box]:
-        """Places for a label of the given size, the best first."""
+        """Return places for a label of the given size, the best first."""
         within = [(x - width / 2, y - height / 2) for x, y in self.inside]
         outside: list[Point] = []
         if self.may_leave:
@@ -65,14 +70,14 @@ class LabelAnchor:
                 (x1 + 2, (y0 + y1 - height) / 2),
                 (x0 - width - 2, (y0 + y1 - height) / 2),
             ]
-        # A label must not hide the object that it names.
+        # A label must not hide the object it names.
         order = within + outside if self.area > 6 * width * height else outside + within
         return [(left, top, left + width, top + height) for left, top in order]
 
 
 @dataclass(frozen=True)
 class LabelStyle:
-    """Sizes that suit a picture, in pixels."""
+    """The font of labels and their sizes in pixels, for one picture."""
 
     font: ImageFont.FreeTypeFont
     pad: int
@@ -81,7 +86,7 @@ class LabelStyle:
 
     @classmethod
     def for_picture(cls, picture: Image.Image) -> "LabelStyle":
-        """Text that is readable, and takes little of the picture."""
+        """Choose sizes at which text is readable and takes up little of the picture."""
         size = max(11, round(0.021 * (picture.width * picture.height) ** 0.5))
         font = _font(size)
         pad = bar = max(2, round(0.22 * size))
@@ -89,7 +94,7 @@ class LabelStyle:
         return cls(font, pad, bar, ascent + descent + pad)
 
     def width(self, text: str) -> float:
-        """Of a label with this text."""
+        """Return the width of a label with this text."""
         return self.font.getlength(text) + self.bar + 2 * self.pad
 
 
@@ -108,16 +113,16 @@ def draw_labels(
     hides: Callable[[int, Box], float] | None = None,
     leave_out: bool = False,
 ) -> None:
-    """Draw each label where it overlaps those before it, and hides others' objects, least.
+    """Draw each label where it least overlaps earlier labels and least hides other objects.
 
     Args:
-        canvas: is drawn on.
-        anchors: of N objects, those that matter most first.
+        canvas: the picture to draw on.
+        anchors: anchors of N objects, the most important first.
         labels: N texts.
         colors: N colours.
-        hides: from the number of an object and a box to how many pixels a label there would cover
-            that it had better not.
-        leave_out: leave labels out that others would cover, or that hide half of what they name.
+        hides: given the position of an object and a box, returns how many pixels that should stay
+            visible a label in that box would hide.
+        leave_out: leave out labels that others would cover, or that hide half of their object.
     """
     style = LabelStyle.for_picture(canvas)
     placed: list[tuple[Box, str, Color]] = []
@@ -134,7 +139,7 @@ def draw_labels(
         boxes.append(box)
         placed.append((box, text, color))
     draw = ImageDraw.Draw(canvas, "RGBA")
-    # Backwards, so that where two overlap after all, the one that comes first is whole.
+    # Draw backwards, so that where two labels do overlap, the earlier one is on top.
     for box, text, color in reversed(placed):
         if not text:
             continue
@@ -153,9 +158,17 @@ def least_overlap(
     height: int,
     cost: Callable[[Box], float] | None = None,
 ) -> Box:
-    """The first of the candidates that are covered and, apart from that, cost least.
+    """Return the best place for a label.
 
-    All are moved into the picture before.
+    Args:
+        candidates: possible places, the best first. Each is first moved into the picture.
+        placed: labels that are already in the picture.
+        width: of the picture.
+        height: of the picture.
+        cost: further pixels that a label in a box would hide; they count like those of labels.
+
+    Returns:
+        The first of the candidates that hide the fewest pixels.
     """
 
     def moved_inside(box: Box) -> Box:
@@ -173,7 +186,7 @@ def least_overlap(
 
 
 def covered(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
-    """How many pixels of each of the boxes all the others cover; twice what two cover."""
+    """Return how many pixels of each box the others cover; pixels under two others count twice."""
     a = np.array(boxes).reshape(-1, 1, 4)
     b = np.array(others).reshape(1, -1, 4)
     shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -181,6 +194,6 @@ def covered(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
 
 
 def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """x0, y0, x1, y1 of a mask (H, W) that is not empty; ends exclusive."""
+    """Return x0, y0, x1, y1 of a mask (H, W) that is not empty; x1 and y1 are exclusive."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,9 +1,9 @@
-"""Drawing maps that give each pixel at most one region: semantic classes, panoptic segments.
+"""Drawing maps in which each pixel has at most one region: semantic classes, panoptic segments.
 
-All regions are painted at once, so time and memory depend on the image and not on their number.
+All regions are painted at once, so time and memory depend on the image, not on how many there are.
 
 Shapes:
-    H, W: height and width of the image, K: number of classes, R: regions.
+    H, W: height and width of the image, K: number of classes.
 """
 
 import math
@@ -19,17 +19,17 @@ from .canvas import line_width, make_canvas
 from .colors import Color, calm, palette_color
 from .labels import Box, LabelAnchor, LabelStyle, Point, draw_labels
 
-# Places for labels are looked for on a map of at most this many pixels a side.
+# The search for places of labels uses a map of at most this many pixels per side.
 _SEARCH_SIDE = 640
-# A label is several times as wide as high, so room to the left and right counts more.
+# A label is several times as wide as it is high, so it needs more room to the left and right.
 _LABEL_ASPECT = 4.0
-# How many places within a region are tried.
+# How many places within a region to try.
 _NUM_POINTS = 6
 
 
 @dataclass(frozen=True)
 class _Region:
-    """How pixels of one class or segment look."""
+    """How the pixels of one class or segment are drawn; `fill` and `line` are opacities."""
 
     name: str
     color: Color
@@ -51,14 +51,14 @@ def draw_semantic(
         image: (H, W, 3) uint8, RGB.
         labels: (H, W) integers, the class of each pixel.
         names: K names.
-        colors: K colours; by default, some that can be told apart.
-        ignore_label: pixels of this label stay as they are, if it is no class.
+        colors: K colours; by default those of the palette.
+        ignore_label: pixels with this label stay as they are, unless it is a class.
 
     Returns:
-        an RGB image, as large as `image` or, if that is small, a multiple of it.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
 
     Raises:
-        ValueError: the map is not of the image's size, or has a label that is no class.
+        ValueError: the map and the image differ in size, or a label is not a class.
     """
     _check_size(image, labels)
     K = len(names)
@@ -67,7 +67,7 @@ def draw_semantic(
     if unknown:
         raise ValueError(
             f"the map has the label {unknown[0]}, but there are {K} classes (0 to {K - 1}) and "
-            f"pixels to ignore are {ignore_label}"
+            f"the label to ignore is {ignore_label}"
         )
     classes = [v for v in present if 0 <= v < K]
     regions = [
@@ -92,22 +92,22 @@ def draw_panoptic(
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        id_map: (H, W) integers, the segment of each pixel; other ids than in `segments_info` (as 0)
-            are no segments and stay as they are.
-        segments_info: of each segment `id` and `category_id` (in [0, K)) and, if `things` is not
-            given, `isthing`; optionally `score`, which is written beside the names of things.
+        id_map: (H, W) integers, the segment of each pixel. Pixels whose id is not in
+            `segments_info`, such as 0, stay as they are.
+        segments_info: `id` and `category_id` (in [0, K)) of each segment; `isthing` too unless
+            `things` is given. A `score` is optional and is written beside the name of a thing.
         names: K names.
-        things: which classes are things.
-        colors: K colours; by default, some that can be told apart.
-        by_class: things take their class's colour as well, which is stable over the frames of a
-            video; by default, each has one of its own.
+        things: the classes that are things.
+        colors: K colours; by default those of the palette.
+        by_class: draw things in the colour of their class too, which stays the same over the
+            frames of a video; by default each thing has a colour of its own.
         thing_colors: colours of things by the `id` of their segments.
 
     Returns:
-        an RGB image, as large as `image` or, if that is small, a multiple of it.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
 
     Raises:
-        ValueError: the map is not of the image's size, or a segment's class is not in [0, K).
+        ValueError: the map and the image differ in size, or a segment's class is not in [0, K).
     """
     _check_size(image, id_map)
     present = set(_present(id_map))
@@ -119,7 +119,7 @@ def draw_panoptic(
         if not 0 <= category < len(names):
             raise ValueError(
                 f"segment {segment['id']} is of class {category}, but there are {len(names)} "
-                "classes: category_id must be contiguous, from 0"
+                "classes: each category_id must be a contiguous index that starts at 0"
             )
         is_thing = bool(segment["isthing"]) if things is None else category in things
         color = colors[category] if colors else palette_color(category)
@@ -142,21 +142,21 @@ def _check_size(image: np.ndarray, labels: np.ndarray) -> None:
     if labels.shape != image.shape[:2]:
         raise ValueError(f"the map is {labels.shape}, the image {image.shape[:2]} (height, width)")
     if labels.dtype.kind not in "iu":
-        raise ValueError(f"a map has integers, not {labels.dtype}")
+        raise ValueError(f"the map must hold integers, not {labels.dtype}")
 
 
 def _offset(labels: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Labels less their minimum, that minimum, and how many values are between the extremes."""
+    """Return the labels less their minimum, the minimum, and the size of a table of them."""
     low, high = int(labels.min()), int(labels.max())
     if high - low >= 1 << 24:  # what panoptic PNG files can hold
-        raise ValueError(f"the labels of a map are from {low} to {high}: more than 2^24 apart")
+        raise ValueError(f"the map's labels range from {low} to {high}: more than 2^24 apart")
     if low == 0:
         return labels, 0, high + 1
     return np.subtract(labels, low, dtype=np.int64), low, high - low + 1
 
 
 def _present(labels: np.ndarray) -> list[int]:
-    """The distinct values, ascending."""
+    """Return the distinct values in ascending order."""
     labels, low, count = _offset(labels)
     found = np.zeros(count, bool)
     found[labels.reshape(-1)] = True
@@ -164,7 +164,7 @@ def _present(labels: np.ndarray) -> list[int]:
 
 
 def _compact(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
-    """(H, W) of 1 + position of each pixel's value in `values`, 0 for other values."""
+    """Return (H, W): 1 + the position of each pixel's value in `values`, or 0 for other values."""
     labels, low, count = _offset(labels)
     table = np.zeros(count, np.uint8 if len(values) < 256 else np.int32)
     for i, value in enumerate(values):
@@ -173,7 +173,7 @@ def _compact(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
 
 
 def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> Image.Image:
-    """Paint and label regions; `index` (H, W) is 0 for none and from 1 for `regions`."""
+    """Paint and label regions; `index` (H, W) numbers them from 1, and is 0 outside of them."""
     canvas, factor = make_canvas(image)
     if not regions:
         return canvas
@@ -185,12 +185,12 @@ def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> I
 
 
 def _label(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region]) -> None:
-    """Write the names of regions."""
+    """Write the names of the regions."""
     stride = math.ceil(max(index.shape) / _SEARCH_SIDE)
     top, left = (min(stride // 2, n - 1) for n in index.shape)
     small = index[top::stride, left::stride]
     style = LabelStyle.for_picture(canvas)
-    # Where a label would hide more than it names, there is none.
+    # A region that its own label would hide gets no label.
     labelled = [
         (i, anchor)
         for i, anchor in _anchors(small, regions, stride)
@@ -224,7 +224,7 @@ def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], f
         return Image.fromarray(table[index])
 
     edge = Image.fromarray(_edges(index)).filter(ImageFilter.GaussianBlur(width / 2))
-    # Of two pixels, what the blur leaves in the middle.
+    # An edge is two pixels wide; this is what the blur leaves of it in the middle.
     peak = math.erf(1 / (width / 2) / math.sqrt(2))
     edge = edge.point([min(255, round(1.5 * v / peak)) for v in range(256)])
     alpha = opacity([r.line - r.fill for r in regions])
@@ -232,14 +232,15 @@ def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], f
 
     table = np.array([(0, 0, 0), *(r.color for r in regions)], np.uint8)
     layer = Image.fromarray(table[index])
-    # Void takes the image's colours, so that no other colour leaks in where the edge is softened.
+    # Pixels outside of regions take the image's colours, so that softening the edges of regions
+    # does not blend in another colour.
     layer.paste(canvas, mask=Image.fromarray((index == 0).astype(np.uint8) * 255))
     soften = ImageFilter.GaussianBlur(max(0.6, 0.25 * width, 0.5 * factor if factor > 1 else 0))
     canvas.paste(layer.filter(soften), mask=alpha.filter(soften))
 
 
 def _edges(index: np.ndarray) -> np.ndarray:
-    """(H, W) uint8: 255 on either side of where the region changes."""
+    """Return (H, W) uint8: 255 at pixels on both sides of a border between regions."""
     edges = np.zeros(index.shape, np.uint8)
     changes = (index[1:] != index[:-1]).astype(np.uint8) * 255
     edges[1:] |= changes
@@ -253,10 +254,11 @@ def _edges(index: np.ndarray) -> np.ndarray:
 def _anchors(
     small: np.ndarray, regions: Sequence[_Region], stride: int
 ) -> list[tuple[int, LabelAnchor]]:
-    """Positions in `regions` and where their labels may go: things, the largest first, then stuff.
+    """Return where labels may go, each with its position in `regions`: things first, then stuff.
 
-    A region in several pieces has its label at the largest and, if it is stuff, at others that are
-    nearly as large. `small` is the map at 1/stride of the picture's size.
+    Things and stuff are each sorted by area, the largest first. A region in several pieces has its
+    label on the largest and, if it is stuff, also on others that are nearly as large. `small` is
+    the map at 1/stride of the picture's size.
     """
     found: list[tuple[int, LabelAnchor]] = []
     for i, (slices, region) in enumerate(zip(ndimage.find_objects(small), regions, strict=False)):
@@ -278,7 +280,7 @@ def _anchors(
 def _anchor(
     piece: np.ndarray, slices: tuple[slice, slice], stride: int, may_leave: bool
 ) -> LabelAnchor:
-    """Where there is most room within a piece, given as a crop at 1/stride of the size."""
+    """Find the points with the most room within a piece, a crop at 1/stride of the size."""
     rows, columns = slices
     room = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=(_LABEL_ASPECT, 1))
     room = room[1:-1, 1:-1]
@@ -287,7 +289,7 @@ def _anchor(
     while len(points) < _NUM_POINTS:
         y, x = np.unravel_index(np.argmax(room), room.shape)
         reach = float(room[y, x])
-        if reach <= best / 2 and points:  # a label hardly fits there
+        if reach <= best / 2 and points:  # a label would hardly fit there
             break
         center = ((columns.start + int(x) + 0.5) * stride, (rows.start + int(y) + 0.5) * stride)
         points.append(center)

@@ -1,11 +1,15 @@
-"""Predictions from result files: COCO's formats, Detectron2's for semantic maps, and the demo's."""
+"""Predictions from result files: COCO's formats, Detectron2's for semantic maps, and the demo's.
+
+Shapes:
+    H, W: height and width of the image.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +26,20 @@ from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, Semanti
 class ResultFile:
     """The predictions in a file, by image.
 
+    Args:
+        path: a JSON file of COCO instance results (``coco_instances_results.json``), COCO panoptic
+            results, Detectron2's ``sem_seg_predictions.json``, or results that the demo wrote.
+        png_root: the folder of the PNG files that `path` names; by default the folder named like
+            `path` without its suffix or, if that does not exist, the folder that holds `path`.
+
     Attributes:
-        task: "instance", "panoptic" or "semantic", by what the file holds.
+        task: "instance", "panoptic" or "semantic", depending on what the file holds.
+
+    Raises:
+        DatasetError: the file cannot be read, is empty or has another format.
     """
 
     def __init__(self, path: str, png_root: str | None = None):
-        """
-        Args:
-            path: JSON file: COCO instance results (``coco_instances_results.json``), COCO panoptic
-                results, Detectron2's ``sem_seg_predictions.json``, or what the demo writes.
-            png_root: folder of the PNG files that `path` names; by default that of its name
-                without suffix or, if there is none, its own.
-
-        Raises:
-            DatasetError: the file cannot be read, is empty or is none of these.
-        """
         self.path = path
         content = read_json(path, DatasetError)
         folder = os.path.splitext(path)[0]
@@ -49,15 +52,15 @@ class ResultFile:
             self.task = "instance" if "score" in entries[0] else "semantic"
         else:
             raise DatasetError(
-                f"{path} has no predictions: neither a list of results that is not empty, nor "
-                "'annotations'"
+                f"{path} has no predictions: expected a list of results, or 'annotations', with "
+                "at least one entry"
             )
         names = {image["id"]: image["file_name"] for image in content.get("images", ())}
         self._by_id: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
         self._by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
         try:
             for entry in entries:
-                # "file_name" is the image's, unless there are images to ask for theirs
+                # Where the file lists images, "file_name" of an entry is a PNG file.
                 name = names.get(entry["image_id"]) if content else entry.get("file_name")
                 if name is not None:
                     self._by_name[name].append(entry)
@@ -71,7 +74,7 @@ class ResultFile:
 
     @property
     def has_scores(self) -> bool:
-        """Whether the predictions can be told by their scores."""
+        """Whether all predictions have a score."""
         if self.task != "panoptic":
             return self.task == "instance"
         segments = (s for entries in self._entries() for e in entries for s in e["segments_info"])
@@ -81,13 +84,13 @@ class ResultFile:
         return chain(self._by_id.values(), self._by_name.values())
 
     def some_images(self) -> str:
-        """An example of what images are called in the file, for messages."""
+        """Return an example of how the file refers to images, for messages."""
         return repr(next(iter(self._by_name or self._by_id)))
 
     def find(self, record: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-        """Results for the image of a dataset dict, or None if the file does not have it.
+        """Return the results for the image of a dataset dict, or None if the file has none.
 
-        Images are told by their file names if the file has these, otherwise by their ids.
+        Images are found by their file names if the file has them, otherwise by their ids.
         """
         if not self._by_name:
             found = self._by_id.get(record.get("image_id"))
@@ -95,7 +98,7 @@ class ResultFile:
         path = record["file_name"]
         if path in self._by_name:
             return self._by_name[path]
-        # Elsewhere than when the file was written: then the ends of both paths are the same.
+        # The images may have moved since the file was written: compare the ends of the paths.
         candidates = self._by_base_name.get(os.path.basename(path), [])
         shared = [_common_suffix(Path(path).parts, Path(name).parts) for name in candidates]
         if not shared or shared.count(max(shared)) > 1:
@@ -110,16 +113,16 @@ class ResultFile:
         *,
         threshold: float | None = None,
     ) -> Scene:
-        """Make what `find` returned drawable.
+        """Turn the entries that `find` returned into a scene, which can be drawn.
 
         Args:
-            entries: of one image.
+            entries: the results for one image.
             size: (height, width) of the image.
-            classes: those of the data set.
-            threshold: lowest score of instances or segments, if any.
+            classes: the classes of the data set.
+            threshold: the lowest score of instances or segments to keep.
 
         Raises:
-            ValueError: a mask is wrong.
+            ValueError: a mask is malformed.
             DatasetError: an entry has an unknown category, or a PNG file cannot be read.
         """
         if self.task == "instance":
@@ -157,16 +160,12 @@ class ResultFile:
         if category_id not in classes.index:
             raise DatasetError(
                 f"{self.path} has category_id {category_id}; the data set has "
-                f"{sorted(classes.ids)}: are the results of another data set?"
+                f"{sorted(classes.ids)}. Do the results belong to another data set?"
             )
         return classes.index[category_id]
 
 
 def _common_suffix(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many parts at the end are the same."""
-    count = 0
-    for x, y in zip(reversed(a), reversed(b), strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+    """Return how many parts at the end are the same."""
+    same = (x == y for x, y in zip(reversed(a), reversed(b), strict=False))
+    return sum(1 for _ in takewhile(bool, same))

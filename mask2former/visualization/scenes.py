@@ -1,4 +1,4 @@
-"""What is in an image, be it ground truth or predicted, in a form that can be drawn and compared.
+"""What an image shows, true or predicted, in a form that can be drawn and compared.
 
 Shapes:
     H, W: height and width of the image, N: number of instances.
@@ -23,7 +23,7 @@ from .colors import Color, palette_color
 from .instances import draw_instances
 from .regions import draw_panoptic, draw_semantic
 
-# Where a prediction overlaps an object so far, both have one colour.
+# A prediction and an object of at least this IoU have the same colour.
 _SAME = 0.5
 
 
@@ -32,7 +32,7 @@ class InstanceScene:
     """Instances that may overlap."""
 
     masks: Sequence[np.ndarray]
-    """N masks (H, W) bool, as an array or as anything that gives them by index."""
+    """N masks (H, W) bool, as an array or another sequence."""
     categories: Sequence[int]
     scores: Sequence[float] | None = None
 
@@ -47,13 +47,13 @@ class InstanceScene:
         *,
         by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an RGB image (H, W, 3).
+        """Draw the scene on an RGB image (H, W, 3).
 
         Args:
             image: uint8.
             classes: names and colours.
             colors: by position in the scene; by default those of the palette.
-            by_class: give all objects of a class one colour, which is stable over frames.
+            by_class: draw all objects of a class in one colour, which stays the same over frames.
         """
         labels = [classes.names[category] for category in self.categories]
         if self.scores is not None:
@@ -68,7 +68,11 @@ class InstanceScene:
 
 
 class RunLengthMasks(Sequence[np.ndarray]):
-    """Masks that are decoded when they are asked for: all together may be gigabytes."""
+    """Masks that are decoded one at a time, on access: together they may take gigabytes.
+
+    Args:
+        rles: compressed COCO RLEs.
+    """
 
     def __init__(self, rles: Sequence[Mapping[str, Any]]):
         self.rles = rles
@@ -87,7 +91,7 @@ class PanopticScene:
     ids: np.ndarray
     """(H, W) integers."""
     segments: Sequence[Mapping[str, Any]]
-    """`id`, `category_id` and `isthing` of each."""
+    """`id`, `category_id` and `isthing` of each segment."""
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -100,7 +104,7 @@ class PanopticScene:
         *,
         by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an RGB image (H, W, 3); see `InstanceScene.draw`."""
+        """Draw the scene on an RGB image (H, W, 3); see `InstanceScene.draw`."""
         thing_colors = None
         if colors is not None:
             thing_colors = {segment["id"]: colors[i] for i, segment in enumerate(self.segments)}
@@ -117,13 +121,13 @@ class PanopticScene:
 
 @dataclass(frozen=True)
 class SemanticScene:
-    """A class for each pixel."""
+    """The class of each pixel."""
 
     labels: np.ndarray
     """(H, W) integers."""
 
     def __len__(self) -> int:
-        return 0  # there is nothing that needs a colour of its own
+        return 0  # nothing here needs a colour of its own
 
     def draw(
         self,
@@ -133,13 +137,13 @@ class SemanticScene:
         *,
         by_class: bool = False,
     ) -> Image.Image:
-        """Draw on an RGB image (H, W, 3); see `InstanceScene.draw`."""
+        """Draw the scene on an RGB image (H, W, 3); see `InstanceScene.draw`."""
         return draw_semantic(
             image, self.labels, classes.names, classes.colors, classes.ignore_label
         )
 
     def summary(self, classes: Classes) -> str:
-        """Return the number of classes and the share of the largest."""
+        """Return the number of classes, and the largest class with its share of the pixels."""
         labels, pixels = np.unique(self.labels, return_counts=True)
         known = (labels >= 0) & (labels < len(classes)) & (labels != classes.ignore_label)
         labels, pixels = labels[known], pixels[known]
@@ -154,18 +158,18 @@ Scene = InstanceScene | PanopticScene | SemanticScene
 
 
 def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene | None:
-    """The ground truth of a dataset dict.
+    """Read the ground truth of a dataset dict.
 
     Args:
-        task: "instance", "panoptic" or "semantic". Panoptic ground truth is that of the others too.
+        task: "instance", "panoptic" or "semantic". Panoptic ground truth also serves the other two.
         record: Detectron2's dataset dict.
-        classes: of the data set.
+        classes: the classes of the data set.
 
     Returns:
-        None if there is none, as of test sets.
+        The scene, or None if the dict has no ground truth, as in test sets.
 
     Raises:
-        ValueError: a mask is wrong, or a file cannot be read (`DatasetError`).
+        ValueError: a mask is malformed, or a file cannot be read (`DatasetError`).
     """
     if task == "semantic" and "sem_seg_file_name" in record:
         return SemanticScene(read_label_map(record["sem_seg_file_name"]))
@@ -191,14 +195,14 @@ def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene 
 
 
 def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Compressed RLE of COCO polygons or of an RLE of any kind.
+    """Convert COCO polygons, or an RLE of any kind, to a compressed RLE.
 
     Args:
         segmentation: a list of polygons, or a dict with ``size`` and ``counts``.
         size: (height, width) of the image.
 
     Raises:
-        ValueError: it is neither, or not of an image of this size.
+        ValueError: the segmentation is neither, or belongs to an image of another size.
     """
     if isinstance(segmentation, list):
         polygons = [parse_polygon(polygon).reshape(-1).tolist() for polygon in segmentation]
@@ -214,9 +218,12 @@ def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
 def shared_colors(
     truth: Scene | None, prediction: Scene
 ) -> tuple[dict[int, Color], dict[int, Color]]:
-    """Colours of what is in two scenes, by position; the same for the same object.
+    """Choose colours for two scenes, so that a prediction has the colour of the object it shows.
 
-    It is the same if the class is and at least half of the union is shared.
+    A prediction shows an object if both have the same class and their IoU is at least 0.5.
+
+    Returns:
+        The colours of `truth` and of `prediction`, each by position in the scene.
     """
     pairs: dict[int, int] = {}
     if isinstance(truth, InstanceScene) and isinstance(prediction, InstanceScene):
@@ -238,12 +245,15 @@ def _matches(
     truth: InstanceScene | PanopticScene,
     prediction: InstanceScene | PanopticScene,
 ) -> dict[int, int]:
-    """Position of the object that a prediction shows, the largest overlaps first.
+    """Match predictions to objects of the same class, the largest overlaps first.
 
     Args:
-        overlaps: intersections over unions, predictions by objects.
+        overlaps: IoU of each prediction (rows) with each object (columns).
         truth: the objects.
         prediction: the predictions.
+
+    Returns:
+        The position of the object, by the position of the prediction.
     """
     classes = [np.array(_categories(scene), int) for scene in (prediction, truth)]
     overlaps = np.where(classes[0][:, None] == classes[1], overlaps, 0)

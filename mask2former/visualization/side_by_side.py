@@ -1,4 +1,4 @@
-"""Pictures of one image beside each other, each with a caption."""
+"""Several pictures of one image in one, each with a caption."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ _TEXT = (235, 235, 235)
 
 
 def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """Join pictures of one size: in a row or, if they are wide, one below the other.
+    """Join pictures in a row or, if they are wide, one below the other.
 
     Args:
-        pictures: N of the same size.
+        pictures: N pictures of the same size.
         captions: N lines of text.
 
     Returns:
-        an RGB image, larger than the pictures by strips of text and gaps alone.
+        An RGB image of the pictures, with a strip of text above each and gaps between them.
     """
     width, height = pictures[0].size
     style = LabelStyle.for_picture(pictures[0])
@@ -41,7 +41,7 @@ def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Im
 
 
 def _fitting(text: str, style: LabelStyle, width: int) -> str:
-    """The text, cut off where it does not fit."""
+    """Return the text, shortened if it does not fit."""
     if style.width(text) <= width:
         return text
     while text and style.width(f"{text}…") > width:

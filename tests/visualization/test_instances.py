@@ -1,4 +1,4 @@
-"""Masks are drawn where they are; labels stay in the picture and off each other."""
+"""Masks are drawn in their places; labels stay in the picture and clear of each other."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_a_mask_is_filled_and_nothing_else_is_touched(image):
 
 
 def test_the_edge_is_centred_on_the_edge_of_the_mask():
-    """On black, the colour is strongest at the edge, and as strong on either side of it."""
+    """On black, the colour is strongest at the edge, and equally strong on both sides of it."""
     mask = np.zeros((600, 800), bool)
     mask[:, 400:] = True
     black = np.zeros((600, 800, 3), np.uint8)
@@ -69,7 +69,7 @@ def test_small_and_thin_images(size):
     assert factor == 1 or max(size) * (factor - 1) < 512
 
 
-def test_a_label_moves_into_the_picture_and_off_others():
+def test_a_label_moves_into_the_picture_and_away_from_others():
     at_corner = (-30.0, -5.0, 50.0, 15.0)
     assert least_overlap([at_corner], [], 200, 100) == (0, 0, 80, 20)
     beside = (100.0, 50.0, 180.0, 70.0)

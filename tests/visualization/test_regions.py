@@ -1,4 +1,4 @@
-"""Regions are painted in their colours, on their pixels, and labelled where there is room."""
+"""Regions are painted in their colours, on their pixels only, and labelled where there is room."""
 
 import tracemalloc
 
@@ -12,7 +12,7 @@ from mask2former.visualization.labels import LabelStyle
 H, W = 600, 800
 NAMES = ["sky", "road", "car", "person"]
 COLORS = [(0, 60, 255), (200, 30, 40), (20, 220, 30), (240, 200, 0)]
-# pixels from an edge where neither its line nor its softness reaches
+# How far from an edge, in pixels, its line and its soft border reach at most.
 MARGIN = 12
 
 
@@ -23,7 +23,7 @@ def image() -> np.ndarray:
 
 @pytest.fixture
 def labels() -> np.ndarray:
-    """Sky over road, a car and a person on them, and a frame that is not labelled."""
+    """Sky over road, with a car, a person and an unlabelled frame around the image."""
     labels = np.full((H, W), 255, np.uint8)
     labels[40:300, 40:-40] = 0
     labels[300:-40, 40:-40] = 1
@@ -68,7 +68,7 @@ def unnamed(count: int) -> list[str]:
     return [""] * count
 
 
-def test_classes_have_their_colours_and_the_rest_is_as_it_was(image, labels):
+def test_classes_have_their_colours_and_the_rest_is_unchanged(image, labels):
     picture = np.asarray(draw_semantic(image, labels, unnamed(4), COLORS))
     for c, color in enumerate(COLORS):
         *found, opacity = hue_of(picture, image, interior(labels == c))
@@ -83,7 +83,7 @@ def test_default_colours_are_those_of_the_palette(image, labels):
     np.testing.assert_allclose(found, palette_color(3), atol=3)
 
 
-def test_edges_are_stronger_than_what_they_enclose(labels):
+def test_edges_are_stronger_than_the_regions_inside(labels):
     grey = np.full((H, W, 3), 128, np.uint8)
     picture = np.asarray(draw_semantic(grey, labels, unnamed(4), COLORS)).astype(int)
     for c, color in enumerate(COLORS):
@@ -94,7 +94,7 @@ def test_edges_are_stronger_than_what_they_enclose(labels):
 
 
 def test_no_other_colour_appears_at_edges(labels):
-    """White over white stays white, beside what is not labelled too."""
+    """White on white stays white, also at the border with unlabelled pixels."""
     white = np.full((H, W, 3), 255, np.uint8)
     picture = draw_semantic(white, labels, unnamed(4), [(255, 255, 255)] * 4)
     assert not changed(picture, white).any()
@@ -106,10 +106,10 @@ def test_things_stand_out_and_stuff_is_calm(image, segments):
     found = {
         segment["id"]: hue_of(picture, image, interior(ids == segment["id"])) for segment in info
     }
-    # things: one colour each, though two are of one class
+    # Each thing has its own colour, although two have the same class.
     for i, thing in enumerate((300, 70000, 4)):
         np.testing.assert_allclose(found[thing][:3], palette_color(i), atol=4)
-    # stuff: the class's colour with less saturation and less opacity
+    # Stuff has the colour of its class, with less saturation and less opacity.
     for stuff, color in ((7, COLORS[0]), (9, COLORS[1])):
         calm = found[stuff][:3]
         assert np.argmax(calm) == np.argmax(color)
@@ -118,7 +118,7 @@ def test_things_stand_out_and_stuff_is_calm(image, segments):
     assert not changed(image, picture)[interior(ids == 0)].any()
 
 
-def test_by_class_a_thing_has_the_colour_of_its_class(image, segments):
+def test_things_can_have_the_colour_of_their_class(image, segments):
     ids, info = segments
     for colors in (COLORS, None):
         picture = np.asarray(
@@ -139,12 +139,12 @@ def test_things_can_be_given_colours(image, segments):
         np.testing.assert_allclose(found, color, atol=4)
 
 
-def test_things_can_be_named_instead(image, segments):
+def test_thing_classes_can_be_given_instead_of_isthing(image, segments):
     ids, info = segments
     bare = [{k: v for k, v in segment.items() if k != "isthing"} for segment in info]
     expected = draw_panoptic(image, ids, info, NAMES)
     assert not changed(draw_panoptic(image, ids, bare, NAMES, {2, 3}), expected).any()
-    # in place of what the segments say
+    # They replace what the segments say.
     assert changed(draw_panoptic(image, ids, info, NAMES, {0, 1, 2, 3}), expected).any()
 
 
@@ -159,7 +159,7 @@ def test_ids_without_a_segment_and_segments_without_a_pixel(image, segments):
     ids, info = segments
     absent = {"id": 12345, "category_id": 2, "isthing": True}
     expected = draw_panoptic(image, ids, info, NAMES)
-    # first in the list, yet no colour is spent on it
+    # The absent segment is first in the list, but does not use up a colour.
     assert not changed(draw_panoptic(image, ids, [absent, *info], NAMES), expected).any()
     no_car = [segment for segment in info if segment["id"] != 300]
     picture = draw_panoptic(image, ids, no_car, unnamed(4))
@@ -190,7 +190,7 @@ def test_small_and_thin_images(size):
 
 
 def test_segments_of_one_pixel(image):
-    """They can be seen, have no label, and nothing farther off changes."""
+    """They are visible and have no label, and no distant pixel changes."""
     ids = np.zeros((H, W), np.int32)
     ids[100, 200], ids[0, 0], ids[-1, -1] = 1, 2, 3
     info = [{"id": i, "category_id": 2, "isthing": True} for i in (1, 2, 3)]
@@ -200,7 +200,7 @@ def test_segments_of_one_pixel(image):
 
 
 def label_box(draw, name: str) -> tuple[int, int, int, int] | None:
-    """x0, y0, x1, y1 of what a label changes in the picture."""
+    """Return x0, y0, x1, y1 of the pixels that a label changes."""
     rows, columns = np.nonzero(changed(draw(name), draw("")))
     if len(rows) == 0:
         return None
@@ -209,7 +209,7 @@ def label_box(draw, name: str) -> tuple[int, int, int, int] | None:
 
 @pytest.mark.parametrize("corner", ["top left", "top right", "bottom left", "bottom right"])
 @pytest.mark.parametrize("size", [20, 120])
-def test_labels_of_things_at_corners_are_whole(image, corner, size):
+def test_labels_of_things_at_corners_are_complete(image, corner, size):
     ids = np.zeros((H, W), np.uint8)
     rows = slice(0, size) if "top" in corner else slice(H - size, H)
     columns = slice(0, size) if "left" in corner else slice(W - size, W)
@@ -224,10 +224,10 @@ def test_labels_of_things_at_corners_are_whole(image, corner, size):
     assert y1 - y0 == pytest.approx(style.height, abs=2)
 
 
-def test_the_label_of_stuff_is_within_its_largest_piece(image):
+def test_the_label_of_stuff_lies_within_its_largest_piece(image):
     labels = np.full((H, W), 255, np.uint8)
     labels[50:90, 50:250] = 0
-    labels[200:500, 300:700] = 0  # a ring, whose middle is not road
+    labels[200:500, 300:700] = 0  # a ring: its middle is not road
     labels[240:460, 340:660] = 255
 
     x0, y0, x1, y1 = label_box(lambda name: draw_semantic(image, labels, [name]), "road")
@@ -235,7 +235,7 @@ def test_the_label_of_stuff_is_within_its_largest_piece(image):
     assert y0 >= 200
 
 
-def test_pieces_of_like_size_are_each_labelled(image):
+def test_pieces_of_similar_size_are_each_labelled(image):
     labels = np.full((H, W), 255, np.uint8)
     labels[50:250, 50:250] = 0
     labels[350:530, 500:700] = 0
@@ -290,7 +290,7 @@ def test_memory_does_not_grow_with_the_number_of_regions(image):
     assert peak < 40 * H * W
 
 
-def test_wrong_maps_are_refused(image, labels, segments):
+def test_bad_maps_are_rejected(image, labels, segments):
     ids, info = segments
     with pytest.raises(ValueError, match=r"the map is \(300, 800\), the image \(600, 800\)"):
         draw_semantic(image, labels[:300], NAMES)

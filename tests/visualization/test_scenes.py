@@ -1,4 +1,4 @@
-"""Scenes from result files and data sets: which image they are of, and their colours."""
+"""Scenes from result files and data sets: which image they belong to, and their colours."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from mask2former.visualization.side_by_side import side_by_side
 
 CLASSES = Classes(["cat", "dog", "sky"], range(3), ignore_label=255)
 
-# --- Which image a prediction is of ---
+# --- Which image a prediction belongs to ---
 
 
 def entry(name: str) -> dict:
@@ -39,22 +39,22 @@ def found_names(path: Path, record: dict) -> list[str] | None:
     return entries and [e["file_name"] for e in entries]
 
 
-def test_images_are_told_by_their_names(tmp_path):
+def test_images_are_found_by_their_names(tmp_path):
     path = tmp_path / "r.json"
     names = ["/data/a/1.jpg", "/data/b/1.jpg", "/data/a/2.jpg", "/data/a/2.jpg"]
     path.write_text(json.dumps([entry(name) for name in names]))
     for file_name, expected in [
         ("/data/b/1.jpg", ["/data/b/1.jpg"]),
         ("/moved/b/1.jpg", ["/data/b/1.jpg"]),
-        ("/moved/1.jpg", None),  # which of the two?
+        ("/moved/1.jpg", None),  # matches two names
         ("2.jpg", ["/data/a/2.jpg"] * 2),
         ("/data/a/3.jpg", None),
     ]:
         assert found_names(path, {"file_name": file_name, "image_id": 1}) == expected
 
 
-def test_ids_count_only_where_there_are_no_names(tmp_path):
-    """The demo numbers images by their position; a data set does not."""
+def test_ids_are_used_only_without_names(tmp_path):
+    """The demo numbers images by their position, a data set does not."""
     images = [{"id": 1, "file_name": "dir/b.jpg"}, {"id": 2, "file_name": "dir/a.jpg"}]
     annotations = [
         {"image_id": 1, "file_name": "b.png", "segments_info": []},
@@ -68,7 +68,7 @@ def test_ids_count_only_where_there_are_no_names(tmp_path):
     assert found_names(path, record) == ["b.png"]
 
 
-def test_segments_under_the_threshold_are_left_out(tmp_path):
+def test_segments_below_the_threshold_are_left_out(tmp_path):
     Image.fromarray(np.array([[[1, 0, 0], [2, 0, 0]]], np.uint8)).save(tmp_path / "m.png")
     segments = [
         {"id": 1, "category_id": 9, "score": 0.4},
@@ -111,7 +111,7 @@ def rle_of(mask: np.ndarray) -> dict:
 
 
 def blocks(*corners: int) -> list[np.ndarray]:
-    """10x10 squares on a line."""
+    """10x10 squares in a row, each starting at one of `corners`."""
     masks = []
     for x in corners:
         mask = np.zeros((20, 100), bool)
@@ -135,7 +135,7 @@ def as_scene(kind: str, masks: list[np.ndarray], categories: list[int]):
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
 def test_an_object_and_its_prediction_have_one_colour(kind):
     truth = as_scene(kind, blocks(0, 20, 40, 60), [0, 0, 1, 0])
-    # a third off, far off, of another class, nowhere, and exactly there
+    # close to the last object, too far off, of another class, near no object, and exact
     prediction = as_scene(kind, blocks(63, 26, 40, 85, 0), [0, 0, 0, 0, 0])
     own, found = shared_colors(truth, prediction)
     assert [own[i] for i in range(4)] == [palette_color(i) for i in range(4)]
@@ -146,7 +146,7 @@ def test_an_object_and_its_prediction_have_one_colour(kind):
     assert not others & set(own.values())
 
 
-def test_of_two_predictions_the_better_is_the_object():
+def test_the_better_of_two_predictions_has_the_colour_of_the_object():
     truth = as_scene("instance", blocks(20), [0])
     prediction = as_scene("instance", blocks(22, 21), [0, 0])
     own, found = shared_colors(truth, prediction)
@@ -164,7 +164,7 @@ def test_colours_where_there_is_nothing(kind):
 # --- Ground truth ---
 
 
-def test_panoptic_ground_truth_is_that_of_the_other_tasks(shapes):
+def test_panoptic_ground_truth_serves_the_other_tasks(shapes):
     instances, panoptic = (
         DatasetCatalog.get(f"synthetic_shapes_{task}_val")[0] for task in ("instance", "panoptic")
     )
@@ -205,7 +205,7 @@ def test_segmentations_of_every_kind():
 
 
 @pytest.mark.parametrize("size", [(600, 500), (1000, 400)])
-def test_pictures_are_whole_beside_each_other(size):
+def test_pictures_are_complete_beside_each_other(size):
     pictures = [Image.new("RGB", size, color) for color in ((255, 0, 0), (0, 255, 0))]
     joined = np.asarray(side_by_side(pictures, ["one", "a caption that is too long " * 20]))
     width, height = size
