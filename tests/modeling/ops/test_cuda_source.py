@@ -1,6 +1,6 @@
 """The CUDA kernels' very source, compiled for the CPU, and by nvcc for GPUs.
 
-`tests/ops_cuda_emulation` stands in for the CUDA language: each CUDA thread is a thread here.
+`cuda_emulation` stands in for the CUDA language: each CUDA thread is a thread here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from support import REPOSITORY
 from mask2former.modeling.ops.pytorch import ms_deform_attn_pytorch
 
 ROOT = REPOSITORY
-EMULATION = ROOT / "tests/ops_cuda_emulation"
+EMULATION = ROOT / "tests/modeling/ops/cuda_emulation"
 CUDA_SOURCES = ROOT / "mask2former/modeling/ops/csrc/cuda"
 TORCH_INCLUDE = Path(torch.__file__).parent / "include"
 CXX = shutil.which(os.environ.get("CXX", "g++"))
