@@ -3,19 +3,19 @@
 
 Runs `demo/demo.py` on a Hugging Face Mask2Former folder (instance segmentation) and, in this
 process, that model in `transformers` on the same file, each with its own preprocessing, and
-compares the masks pixel by pixel. Theirs are taken in two ways:
+compares the masks pixel by pixel. Their masks are computed in two ways:
 
-    full      their logits, resized to the photograph as the published code does it
-    their own what `post_process_instance_segmentation` returns: masks made at 384 x 384 pixels and
-              enlarged without interpolation
+    full       their logits, resized to the photograph as the published code does it
+    their own  what `post_process_instance_segmentation` returns: masks of 384 x 384 pixels,
+               enlarged without interpolation
 
-Their preprocessing stretches a photograph to sides that are multiples of 32, where the published
-code and ours pad it. Hence two files are compared: the photograph, and a copy of sides that neither
-program changes. (Random weights make much of small differences of the input: what the networks
-themselves compute is seen on the copy.)
+Their preprocessing stretches a photograph to sides that are multiples of 32; the published code and
+ours pad it. The programs are therefore compared on two files: the photograph, and a copy whose size
+neither program changes. Random weights amplify small differences of the input, so the copy shows
+best whether the networks compute the same.
 
-Without a folder that exists already, one with random weights of the size of
-`facebook/mask2former-swin-base-coco-instance` is made.
+If the folder does not exist, the script makes one with random weights and the size of
+`facebook/mask2former-swin-base-coco-instance`.
 
     python benchmarks/agreement.py FOLDER photo.jpg
 """
@@ -76,7 +76,7 @@ def make_random_swin_base(folder: Path) -> None:
 
 
 def ours(folder: Path, image: Path) -> list[Detection]:
-    """What the demo finds, whatever the score."""
+    """Return what the demo finds, at any score."""
     with tempfile.TemporaryDirectory() as output:
         results = Path(output, "results.json")
         subprocess.run(
@@ -96,7 +96,7 @@ def ours(folder: Path, image: Path) -> list[Detection]:
 
 @torch.no_grad()
 def theirs(folder: Path, image: Path) -> dict[str, list[Detection]]:
-    """What `transformers` finds, in the two ways."""
+    """Return what `transformers` finds, with masks computed in the two ways."""
     processor = AutoImageProcessor.from_pretrained(folder)
     model = Mask2FormerForUniversalSegmentation.from_pretrained(folder).eval()
     with Image.open(image) as file:
@@ -131,7 +131,7 @@ def theirs(folder: Path, image: Path) -> dict[str, list[Detection]]:
 
 
 def compare(these: list[Detection], those: list[Detection]) -> dict[str, float]:
-    """Pair every detection with the best of its class on the other side; medians and extremes."""
+    """Pair each detection with the best one of its class on the other side, and summarise."""
     overlaps, pixels, differences = [], [], []
     for detection in these:
         candidates = [d for d in those if d.label == detection.label]
@@ -157,7 +157,7 @@ def compare(these: list[Detection], those: list[Detection]) -> dict[str, float]:
 
 
 def copy_that_needs_no_resizing(folder: Path, image: Path, copy: Path) -> None:
-    """Save the photograph in a size that is the network's input already."""
+    """Save the photograph in the size of the network's input."""
     size = json.loads((folder / "preprocessor_config.json").read_text())["size"]
     with Image.open(image) as file:
         photo = file.convert("RGB")

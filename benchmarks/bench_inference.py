@@ -4,11 +4,12 @@
 Each case runs in a process of its own, with random weights.
 
     python benchmarks/bench_inference.py [--repeat 3] [--threads 2]
-        On the CPU, the first call; the peak is that of the whole process, Python and PyTorch
-        included; Linux only.
+        Times the first call on the CPU. The peak memory is that of the whole process, including
+        Python and PyTorch. Linux only.
 
     python benchmarks/bench_inference.py --device cuda [--precision float16]
-        On a GPU, the median of 10 calls after 3 others; the peak is PyTorch's of GPU memory.
+        Takes the median of 10 calls on a GPU after 3 warm-up calls. The peak is PyTorch's peak of
+        GPU memory.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Size = tuple[int, int]
 
 
 def our_model(device: str) -> nn.Module:
-    """Mask2Former R50 with random weights, in training mode."""
+    """Build Mask2Former R50 with random weights, in training mode."""
     from detectron2.modeling import build_model
 
     from mask2former import load_config
@@ -49,7 +50,7 @@ def our_model(device: str) -> nn.Module:
 
 
 def hugging_face_model(device: str) -> nn.Module:
-    """The same architecture in ``transformers``."""
+    """Build the same architecture in ``transformers``."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, ResNetConfig
 
     backbone = ResNetConfig(out_features=["stage1", "stage2", "stage3", "stage4"])
@@ -58,7 +59,7 @@ def hugging_face_model(device: str) -> nn.Module:
 
 
 def ours(size: Size, output: Size, device: str) -> Callable[[], int]:
-    """Our model; returns what to time, which gives the number of instances."""
+    """Return the call of our model to time, which returns the number of instances."""
     model = our_model(device).eval()
     image = torch.randint(256, (3, *size), dtype=torch.uint8)
     inputs = [{"image": image, "height": output[0], "width": output[1]}]
@@ -66,7 +67,7 @@ def ours(size: Size, output: Size, device: str) -> Callable[[], int]:
 
 
 def hugging_face(size: Size, output: Size, device: str) -> Callable[[], int]:
-    """The same in ``transformers``, its own post-processing included."""
+    """Return the call of ``transformers`` to time, including its own post-processing."""
     from transformers import Mask2FormerImageProcessor
 
     model = hugging_face_model(device).eval()
@@ -106,7 +107,7 @@ def measure(implementation: str, case: str, options: argparse.Namespace) -> None
 
 
 def timed(run: Callable[[], int]) -> tuple[float, int]:
-    """Seconds of a call, until its last work on a GPU is done, and what it returns."""
+    """Return the seconds of a call, including its work on a GPU, and what it returns."""
     start = time.perf_counter()
     result = run()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
@@ -115,10 +116,10 @@ def timed(run: Callable[[], int]) -> tuple[float, int]:
 
 
 def memory() -> dict[str, int]:
-    """``peak`` of this process, and ``files``: what of it are pages of libraries, in bytes.
+    """Return the ``peak`` memory of this process in bytes, and ``files``, its part in libraries.
 
-    How many pages of a library count depends on how the system happens to cache the file. Not
-    ``ru_maxrss``: that includes what the parent held before it started this process.
+    How many pages of a library count depends on how the system caches the file. ``ru_maxrss`` would
+    include what the parent held before it started this process.
     """
     lines = Path("/proc/self/status").read_text().splitlines()
     kib = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Multi-scale deformable attention: the operator against its peers, on the CPU or a GPU.
 
-The shape is that of an 800x1216 image: levels 25x38, 50x76, 100x152, as many queries as positions,
-8 heads x 32 channels, 4 points. Locations are "grid", each position plus offsets of a few pixels of
-the level, "initial", the offsets of a network before its training, or "uniform", anywhere. All of
-it runs in turn, in one process; figures are medians, on a GPU by its own clock.
+The shape is that of an 800x1216 image: levels 25x38, 50x76 and 100x152, as many queries as
+positions, 8 heads of 32 channels, 4 points. Locations are "grid" (each position plus offsets of a
+few pixels of the level), "initial" (the offsets of an untrained network) or "uniform" (anywhere).
+All implementations run in turn in one process. Figures are medians, on a GPU by its own clock.
 
     grid_sample           the PyTorch form, which other devices use
     transformers          Hugging Face's function, if it is installed
@@ -50,7 +50,7 @@ def arguments(
     batch: int = 1,
     queries: int = POSITIONS,
 ) -> Arguments:
-    """The operator's arguments, `queries` of them taken in order.
+    """Make the operator's arguments for the first `queries` positions.
 
     With half types on a GPU, locations and weights are float32, as autocast leaves them.
     """
@@ -79,7 +79,7 @@ def arguments(
 
 
 def initial_offsets() -> Tensor:
-    """Offsets in pixels (HEADS, 1, POINTS, 2): head i looks along 2 pi i / HEADS."""
+    """Return offsets in pixels (HEADS, 1, POINTS, 2): head i looks along 2 pi i / HEADS."""
     angle = torch.arange(HEADS) * (2 * math.pi / HEADS)
     direction = torch.stack((angle.cos(), angle.sin()), dim=-1)
     direction /= direction.abs().amax(-1, keepdim=True)
@@ -87,7 +87,7 @@ def initial_offsets() -> Tensor:
 
 
 def peers(device: str) -> dict[str, Operator]:
-    """Operators by name; ours is the first."""
+    """Return the operators by name; ours is the first."""
     found: dict[str, Operator] = {
         "here": torch.ops.mask2former.ms_deform_attn,
         "grid_sample": ms_deform_attn_pytorch,
@@ -113,7 +113,7 @@ def peers(device: str) -> dict[str, Operator]:
 
 
 def with_backward(operator: Operator, args: Arguments) -> Callable[[], object]:
-    """Forward and backward to all three inputs."""
+    """Run the forward pass, and the backward pass to all three inputs."""
     inputs = [args[i].clone().requires_grad_() for i in (0, 3, 4)]
     grad = torch.randn(*args[3].shape[:2], HEADS * CHANNELS).to(args[0])
 
@@ -125,7 +125,7 @@ def with_backward(operator: Operator, args: Arguments) -> Callable[[], object]:
 
 
 def triton(args: Arguments) -> dict[str, Callable[[], object]]:
-    """The Triton form, with sizes on the GPU, where it wants them."""
+    """Return the Triton form with the sizes on the GPU, where it expects them."""
     args = (args[0], *(x.cuda() for x in args[1:]))
     grad = torch.randn(*args[3].shape[:2], HEADS * CHANNELS).to(args[0])
 
@@ -140,7 +140,7 @@ def triton(args: Arguments) -> dict[str, Callable[[], object]]:
 
 
 def one_measurement(run: Callable[[], object], device: str, runs: int) -> float:
-    """Milliseconds of a run, the mean of several."""
+    """Return the milliseconds per run, as the mean of several runs."""
     if device == "cpu":
         start = time.perf_counter()
         for _ in range(runs):
@@ -156,7 +156,7 @@ def one_measurement(run: Callable[[], object], device: str, runs: int) -> float:
 
 
 def milliseconds(runs: dict[str, Callable[[], object]], repeat: int, device: str) -> dict:
-    """Medians; the runs alternate, after one or two of each that do not count.
+    """Return medians of alternating runs, after one or two warm-up runs of each.
 
     On a GPU a measurement is of as many runs as take 5 ms, so that the queue never runs empty.
     """
@@ -175,7 +175,7 @@ def milliseconds(runs: dict[str, Callable[[], object]], repeat: int, device: str
 
 
 def print_ratios(title: str, times: dict[str, float]) -> None:
-    """One line; ratios are to the first."""
+    """Format one line; ratios are relative to the first time."""
     base = next(iter(times.values()))
     parts = [
         f"{name} {ms:.{1 if base > 5 else 3}f} ms" + (f" ({ms / base:.1f}x)" if i else "")
@@ -185,7 +185,7 @@ def print_ratios(title: str, times: dict[str, float]) -> None:
 
 
 def compare(device: str, batch: int, dtype: torch.dtype, repeat: int) -> None:
-    """Print the operator and its peers, forward and with the backward."""
+    """Print the operator and its peers, for the forward pass alone and for both passes."""
     operators = peers(device)
     if dtype in HALF:  # which takes values and locations of one type alone
         operators.pop("transformers", None)
@@ -204,7 +204,7 @@ def compare(device: str, batch: int, dtype: torch.dtype, repeat: int) -> None:
 
 
 def extra_memory(device: str) -> float:
-    """By how many MiB the peak grows in a forward, beyond the output."""
+    """Return by how many MiB the peak grows in a forward pass, beyond the output."""
     args = arguments("grid", device=device)
     operator = torch.ops.mask2former.ms_deform_attn
     operator(*(x[:, :64] if x.dim() > 4 else x for x in args))  # what is set up once
@@ -222,13 +222,13 @@ def extra_memory(device: str) -> float:
 
 
 def memory(key: str) -> int:
-    """Bytes, as Linux counts them for this process."""
+    """Return bytes as Linux counts them for this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
 
 def layer_times(repeat: int, device: str) -> dict[str, float]:
-    """A whole encoder layer's attention, projections included, with either operator."""
+    """Time the attention of an encoder layer, including projections, per operator."""
     module = msdeformattn.MSDeformAttn(
         dim=HEADS * CHANNELS, num_levels=len(SHAPES), num_heads=HEADS, num_points=POINTS
     )
@@ -273,7 +273,7 @@ def shares_and_threads(threads: int, repeat: int) -> None:
 
 @torch.no_grad()
 def by_dtype(device: str, repeat: int) -> dict[str, float]:
-    """The forward's time by the value's type."""
+    """Print the time of the forward pass by the type of the value."""
     dtypes = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
     runs = {
         str(dtype).removeprefix("torch."): functools.partial(

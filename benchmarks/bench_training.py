@@ -1,11 +1,11 @@
 #!/usr/bin/env python
 """Training iterations of Mask2Former R50 (COCO instances) on a GPU against Hugging Face.
 
-Random weights, images and targets: batches of 1024x1024 images with 20 ellipses each, the
+Weights, images and targets are random: batches of 1024x1024 images with 20 ellipses each, the
 published settings of the losses (12544 points, nine auxiliary predictions), AdamW and a clipped
-norm of the gradient. Forward, matching, backward and step; loading of data aside. Medians of 10
-iterations after 3 others; the peak is PyTorch's of GPU memory. Each case runs in a process of its
-own.
+gradient norm. An iteration is forward pass, matching, backward pass and step, without loading data.
+The figures are medians of 10 iterations after 3 warm-up iterations, and PyTorch's peak of GPU
+memory. Each case runs in a process of its own.
 
     python benchmarks/bench_training.py [--batch 2] [--precision float16]
 """
@@ -29,7 +29,7 @@ Losses = Callable[[], Tensor]
 
 
 def ellipses() -> Tensor:
-    """Masks of an image: bool (TARGETS, SIZE, SIZE)."""
+    """Draw the masks of one image: bool (TARGETS, SIZE, SIZE)."""
     centre, radius = torch.rand(2, TARGETS, 2).mul_(SIZE).unbind()
     steps = torch.arange(SIZE) + 0.5
     y, x = (
@@ -39,7 +39,7 @@ def ellipses() -> Tensor:
 
 
 def ours(batch: int) -> tuple[nn.Module, Losses]:
-    """Our model and its loss, from Detectron2's inputs on the CPU."""
+    """Return our model and a function for its loss on Detectron2's inputs, which are on the CPU."""
     from detectron2.structures import Instances
 
     from mask2former.structures import PackedMasks
@@ -56,7 +56,7 @@ def ours(batch: int) -> tuple[nn.Module, Losses]:
 
 
 def hugging_face(batch: int) -> tuple[nn.Module, Losses]:
-    """The model of ``transformers`` and its loss; the images and masks are on the GPU already."""
+    """Return the model of ``transformers`` and a function for its loss on inputs on the GPU."""
     model = hugging_face_model("cuda")
     pixels = torch.randn(batch, 3, SIZE, SIZE, device="cuda")
     masks = [ellipses().float().cuda() for _ in range(batch)]

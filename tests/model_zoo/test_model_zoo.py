@@ -1,3 +1,5 @@
+"""The published models by name, from a checkout and from an installed wheel."""
+
 import filecmp
 import pickle
 import shutil
@@ -134,7 +136,7 @@ SOURCES = (
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    # Of a copy, for a build leaves files next to its sources
+    # A build leaves files next to its sources, so it is made from a copy.
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         path = REPOSITORY / name
@@ -157,6 +159,14 @@ def test_wheel_carries_every_config(wheel, tmp_path):
     assert {path.name for path in tmp_path.iterdir() if "dist-info" not in path.name} == {
         "mask2former"
     }
+
+
+def test_wheel_carries_the_whole_package(wheel):
+    package = REPOSITORY / "mask2former"
+    files = [*package.rglob("*.py"), *package.rglob("*.json"), package / "py.typed"]
+    expected = {str(file.relative_to(REPOSITORY)) for file in files}
+    assert {"mask2former/cli/predict.py", "mask2former/data/datasets/ade20k.json"} <= expected
+    assert expected - set(zipfile.ZipFile(wheel).namelist()) == set()
 
 
 def test_installed_wheel_gives_configs(wheel, tmp_path):
