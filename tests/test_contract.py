@@ -86,7 +86,7 @@ def test_model_has_the_published_parameters(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(model_names()) - RECORDED))
-def test_model_differs_from_a_published_one_in_classes_and_queries_only(name):
+def test_model_differs_from_a_published_one_only_in_classes_and_queries(name):
     cfg, model = build(name)
     tensors = record(name, cfg)["tensors"]
     classes = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES + 1  # and "no object"

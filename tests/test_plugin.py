@@ -1,4 +1,4 @@
-"""Scripts that a stranger would write, run outside the repository with Detectron2's own tools."""
+"""Scripts that a user would write, run outside the repository with Detectron2's own tools."""
 
 import os
 import subprocess
@@ -120,7 +120,7 @@ SCRIPTS = {
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_strangers_script_works(name, tmp_path, shapes):
+def test_a_users_script_works(name, tmp_path, shapes):
     config = REPOSITORY / "configs/quickstart/instance.yaml"
     script = tmp_path / "script.py"
     script.write_text(f"CONFIG = {str(config)!r}\n{textwrap.dedent(SETUP + SCRIPTS[name])}")

@@ -7,7 +7,7 @@ import sys
 import pytest
 from support import REPOSITORY
 
-# The module that each script runs; install_detectron2.py runs before anything is installed.
+# The module that each script runs; install_detectron2 is a script of its own.
 MODULES = {
     path.stem: f"mask2former.cli.{path.stem}"
     for path in (REPOSITORY / "tools").glob("*.py")
@@ -41,3 +41,9 @@ def test_a_tool_and_its_module_have_the_same_help(tool, tmp_path):
 
 def test_every_module_of_the_command_line_is_known():
     assert {"analyze_model", "convert_backbone", "convert_checkpoint"} <= set(MODULES)
+
+
+def test_help_of_the_script_that_installs_detectron2(tmp_path):
+    name, text = usage(tmp_path, str(REPOSITORY / "tools/install_detectron2.py"))
+    assert name == "install_detectron2.py"
+    assert "sal-detectron2" in text

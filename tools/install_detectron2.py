@@ -1,20 +1,21 @@
 #!/usr/bin/env python
 """Install Detectron2 from PyPI into the Python that runs this script.
 
-Detectron2 itself is not on PyPI. ``sal-detectron2`` 0.7.2 is: its Python files equal Detectron2's
-main branch of 2024-04-17. Its wheel carries an extension compiled for CPython 3.10 and a stray
-top-level ``tools`` package; neither is needed here. This script fetches the pinned wheel (pip
-checks its SHA-256), leaves those two out, and installs the rest as a pure-Python package that
-works on Python 3.10 and later and that ``pip uninstall sal-detectron2`` removes.
+Detectron2 itself is not on PyPI, but sal-detectron2 0.7.2 is: its Python files equal Detectron2's
+main branch of 2024-04-17. Its wheel also contains an extension compiled for CPython 3.10 and a
+stray top-level package "tools", which are not needed here. This script downloads the pinned wheel
+(pip checks its SHA-256), leaves those two out, and installs the rest as a pure-Python package. It
+works on Python 3.10 and later, and "pip uninstall sal-detectron2" removes it.
 
-Nothing happens if ``import detectron2`` already works. If your machine reaches Detectron2's own
-repository, installing from there serves just as well::
+If "import detectron2" already works, the script does nothing. If your machine reaches Detectron2's
+own repository, you can install from there instead:
 
     pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2'
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import importlib.util
@@ -26,7 +27,7 @@ from pathlib import Path
 
 NAME, VERSION = "sal_detectron2", "0.7.2"
 SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
-# What Detectron2 imports beside torch and torchvision; its own list pins numpy<2 and formatters.
+# What Detectron2 imports besides torch and torchvision. Its own list pins numpy<2 and formatters.
 REQUIREMENTS = [
     "cloudpickle",
     "fvcore>=0.1.5.post20221221",
@@ -60,7 +61,7 @@ def pip(*args: str | Path) -> None:
 
 
 def download(folder: Path) -> Path:
-    """Fetch the pinned wheel into ``folder``; pip fails if its hash is another."""
+    """Download the pinned wheel into ``folder``; pip fails if its hash differs."""
     pin = folder / "pin.txt"
     pin.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n")
     pip(
@@ -98,7 +99,10 @@ def repack(source: Path, folder: Path) -> Path:
 
 
 def main() -> None:
-    """Install, unless Detectron2 is there."""
+    """Install Detectron2 unless it is there."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     if importlib.util.find_spec("detectron2") is not None:
         print("Detectron2 is already installed; left as it is.")
         return

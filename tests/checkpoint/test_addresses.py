@@ -12,7 +12,7 @@ from mask2former.checkpoint import WeightsError, sources
 from mask2former.checkpoint.sources import SWIN_RELEASES, local_weights, web_address
 
 
-def test_where_torchvisions_names_lead():
+def test_addresses_of_torchvision():
     v1 = ResNet50_Weights.IMAGENET1K_V1.url
     assert web_address("torchvision://resnet50") == v1
     assert web_address("torchvision://ResNet50_Weights.IMAGENET1K_V1") == v1
@@ -24,7 +24,7 @@ def test_where_torchvisions_names_lead():
     assert sources._hash_in_name(v1) == "0676ba61"
 
 
-def test_where_the_other_names_lead():
+def test_addresses_of_other_libraries():
     name = "swin_base_patch4_window12_384_22k"
     releases = "https://github.com/SwinTransformer/storage/releases/download/v1.0.0"
     assert web_address(f"swin://{name}") == f"{releases}/{name}.pth"
@@ -64,7 +64,7 @@ def test_names_that_do_not_exist(address, message):
         local_weights(address)
 
 
-def test_import_asks_nothing_of_the_network(tmp_path):
+def test_import_does_not_use_the_network(tmp_path):
     code = """
 import socket
 def refuse(*args, **kwargs):

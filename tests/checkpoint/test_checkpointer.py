@@ -27,7 +27,7 @@ def fresh(cfg: CfgNode, seed: int = 1) -> torch.nn.Module:
 
 
 def detectron2_fpn(meta_architecture: str) -> CfgNode:
-    """A small model of Detectron2's own, whose segmentation head is its `SemSegFPNHead`."""
+    """Return the config of a small Detectron2 model with its own `SemSegFPNHead`."""
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     cfg.MODEL.META_ARCHITECTURE = meta_architecture
@@ -54,7 +54,7 @@ def detectron2_fpn(meta_architecture: str) -> CfgNode:
 
 
 def saved(cfg: CfgNode, path, seed: int = 0, rename=lambda name: name) -> dict:
-    """Write the weights of a new model; returns them."""
+    """Write the weights of a new model, and return them."""
     state = fresh(cfg, seed).state_dict()
     write_checkpoint({"model": {rename(name): tensor for name, tensor in state.items()}}, path)
     return state
@@ -68,7 +68,7 @@ def assert_state(model, wanted):
 
 
 def old_name(name: str) -> str:
-    """As the first published checkpoints had it."""
+    """Return a name as in the first published checkpoints."""
     name = name.replace("sem_seg_head.pixel_decoder.", "sem_seg_head.")
     return name.replace("predictor.query_feat", "predictor.static_query")
 
@@ -150,7 +150,7 @@ def test_matching_heuristics_flag(cfg, tmp_path):
         ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FaPNPixelDecoder"),
     ],
 )
-def test_a_misfit_says_which_key_to_change_and_loads_nothing(cfg, key, value, tmp_path):
+def test_weights_that_do_not_fit_name_the_key_to_change_and_load_nothing(cfg, key, value, tmp_path):
     theirs = cfg.clone()
     theirs.merge_from_list([key, value])
     saved(theirs, tmp_path / "a.pth")
@@ -168,7 +168,7 @@ def test_a_misfit_says_which_key_to_change_and_loads_nothing(cfg, key, value, tm
     assert_state(model, before)
 
 
-def test_a_misfit_of_the_transformer_decoder(cfg, tmp_path):
+def test_weights_of_another_transformer_decoder(cfg, tmp_path):
     theirs = cfg.clone()
     theirs.MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME = "StandardTransformerDecoder"
     theirs.MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE = "res5"
@@ -182,7 +182,7 @@ def test_a_misfit_of_the_transformer_decoder(cfg, tmp_path):
 
 
 @pytest.mark.parametrize("key", ["EMBED_DIM", "DEPTHS", "NUM_HEADS", "WINDOW_SIZE"])
-def test_a_misfit_of_swin(cfg, key, tmp_path):
+def test_weights_of_another_swin(cfg, key, tmp_path):
     cfg.MODEL.BACKBONE.NAME = "D2SwinTransformer"
     small = {"EMBED_DIM": 16, "DEPTHS": [1, 1, 1, 1], "NUM_HEADS": [1, 2, 4, 8], "WINDOW_SIZE": 4}
     other = {"EMBED_DIM": 32, "DEPTHS": [1, 1, 2, 1], "NUM_HEADS": [2, 2, 4, 8], "WINDOW_SIZE": 5}
@@ -197,7 +197,7 @@ def test_a_misfit_of_swin(cfg, key, tmp_path):
     assert wanted in str(error.value)
 
 
-def test_names_that_are_too_many_or_too_few_are_listed(cfg, tmp_path):
+def test_missing_and_unexpected_names_are_listed(cfg, tmp_path):
     state = fresh(cfg).state_dict()
     del state["backbone.stem.conv1.weight"]
     state["backbone.stem.extra"] = torch.zeros(1)
@@ -258,7 +258,7 @@ def test_training_starts_from_a_model_of_other_classes(cfg, tmp_path, caplog):
     assert_state(model, {**state, **{name: own[name] for name in classifier}})
 
 
-def test_a_run_goes_on_only_with_its_own_model(cfg, tmp_path):
+def test_a_run_resumes_only_with_its_own_model(cfg, tmp_path):
     trainer = Trainer(cfg)
     trainer.train()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 7
@@ -294,7 +294,7 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(cfg, tmp_path):
 
 
 def test_caffe2s_imagenet_weights(cfg, tmp_path):
-    """Their batch norms are scales and offsets: statistics are within these."""
+    """Their batch norms have only scales and offsets, which include the statistics."""
     model = fresh(cfg)
     torch.manual_seed(0)
     wanted = {

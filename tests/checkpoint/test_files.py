@@ -1,4 +1,4 @@
-"""Weight files: what is written is what is read, and reading runs nobody's code."""
+"""Files of weights: writing and reading again, and reading without running code."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def assert_same(state, wanted):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
-def test_what_is_written_is_read(state, suffix, tmp_path):
+def test_reading_returns_what_was_written(state, suffix, tmp_path):
     path = tmp_path / f"new/weights{suffix}"
     write_checkpoint({"model": state}, path)
     assert_same(read_checkpoint(path)["model"], state)
@@ -57,7 +57,7 @@ def test_what_is_written_is_read(state, suffix, tmp_path):
     assert len(read_checkpoint(path)["model"]) == len(state)
 
 
-def test_training_state_is_kept_where_the_form_can(state, tmp_path):
+def test_training_state_is_kept_where_the_format_can_hold_it(state, tmp_path):
     extra = {"iteration": 7, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}}
     write_checkpoint({"model": state, **extra}, tmp_path / "a.pth")
     content = read_checkpoint(tmp_path / "a.pth")
@@ -108,7 +108,7 @@ def test_pickles_do_not_run_code_unless_allowed(name, tmp_path):
     assert (tmp_path / "was_here").exists()
 
 
-def test_code_within_a_pickled_tensor_is_refused_too(tmp_path):
+def test_code_inside_a_pickled_tensor_is_refused_too(tmp_path):
     inner = io.BytesIO()
     torch.save(Evil(tmp_path / "was_here"), inner)
 
@@ -202,7 +202,7 @@ def test_damaged_files_are_named(state, suffix, tmp_path):
         assert path.name in str(error.value)
 
 
-def test_what_is_no_dict_of_tensors_is_refused(tmp_path):
+def test_content_other_than_a_dict_of_tensors_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "a.pth")
     with pytest.raises(WeightsError, match="holds a list"):
         read_checkpoint(tmp_path / "a.pth")

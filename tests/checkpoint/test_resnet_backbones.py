@@ -1,4 +1,4 @@
-"""ResNets of other libraries compute the same features under our names as in the library."""
+"""ResNets of other libraries compute the same features here as in their library."""
 
 import pytest
 import torch

@@ -21,13 +21,13 @@ WRONG = "0" * 64
 
 @dataclass
 class Answer:
-    """What the server does for a path."""
+    """What the server answers for a path."""
 
     body: bytes = CONTENT
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     stop_after: int | None = None
-    """Close the connection after so many bytes."""
+    """Number of bytes after which the server closes the connection."""
     chunked: bool = False
 
 
@@ -92,7 +92,7 @@ def server(cache, monkeypatch):
 
 
 def files(cache: Path) -> list[str]:
-    """What is in the cache; the locks stay there, as Detectron2's do."""
+    """List the files in the cache, except locks, which stay there as Detectron2's do."""
     found = (path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
     return sorted(str(path.relative_to(cache)) for path in found)
 
@@ -100,7 +100,7 @@ def files(cache: Path) -> list[str]:
 # --- Downloads ---
 
 
-def test_a_file_is_downloaded_once_and_its_hash_told(server, cache, caplog):
+def test_a_file_is_downloaded_once_and_its_hash_is_logged(server, cache, caplog):
     server.answers["/some/model.pth"] = Answer()
     address = f"{server.url}/some/model.pth"
     with caplog.at_level(logging.INFO, sources.__name__):
@@ -141,7 +141,7 @@ def test_the_licence_of_the_published_weights_is_stated_once(server, monkeypatch
     assert caplog.text.count("licensed CC BY-NC 4.0") == 1
 
 
-def test_detectron2_opens_them(server):
+def test_detectron2_opens_our_addresses(server):
     server.answers[f"/swin/{SWIN_RELEASES[1]}.pth"] = Answer()
     address = f"swin://{SWIN_RELEASES[1]}"
     with PathManager.open(address, "rb") as file:
@@ -248,7 +248,7 @@ def test_hash_in_the_name_of_pytorchs_files(server, cache, caplog):
 
 
 def hub(server, sha256):
-    """Set up a file as the Hugging Face Hub has it, after it was renamed."""
+    """Serve a file as the Hugging Face Hub does after a model was renamed."""
     old, new = (f"/hub/timm/{name}/resolve/main/model.safetensors" for name in ("old", "new"))
     location = {"Location": f"{server.url}/storage/file", "X-Linked-Etag": f'"{sha256}"'}
     server.answers[old] = Answer(b"", 307, {"Location": new})

@@ -1,4 +1,4 @@
-"""Swin Transformers of other libraries compute the same features under our names as there."""
+"""Swin Transformers of other libraries compute the same features here as in their library."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_original_swin_as_timm_reads_it():
     assert all(torch.equal(again[name], converted[name]) for name in again)
 
 
-def test_swin_without_classifier_is_told_apart_too():
+def test_swin_without_classifier_is_recognised_too():
     release = {k: v for k, v in original_release().items() if not k.startswith(("norm", "head"))}
     expected = convert_backbone(original_release())
     assert described(convert_backbone(release)) == described(expected)
@@ -102,9 +102,7 @@ def test_torchvision_swin():
         ("swin_large_patch4_window12_384", None, "swin_large_IN21k_384_bs16_100ep"),
     ],
 )
-def test_swin_fills_all_of_the_published_but_the_norms_of_outputs(
-    timm_name, torchvision_name, ours
-):
+def test_swin_fills_all_of_the_published_except_output_norms(timm_name, torchvision_name, ours):
     expected = published(f"maskformer2_{ours}")
     for name in output_norms():
         del expected[f"backbone.{name}"]

@@ -62,7 +62,7 @@ def summed(counts: Counter) -> Counter:
 
 
 @pytest.mark.parametrize("backbone", [(), SWIN], ids=["resnet", "swin"])
-def test_counts_are_fvcores_and_those_of_the_attention_that_it_does_not_know(backbone):
+def test_counts_are_fvcores_plus_the_attention_that_it_does_not_know(backbone):
     height, width = 64, 96
     # with fewer layers, some levels would go unused, which tracing leaves out
     cfg = load_config(str(QUICKSTART), [*TINY, *backbone, "MODEL.MASK_FORMER.DEC_LAYERS", 4])
@@ -96,7 +96,7 @@ def test_counts_are_fvcores_and_those_of_the_attention_that_it_does_not_know(bac
 
 
 def test_deformable_convolution():
-    """As much as a convolution, and four values and a mask for each input of each output."""
+    """It costs a convolution, plus four values and a mask per input of each output."""
     model = nn.Module()
     model.backbone = DeformConv2d(3, 8, 3, padding=1).to("meta")
     model.backbone.forward = partial(
@@ -108,7 +108,7 @@ def test_deformable_convolution():
     assert sum(counts.activations.values()) == 8 * 5 * 7
 
 
-def test_counts_are_of_the_part_that_runs():
+def test_counts_belong_to_the_part_that_runs():
     model = build_on_meta(load_config(str(QUICKSTART), TINY))
     parts = {}
     for (part, name), value in count_operators(model, 64, 64).flops.items():
@@ -123,7 +123,7 @@ def test_counts_are_of_the_part_that_runs():
     assert "forward_features" not in vars(model.sem_seg_head.pixel_decoder)
 
 
-def test_operators_that_are_not_known_are_named():
+def test_unknown_operators_are_named():
     class Backbone(nn.Module):
         size_divisibility = 0
 
@@ -165,7 +165,7 @@ def test_all_kinds_of_models_have_known_operators(config):
     ],
 )
 def test_published_numbers(config, millions, gigaflops):
-    """Those are means over photographs, of which 800x1088 is a usual size."""
+    """They are means over photographs, for which 800x1088 is a usual size."""
     model = build_on_meta(load_config(str(CONFIGS / "coco/instance-segmentation" / config)))
     assert round(sum(parameters_by_part(model).values()) / 1e6) == millions
     flops = sum(count_operators(model, 800, 1088).flops.values()) / 1e9
@@ -194,7 +194,7 @@ def test_padded_size_is_what_the_model_pads_to(tiny_cfg, size):
 
 @pytest.fixture
 def command(shapes, tmp_path, capsys):
-    """Runs the tool on a tiny model; returns exit status, stdout, stderr."""
+    """Return a function that runs the tool and returns exit status, stdout and stderr."""
     config = tmp_path / "tiny.yaml"
     config.write_text(load_config(str(QUICKSTART), [*TINY, "INPUT.MAX_SIZE_TEST", 1000]).dump())
 
@@ -210,7 +210,7 @@ def command(shapes, tmp_path, capsys):
 
 
 def test_means_over_images_of_a_folder(command, tmp_path):
-    """Turned as their EXIF data say, resized as in evaluation."""
+    """The images are turned as their EXIF data say, and resized as in evaluation."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     exif = Image.Exif()

@@ -26,7 +26,7 @@ SUFFIXES = [".pth", ".pkl", ".safetensors"]
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """A folder of theirs that says its task by its name."""
+    """Return a folder of theirs whose name states its task."""
     path = tmp_path / "mask2former-swin-instance"
     save(random_model(model_config(swin_config())), path)
     return path
@@ -83,7 +83,7 @@ def test_there_and_back(folder, tmp_path, suffix, capsys):
 
 @pytest.fixture
 def trained(tiny_cfg) -> Path:
-    """What training leaves: `model_final.pth`, `config.yaml` and `metadata.json`."""
+    """Return the folder of a training: `model_final.pth`, `config.yaml` and `metadata.json`."""
     output = Path(tiny_cfg.OUTPUT_DIR)
     output.mkdir()
     tiny_cfg.MODEL.DEVICE = "cpu"
@@ -174,7 +174,7 @@ def fails(*arguments, capsys, status=1) -> str:
     return capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_unasked(folder, tmp_path, capsys):
+def test_files_are_overwritten_only_on_request(folder, tmp_path, capsys):
     output = tmp_path / "output"
     output.mkdir()
     (output / "metadata.json").write_text("mine")

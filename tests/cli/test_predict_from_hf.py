@@ -1,4 +1,4 @@
-"""The demo on a Hugging Face folder and on its conversion, as a user runs it."""
+"""The demo, as a user runs it, on a Hugging Face folder and on its conversion."""
 
 import json
 import subprocess

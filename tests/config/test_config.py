@@ -89,7 +89,7 @@ def test_python_tags_run_only_when_allowed(tmp_path, nested):
         ("MODEL: {WEIGHTS: !own 3}\n", r"top\.yaml:2: could not determine .* '!own'$"),
     ],
 )  # fmt: skip
-def test_wrong_file_is_an_error_that_names_the_place(tmp_path, text, message):
+def test_an_error_in_a_file_names_the_place(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):
         load_config(write(tmp_path / "top.yaml", text))
 
@@ -147,13 +147,13 @@ def test_overrides(tmp_path):
         (["_BASE_", "x"], "unknown config key"),
     ],
 )
-def test_wrong_override_is_an_error_that_names_the_key(tmp_path, overrides, message):
+def test_an_error_in_an_override_names_the_key(tmp_path, overrides, message):
     with pytest.raises(ValueError, match=message):
         load_config(write(tmp_path / "top.yaml", "SOLVER: {MAX_ITER: 3}\n"), overrides)
 
 
 def attribute_chains(file: Path) -> Iterator[str]:
-    """Yield what a file reads as dotted names, "cfg.MODEL.SWIN.APE", through local aliases."""
+    """Yield the dotted names that a file reads, "cfg.MODEL.SWIN.APE", through local aliases."""
     aliases: dict[str, str] = {}
 
     def dotted(node: ast.expr) -> str | None:

@@ -1,4 +1,4 @@
-"""Every config file that is not a published model's: it loads, and its model builds."""
+"""The config files of models that are not published: each loads, and its model builds."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def test_part_loads(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if name.startswith("coco/")])
-def test_ablation_changes_the_pixel_decoder_only(name):
+def test_an_ablation_changes_only_the_pixel_decoder(name):
     original = model_zoo.get_config("coco/instance-segmentation/maskformer2_R50_bs16_50ep")
     cfg = model_zoo.get_config(name)
     assert cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME != "MSDeformAttnPixelDecoder"
@@ -50,7 +50,7 @@ def test_ablation_changes_the_pixel_decoder_only(name):
     assert cfg == original
 
 
-def test_maskformer_has_its_papers_settings():
+def test_maskformer_has_the_settings_of_its_paper():
     cfg = model_zoo.get_config("ade20k/baselines/maskformer_R50_bs16_160k")
     settings = {
         "CLASS_WEIGHT": 1.0,

@@ -1,4 +1,4 @@
-"""Every published config is there and says what the published one says."""
+"""Every published config is there and has the published values."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def test_config_resolves_to_the_published_values(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_detectron2_reads_the_file_alike(name):
+def test_detectron2_reads_the_same_from_the_file(name):
     cfg = defaults()
     cfg.merge_from_file(str(CONFIGS / name), allow_unsafe=False)
     assert cfg == load_config(str(CONFIGS / name))

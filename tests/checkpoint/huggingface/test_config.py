@@ -53,7 +53,7 @@ def test_where_the_task_is_found(tmp_path, name, content, task):
 
 
 @pytest.mark.parametrize("name", ["model", "instances", "instance-and-semantic"])
-def test_a_task_that_is_not_said_is_asked_for(tmp_path, name):
+def test_a_missing_task_is_asked_for(tmp_path, name):
     folder = write_folder(tmp_path / name, model_config(swin_config()))
     with pytest.raises(WeightsError, match=r'--task, or add the line "mask2former_task"'):
         config_of_hf_folder(folder)
@@ -108,7 +108,7 @@ def test_broken_folders(folder, file, content, message):
         config_of_hf_folder(folder)
 
 
-def test_dropout_is_kept_and_told(folder, caplog):
+def test_dropout_is_kept_and_logged(folder, caplog):
     edit_json(folder, {"dropout": 0.1})
     with caplog.at_level(logging.WARNING):
         assert config_of_hf_folder(folder).MODEL.MASK_FORMER.DROPOUT == 0.1

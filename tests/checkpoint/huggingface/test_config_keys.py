@@ -86,7 +86,7 @@ def test_there_and_back(backbone, tmp_path):
 
 
 def test_defaults_are_those_of_transformers():
-    """Version 4 does not write the values of a backbone that are its defaults."""
+    """Version 4 of transformers does not write those values of a backbone that are defaults."""
     for keys, config in (
         (config_keys._MODEL_KEYS, Mask2FormerConfig()),
         (config_keys._SWIN_KEYS, SwinConfig()),
@@ -140,7 +140,7 @@ UNSUPPORTED = {
 
 
 @pytest.mark.parametrize("key", UNSUPPORTED)
-def test_what_we_cannot_be_is_named(folder, key):
+def test_values_that_our_config_cannot_express_are_named(folder, key):
     value = UNSUPPORTED[key]
     changes = {key: value}
     if key.endswith("out_features"):
@@ -181,7 +181,7 @@ def test_resnets_that_detectron2_lacks_are_named(tmp_path, changes, message):
         (["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", True], "classes are things"),
     ],
 )
-def test_what_they_cannot_be_is_named(overrides, message):
+def test_values_that_their_config_cannot_express_are_named(overrides, message):
     file = CONFIGS / "maskformer2_R50_bs16_50ep.yaml"
     cfg = load_config(str(file), overrides)
     with pytest.raises(WeightsError, match=message):

@@ -35,7 +35,7 @@ TOLERANCE = 1e-5  # of the largest value; the project's aim is 1e-4 for features
 
 
 def random_image(*shape):
-    """Smooth enough for features to differ between places."""
+    """Draw an image so smooth that features differ between places."""
     batch, height, width = shape
     torch.manual_seed(0)
     coarse = torch.randn(batch, 3, height // 16, width // 16)
@@ -44,7 +44,7 @@ def random_image(*shape):
 
 @torch.no_grad()
 def pair(config, folder, image):
-    """A model of theirs with random weights, and ours with those from its folder.
+    """Return a model of theirs with random weights, and ours with the weights of its folder.
 
     The mask features get a mean of 0 over the image, so that every query's mask is part of it.
     """
@@ -67,7 +67,7 @@ def assert_close(actual, expected, what):
 
 
 def record_masks(predictor):
-    """A list that fills with the masks that each layer attends within, (B, Q, S)."""
+    """Return a list that collects the mask that each layer attends within, (B, Q, S)."""
     masks = []
     for layer in predictor.transformer_cross_attention_layers:
         layer.register_forward_pre_hook(lambda _, arguments: masks.append(arguments[4]))
@@ -75,7 +75,7 @@ def record_masks(predictor):
 
 
 def impose_masks(mask_predictor, masks):
-    """Make theirs attend within `masks`; returns a list that fills with numbers of changed pixels.
+    """Make theirs attend within `masks`; return a list that collects the counts of changed pixels.
 
     Fails if theirs differ in more than what rounding explains.
     """

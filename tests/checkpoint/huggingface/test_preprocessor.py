@@ -28,7 +28,7 @@ def photograph(height: int, width: int) -> np.ndarray:
 
 
 class Eyes(torch.nn.Module):
-    """Keeps what the model sees after normalisation."""
+    """Keeps the image that the model gets after normalisation."""
 
     size_divisibility = 32
 
@@ -79,7 +79,7 @@ def test_the_same_image_becomes_the_same_pixels(tmp_path, processor):
     assert of_the_model(config_of_hf_folder(tmp_path)) == of_the_model(cfg)
 
 
-def test_the_published_squeeze_to_a_square_is_not_followed(folder, caplog):
+def test_the_published_squeeze_to_a_square_is_ignored(folder, caplog):
     """It changes proportions, which neither the paper nor the published configs do."""
     mean = [0.48500001430511475, 0.4560000002384186, 0.4059999883174896]
     published = {"size": {"height": 384, "width": 384}, "image_mean": mean, "num_labels": 80}
@@ -113,7 +113,7 @@ def test_sizes(folder, changes, size):
         ("image_mean", 0.5),
     ],
 )
-def test_preparation_that_ours_cannot_do_is_named(folder, key, value):
+def test_values_that_our_config_cannot_express_are_named(folder, key, value):
     edit_json(folder, {key: value}, "preprocessor_config.json")
     with pytest.raises(WeightsError, match=rf"preprocessor_config\.json: '{key}'"):
         config_of_hf_folder(folder)
@@ -128,7 +128,7 @@ def test_size_divisor(folder, ours, theirs):
     assert theirs == config_of_hf_folder(folder).MODEL.MASK_FORMER.SIZE_DIVISIBILITY
 
 
-def test_bgr_models_cannot_be_theirs(folder):
+def test_bgr_models_cannot_be_written(folder):
     cfg = config_of_hf_folder(folder)
     cfg.INPUT.FORMAT = "BGR"
     with pytest.raises(WeightsError, match=r"INPUT\.FORMAT is 'BGR'"):

@@ -1,4 +1,4 @@
-"""Names of Hugging Face's Mask2Former: all of them, and back again without a bit changed."""
+"""Names of Hugging Face's Mask2Former: all are converted, and back without changing a bit."""
 
 import gzip
 import json
@@ -32,7 +32,7 @@ INDEX = re.compile(r".*\.attention\.self\.relative_position_index")
 
 @pytest.fixture(params=BACKBONES)
 def folder(request, tmp_path) -> Path:
-    """A folder as version 5 of transformers writes it."""
+    """Return a folder as version 5 of transformers writes it."""
     changes = {"enforce_input_projection": True} if request.param == "swin" else {}
     save(random_model(model_config(BACKBONES[request.param](), **changes)), tmp_path)
     return tmp_path
@@ -111,7 +111,7 @@ def test_published_models_have_the_published_names(name):
 
 
 def test_what_is_written_is_what_transformers_looks_for(folder):
-    """Version 5 looks for a norm that it does not apply, and wonders at an index it need not read.
+    """Version 5 looks for a norm that it does not use, and warns of an index that it does not need.
 
     That is so with the published folders too; version 4 has the index and not the norm.
     """
@@ -131,7 +131,7 @@ def test_what_is_written_is_what_transformers_looks_for(folder):
         assert LAYERNORM.fullmatch(name) or torch.equal(loaded[name], tensor), name
 
 
-def test_batch_norms_keep_their_counters_on_the_way_there():
+def test_batch_norms_keep_their_counters_in_their_format():
     frozen = {
         f"backbone.stem.conv1.norm.{key}": torch.rand(8)
         for key in ("weight", "bias", "running_mean", "running_var")
@@ -170,7 +170,7 @@ def test_pieces_do_not_share_memory():
     assert len({piece.untyped_storage().data_ptr() for piece in pieces.values()}) == 3
 
 
-def test_whose_names_they_are(folder):
+def test_their_names_are_recognised(folder):
     theirs = stored(folder)
     assert is_hf_state(theirs)
     assert not is_hf_state(hf_to_d2(theirs))
@@ -192,14 +192,14 @@ def test_unknown_names_are_listed():
         d2_to_hf(many)
 
 
-def test_missing_parts_are_told():
+def test_missing_parts_are_named():
     layer = "model.transformer_module.decoder.layers.0.self_attn"
     state = {f"{layer}.{key}_proj.bias": torch.zeros(4) for key in "qv"}
     with pytest.raises(WeightsError, match=r"keys.* missing .*layers\.0\.self_attn\.in_proj_bias"):
         hf_to_d2(state)
 
 
-def test_a_table_of_no_window_is_refused():
+def test_a_table_that_fits_no_window_is_refused():
     name = (
         "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self."
         "relative_position_bias_table"
