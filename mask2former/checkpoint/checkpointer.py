@@ -13,10 +13,12 @@ from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import nn
 
 from ..modeling.meta_arch.mask_former_head import migrate_names
+from ..utils.files import write_atomically
 from .backbones import convert_backbone
 from .files import State, WeightsError, hf_weights_file, read_checkpoint, write_checkpoint
 from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report
+from .resume import LAST_CHECKPOINT, newest_checkpoints
 from .sources import local_weights
 
 # Names that every head of Mask2Former has, in new or in old checkpoints, and Detectron2's own
@@ -24,6 +26,10 @@ from .sources import local_weights
 _MASK2FORMER_HEAD = re.compile(
     r"sem_seg_head\.(pixel_decoder\.|mask_features\.|predictor\.static_query)"
 )
+
+
+class UnreadableError(WeightsError):
+    """Raised for a file that cannot be read, unlike one that does not fit the model."""
 
 
 def to_model_names(state: State) -> State:
@@ -89,7 +95,56 @@ class Checkpointer(DetectionCheckpointer):
         self.for_training = for_training
         self.allow_unsafe = allow_unsafe
         self._may_start_anew = False
+        self._resuming = False
         self._source = ""
+        self.resumed_from = ""
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Load the newest whole checkpoint of `save_dir` with all state, or weights from `path`.
+
+        Args:
+            path: the weights to start from, where nothing is resumed.
+            resume: continue from `save_dir` if it holds a checkpoint. Damaged ones are passed over.
+
+        Raises:
+            WeightsError: no checkpoint of `save_dir` can be read, or the newest does not fit.
+        """
+        checkpoints = newest_checkpoints(Path(self.save_dir)) if resume else []
+        if not checkpoints:
+            if resume:
+                self.logger.info("No checkpoint to resume in %s", self.save_dir or "save_dir")
+            return self.load(path, checkpointables=[])
+        damaged: list[str] = []
+        for checkpoint in checkpoints:
+            self.logger.info("Resuming from %s", checkpoint)
+            try:
+                self._resuming = True
+                content = self.load(str(checkpoint))
+            except UnreadableError as error:
+                self.logger.warning("%s; the checkpoint before it is tried", error)
+                damaged.append(str(error))
+                continue
+            finally:
+                self._resuming = False
+            self.resumed_from = str(checkpoint)
+            return content
+        raise WeightsError(
+            f"no checkpoint in {self.save_dir} can be resumed: {'; '.join(damaged)}. "
+            "To start again, give another OUTPUT_DIR"
+        )
+
+    def has_checkpoint(self) -> bool:
+        """Return whether `save_dir` holds a checkpoint, whole or not."""
+        return bool(newest_checkpoints(Path(self.save_dir)))
+
+    def get_checkpoint_file(self) -> str:
+        """Return the newest checkpoint of `save_dir`, or "" if there is none."""
+        return next(map(str, newest_checkpoints(Path(self.save_dir))), "")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Write the name of the newest checkpoint to the file `last_checkpoint`, atomically."""
+        name = last_filename_basename.encode()
+        write_atomically(Path(self.save_dir, LAST_CHECKPOINT), lambda file: file.write(name))
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load as Detectron2 does, or raise `WeightsError` and leave the model as it was."""
@@ -117,9 +172,17 @@ class Checkpointer(DetectionCheckpointer):
         self.tag_last_checkpoint(file_name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_checkpoint(filename, self.allow_unsafe)
+        try:
+            return read_checkpoint(filename, self.allow_unsafe)
+        except WeightsError as error:
+            raise UnreadableError(str(error)) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys | None:
+        if self._resuming and "trainer" in self.checkpointables and "trainer" not in checkpoint:
+            raise WeightsError(
+                f"{self._source} holds weights only, so that training cannot be resumed from it: "
+                "give it as MODEL.WEIGHTS, and another OUTPUT_DIR, without --resume"
+            )
         state = to_model_names(checkpoint.pop("model"))
         model = self.model.state_dict()
         if checkpoint.get("__author__") == "Caffe2":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,6 +13,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint.resume import remove_unfinished
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
@@ -85,6 +87,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
     if comm.is_main_process() and not args.eval_only:
+        for path in remove_unfinished(Path(cfg.OUTPUT_DIR)):
+            logger.info("Removed %s, which a killed run had not finished", path)
         save_metadata(cfg)
     return cfg
 

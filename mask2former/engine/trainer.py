@@ -6,6 +6,7 @@ import logging
 import os
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
+from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
@@ -89,11 +91,32 @@ class Trainer(DefaultTrainer):
         self._last_eval_results = self.test(self.cfg if last else plain, self.model)
         return self._last_eval_results
 
+    def train(self) -> dict | None:
+        """Train to `max_iter`; a run whose iterations are all done gets its final checkpoint.
+
+        Returns:
+            The results of the last evaluation if the config lists expected results.
+        """
+        if self.start_iter > self.max_iter:
+            logger.warning(
+                "%s is of iteration %d, after SOLVER.MAX_ITER %d: nothing is left to train",
+                self.checkpointer.resumed_from, self.iter, self.max_iter,
+            )  # fmt: skip
+        final = Path(self.cfg.OUTPUT_DIR, FINAL)
+        unfinished = self.checkpointer.resumed_from not in ("", str(final))
+        if unfinished and self.start_iter == self.max_iter and comm.is_main_process():
+            self.checkpointer.save(final.stem, iteration=self.iter)
+        return super().train()
+
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load weights as Detectron2 does; resuming also continues the data stream."""
-        super().resume_or_load(resume)
-        if not self.start_iter:
+        """Load weights as Detectron2 does; resuming also continues the data stream.
+
+        Resuming finds the newest whole checkpoint: see `Checkpointer.resume_or_load`.
+        """
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if not self.checkpointer.resumed_from:
             return
+        self.start_iter = self.iter + 1  # a checkpoint holds the iteration that had just finished
         sampler = getattr(self.data_loader, "sampler", None)
         if isinstance(sampler, ResumableSampler):
             solver = self.cfg.SOLVER

@@ -11,13 +11,18 @@ from typing import Any, BinaryIO
 
 
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
-    """Let `write` fill a temporary file in the folder of `path`, then rename it to `path`."""
+    """Let `write` fill a temporary file in the folder of `path`, then rename it to `path`.
+
+    The disk holds the content before the name: a power failure too leaves the old or the new file.
+    """
     path = Path(path)
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f".{path.name}.", delete=False
     ) as file:
         try:
             write(file)  # type: ignore[arg-type]  # a wrapper of the file
+            file.flush()
+            os.fsync(file.fileno())
             file.close()
             umask = os.umask(0)
             os.umask(umask)
@@ -27,6 +32,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             file.close()
             os.unlink(file.name)
             raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:

@@ -164,3 +164,18 @@ def test_training_augments_the_last_evaluation_only(tiny_cfg):
     values = {name: history.values() for name, history in trainer.storage.histories().items()}
     assert [i for _, i in values["segm/AP"]] == [1, 4]
     assert [i for _, i in values["segm_TTA/AP"]] == [4]
+
+
+def test_a_run_killed_before_its_final_checkpoint_finishes(tiny_cfg):
+    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 2
+    whole = weights(train(tiny_cfg, 4))
+    final = Path(tiny_cfg.OUTPUT_DIR, "model_final.pth")
+    final.unlink()
+    train(tiny_cfg, 4, resume=True)
+    saved = torch.load(final, weights_only=True)
+    assert saved["iteration"] == saved["trainer"]["iteration"] == 3
+    for name, value in whole.items():
+        assert torch.equal(saved["model"][name], value), name
+    before = final.stat().st_mtime_ns
+    train(tiny_cfg, 4, resume=True)
+    assert final.stat().st_mtime_ns == before
