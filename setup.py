@@ -74,6 +74,19 @@ def nvidia_wheels() -> list[Path]:
     return [folder for root in roots for folder in sorted(root.iterdir()) if folder.is_dir()]
 
 
+def cuda_extension(cpp_extension, arguments):
+    """Build the extension with the CUDA kernels, against the CUDA libraries of PyTorch."""
+    wheels = nvidia_wheels()
+    # Headers of PyTorch's CUDA libraries, which nvcc alone does not have.
+    arguments["include_dirs"] = [str(f / "include") for f in wheels if (f / "include").is_dir()]
+    runtime = [so for f in wheels for so in sorted((f / "lib").glob("libcudart.so.*"))]
+    extension = cpp_extension.CUDAExtension("mask2former._C", **arguments)
+    if runtime:  # -lcudart looks for a name without a version
+        extension.libraries = [name for name in extension.libraries if name != "cudart"]
+        extension.extra_link_args.append(str(runtime[0]))
+    return extension
+
+
 def extensions() -> dict:
     """Return the arguments of `setup` that compile the operator, or none for pure Python."""
     forced = wanted("FORCE_CUDA")
@@ -118,14 +131,7 @@ def extensions() -> dict:
         },
     }
     if use_cuda:
-        wheels = nvidia_wheels()
-        # Headers of PyTorch's CUDA libraries, which nvcc alone does not have.
-        arguments["include_dirs"] = [str(f / "include") for f in wheels if (f / "include").is_dir()]
-        runtime = [so for f in wheels for so in sorted((f / "lib").glob("libcudart.so.*"))]
-        extension = cpp_extension.CUDAExtension("mask2former._C", **arguments)
-        if runtime:  # -lcudart looks for a name without a version
-            extension.libraries = [name for name in extension.libraries if name != "cudart"]
-            extension.extra_link_args.append(str(runtime[0]))
+        extension = cuda_extension(cpp_extension, arguments)
     else:
         extension = cpp_extension.CppExtension("mask2former._C", **arguments)
 
