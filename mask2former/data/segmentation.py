@@ -17,12 +17,48 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+MAX_PIXELS = 1 << 30
+"""The most pixels of an image or a mask. Sums of run lengths are exact below this."""
+# pycocotools writes every fifth of a pixel along an outline to memory, 16 bytes and more each, as
+# 32-bit integers, and checks nothing. It also reads polygons of 4 numbers as boxes.
+# Polygons may reach beyond an image by so many pixels, plus so many times its longer side.
+_REACH = 10_000, 10
+_MAX_OUTLINE = 10_000_000
+_MAX_SCALE = 8  # of outlines, when images are enlarged
+_MAX_COORDINATE = 1 << 28
+# Digits of 5 bits that the difference of two 32-bit numbers can have.
+_MAX_DIGITS = 7
 
-def parse_polygon(polygon: Any) -> np.ndarray:
+
+def is_whole_number(value: Any) -> bool:
+    """Whether it is an integer, of Python or of NumPy; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def check_sides(height: Any, width: Any) -> None:
+    """Raise ValueError unless the height and the width of an image are usable."""
+    if not all(is_whole_number(side) and side > 0 for side in (height, width)):
+        raise ValueError(
+            f"the height and width of the image are {[height, width]!r:.100}; whole numbers above "
+            "0 are needed"
+        )
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"images of more than {MAX_PIXELS} pixels are not supported")
+
+
+def parse_polygon(polygon: Any, height: int, width: int) -> np.ndarray:
     """Return one polygon ``[x0, y0, x1, y1, ...]`` as a new (V, 2) float64 array, V >= 3.
 
+    Polygons may reach beyond the image, by 10,000 pixels plus ten times its longer side.
+
+    Args:
+        polygon: the coordinates, in pixels.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+
     Raises:
-        ValueError: it is not a sequence of an even count of finite numbers, at least six.
+        ValueError: it is not a sequence of an even count of finite numbers, at least six; it
+            reaches further beyond the image; or its outline is longer than 10 million pixels.
     """
     if isinstance(polygon, (int, float)):
         raise ValueError(
@@ -30,7 +66,7 @@ def parse_polygon(polygon: Any) -> np.ndarray:
         )
     try:
         coordinates = np.array(polygon, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("a polygon is not a list of numbers") from None
     if coordinates.ndim != 1:
         raise ValueError("a polygon is not a flat list of numbers [x0, y0, x1, y1, ...]")
@@ -40,7 +76,23 @@ def parse_polygon(polygon: Any) -> np.ndarray:
         raise ValueError(f"a polygon has {len(coordinates)} coordinates; at least 6 are needed")
     if not np.isfinite(coordinates).all():
         raise ValueError("a polygon has a coordinate that is NaN or infinite")
-    return coordinates.reshape(-1, 2)
+    check_sides(height, width)
+    reach = _REACH[0] + _REACH[1] * max(height, width)
+    furthest = coordinates[np.abs(coordinates).argmax()]
+    if not -reach <= furthest <= reach:
+        raise ValueError(
+            f"a polygon has the coordinate {furthest:g}, far outside the {width}x{height} image"
+        )
+    points = coordinates.reshape(-1, 2)
+    _check_outline(points, _MAX_OUTLINE)
+    return points
+
+
+def _check_outline(points: np.ndarray, most: int) -> None:
+    """Raise ValueError if tracing the outline of (V, 2) points takes more than `most` steps."""
+    steps = np.abs(np.diff(points, axis=0)).max(axis=1, initial=0).sum()
+    if steps > most:
+        raise ValueError(f"a polygon has an outline of {steps:.3g} pixels; {most:.3g} are possible")
 
 
 def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -52,8 +104,16 @@ def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) 
     Returns:
         (h, w) bool, with columns contiguous: the upper left part of the (`height`, `width`) mask.
         The rest of the mask, which the polygons do not reach, is False.
+
+    Raises:
+        ValueError: the polygons are too large to be drawn, which the limits of `parse_polygon`
+            exclude unless images are enlarged very much.
     """
     points = np.concatenate(polygons) if polygons else np.zeros((1, 2))
+    if not np.abs(points).max() <= _MAX_COORDINATE:
+        raise ValueError("a polygon is too large to be drawn")
+    for polygon in polygons:
+        _check_outline(polygon, _MAX_SCALE * _MAX_OUTLINE)
     # Two pixels beyond the last one that can be touched. Smaller masks are faster to write.
     w, h = (np.clip(points.max(axis=0), -2, (width, height)) + 2).astype(int)
     w, h = min(w, width), min(h, height)
@@ -84,7 +144,10 @@ def run_lengths(counts: Any) -> np.ndarray:
     if isinstance(counts, bytes):
         runs = _decompress(counts)
     else:
-        array = np.asarray(counts)
+        try:
+            array = np.asarray(counts)
+        except (ValueError, OverflowError, RecursionError):
+            array = np.zeros((0, 0))
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise ValueError("RLE counts are neither a string nor a list of whole numbers")
         runs = array.astype(np.int64)
@@ -104,7 +167,7 @@ def _decompress(counts: bytes) -> np.ndarray:
         raise ValueError("RLE counts do not decode: the last number is cut off")
     starts = np.concatenate([[0], ends[:-1] + 1])
     digits = ends - starts + 1
-    if digits.max() > 12:
+    if digits.max() > _MAX_DIGITS:
         raise ValueError("RLE counts do not decode: a number has too many digits")
     place = np.arange(len(values)) - np.repeat(starts, digits)
     numbers = np.add.reduceat((values & 31) << (5 * place), starts)
@@ -126,20 +189,24 @@ def checked_run_lengths(rle: Mapping[str, Any], height: int, width: int) -> np.n
     Raises:
         ValueError: keys are missing, ``size`` differs, or ``counts`` do not decode to that size.
     """
+    check_sides(height, width)
     if "counts" not in rle or "size" not in rle:
         raise ValueError("an RLE needs the keys 'size' and 'counts'")
     size = rle["size"]
     if not isinstance(size, (list, tuple, np.ndarray)) or len(size) != 2:
-        raise ValueError(f"RLE size {size!r} is not [height, width]")
+        raise ValueError(f"RLE size {size!r:.100} is not [height, width]")
+    if not all(is_whole_number(side) for side in size):
+        raise ValueError(f"RLE size {size!r:.100} is not two whole numbers, [height, width]")
     if tuple(size) != (height, width):
         hint = ": width and height look swapped" if tuple(size) == (width, height) else ""
         raise ValueError(
             f"RLE size [height, width] is {list(size)}, the image is {[height, width]}{hint}"
         )
     runs = run_lengths(rle["counts"])
-    if runs.sum() != height * width:
+    covered = runs.sum(dtype=np.float64)  # integers could wrap; this is exact if it is right
+    if covered != height * width:
         raise ValueError(
-            f"RLE counts do not decode: they cover {runs.sum()} pixels, "
+            f"RLE counts do not decode: they cover {covered:.0f} pixels, "
             f"the image has {height * width}"
         )
     return runs
@@ -155,3 +222,42 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     on = (np.arange(len(runs)) % 2).astype(np.uint8)
     # COCO counts down the columns.
     return np.repeat(on, runs).reshape(width, height).T
+
+
+def check_segmentation(segmentation: Any, size: tuple[Any, Any]) -> None:
+    """Raise ValueError if polygons, or an RLE, of an image of this size are malformed.
+
+    Polygons of fewer than three points are no mistake: Detectron2 and COCO's evaluation leave them
+    out.
+    """
+    if isinstance(segmentation, Mapping):
+        checked_run_lengths(segmentation, *size)
+    elif isinstance(segmentation, list):
+        for polygon in segmentation:
+            if not isinstance(polygon, list) or len(polygon) >= 6:
+                parse_polygon(polygon, *size)
+    else:
+        raise ValueError("a segmentation is neither a list of polygons nor an RLE")
+
+
+def to_rle(segmentation: Any, size: tuple[Any, Any]) -> dict[str, Any]:
+    """Convert COCO polygons, or an RLE of any kind, to a compressed RLE.
+
+    Args:
+        segmentation: a list of polygons, or a dict with ``size`` and ``counts``.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: the segmentation is neither, or belongs to an image of another size.
+    """
+    height, width = size
+    if isinstance(segmentation, list) and segmentation:
+        polygons = [parse_polygon(p, height, width).reshape(-1).tolist() for p in segmentation]
+        return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
+    if not isinstance(segmentation, Mapping):
+        raise ValueError("a segmentation is neither a list of polygons nor an RLE")
+    runs = checked_run_lengths(segmentation, height, width)
+    if isinstance(segmentation["counts"], (str, bytes)):
+        return {"size": [height, width], "counts": segmentation["counts"]}
+    whole = {"size": [height, width], "counts": runs.tolist()}
+    return mask_util.frPyObjects(whole, height, width)

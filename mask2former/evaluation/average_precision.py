@@ -13,6 +13,9 @@ from typing import Any
 import hotcoco
 import numpy as np
 
+from ..data.errors import DatasetError
+from ..data.segmentation import check_segmentation
+
 _IOU_50, _IOU_75 = 0, 5
 
 
@@ -73,6 +76,9 @@ def load_ground_truth(
     Args:
         dataset: COCO instance annotations.
         image_number: the integer that replaces each image id; by default the ids stay.
+
+    Raises:
+        DatasetError: a segmentation is malformed.
     """
     fields = {
         "images": ("id", "height", "width", "file_name"),
@@ -88,6 +94,14 @@ def load_ground_truth(
         ]
         for part, keys in fields.items()
     }
+    sizes = {i["id"]: (i.get("height"), i.get("width")) for i in selected["images"]}
+    for annotation in selected["annotations"]:
+        size = sizes.get(annotation["image_id"], (None, None))
+        if annotation.get("segmentation") and None not in size:
+            try:
+                check_segmentation(annotation["segmentation"], size)
+            except ValueError as error:
+                raise DatasetError(f"annotation id {annotation['id']!r}: {error}") from error
     if image_number is not None:
         for part, key in (("images", "id"), ("annotations", "image_id")):
             for entry in selected[part]:

@@ -24,6 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import minimum_filter
 from tqdm import tqdm
 
+from ..data.segmentation import to_rle
 from .average_precision import percent, summarize_coco
 
 DILATION_RATIO = 0.02
@@ -164,12 +165,12 @@ def _api(
 
 
 def _as_rle(segmentation: Any, image: Mapping[str, Any]) -> dict[str, Any]:
-    height, width = image["height"], image["width"]
-    if isinstance(segmentation, list):
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_util.frPyObjects(segmentation, height, width)
-    return segmentation
+    if isinstance(segmentation, list):  # pycocotools would take four numbers for a box
+        segmentation = [p for p in segmentation if not isinstance(p, list) or len(p) >= 6]
+    try:
+        return to_rle(segmentation, (image["height"], image["width"]))
+    except ValueError as error:
+        raise ValueError(f"a mask of image id {image['id']!r}: {error}") from error
 
 
 def _check(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:

@@ -18,9 +18,10 @@ import pycocotools.mask as mask_util
 
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
+from ..data.segmentation import to_rle
 from ..structures import Classes
 from ..utils.files import read_json
-from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene, to_rle
+from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene
 
 
 class ResultFile:

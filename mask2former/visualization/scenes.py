@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segment_labels import semantic_labels
-from ..data.segmentation import checked_run_lengths, parse_polygon
+from ..data.segmentation import to_rle
 from ..structures import Classes
 from ..utils.text import counted
 from .colors import Color, palette_color
@@ -192,27 +192,6 @@ def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene 
     things = [segment for segment in segments if segment["isthing"]]
     rles = [mask_util.encode(np.asfortranarray(ids == thing["id"])) for thing in things]
     return InstanceScene(RunLengthMasks(rles), [thing["category_id"] for thing in things])
-
-
-def to_rle(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Convert COCO polygons, or an RLE of any kind, to a compressed RLE.
-
-    Args:
-        segmentation: a list of polygons, or a dict with ``size`` and ``counts``.
-        size: (height, width) of the image.
-
-    Raises:
-        ValueError: the segmentation is neither, or belongs to an image of another size.
-    """
-    if isinstance(segmentation, list):
-        polygons = [parse_polygon(polygon).reshape(-1).tolist() for polygon in segmentation]
-        return mask_util.merge(mask_util.frPyObjects(polygons, *size))
-    if not isinstance(segmentation, Mapping):
-        raise ValueError("a segmentation is neither a list of polygons nor an RLE")
-    checked_run_lengths(segmentation, *size)
-    if isinstance(segmentation["counts"], (str, bytes)):
-        return {"size": list(size), "counts": segmentation["counts"]}
-    return mask_util.frPyObjects(dict(segmentation), *size)
 
 
 def shared_colors(

@@ -16,9 +16,9 @@ from PIL import Image
 from mask2former.cli.visualize_results import main
 from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map, read_panoptic_png
+from mask2former.data.segmentation import to_rle
 from mask2former.evaluation import COCOInstanceEvaluator, PanopticEvaluator, SemanticEvaluator
 from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic, palette_color
-from mask2former.visualization.scenes import to_rle
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ class _AnnotationChecker:
                 ignored.append(f"a polygon of {len(polygon)} coordinates; at least 6 are needed")
                 continue
             try:
-                points = parse_polygon(polygon)
+                points = parse_polygon(polygon, height, width)
             except ValueError as error:
                 self._error("polygon is malformed", str(error))
                 return

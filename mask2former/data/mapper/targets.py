@@ -108,7 +108,7 @@ def transform_segmentation(
         ValueError: the segmentation is unusable; the message is the reason alone.
     """
     if isinstance(segmentation, (list, tuple)) and len(segmentation):
-        polygons = [parse_polygon(polygon) for polygon in segmentation]
+        polygons = [parse_polygon(polygon, *original_size) for polygon in segmentation]
         points = transforms.apply_coords(np.concatenate(polygons))
         splits = np.cumsum([len(polygon) for polygon in polygons])[:-1]
         return rasterize_polygons(np.split(points, splits), *size)
