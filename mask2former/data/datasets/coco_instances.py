@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
 
 from ...structures import Classes
 from ...utils.files import read_json
 from ..errors import DatasetError
+from ..segmentation import to_rle
 
 
 def register_coco_json(
@@ -50,20 +53,66 @@ def register_coco_json(
 
 
 def _load(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
-    """Load dataset dicts with contiguous category ids.
+    """Load dataset dicts with contiguous category ids, in the order of image ids.
 
-    Left to itself Detectron2 would number the categories of this very file: others than those of
-    the training set where a validation file lists fewer.
+    Detectron2's own loader would number the categories of this very file: others than those of the
+    training set where a validation file lists fewer. It also gives run lengths unchecked to
+    pycocotools, which writes beyond its memory if they are wrong.
     """
-    dataset_dicts = load_coco_json(json_file, image_root, extra_annotation_keys=["id"])
-    for record in dataset_dicts:
-        for annotation in record["annotations"]:
-            category_id = annotation["category_id"]
-            if category_id not in classes.index:
-                raise DatasetError(
-                    f"{json_file}: annotation id {annotation['id']} of image id "
-                    f"{record['image_id']} has category_id {category_id}; registered are "
-                    f"{sorted(classes.ids)}."
-                )
-            annotation["category_id"] = classes.index[category_id]
-    return dataset_dicts
+    content = read_json(PathManager.get_local_path(json_file), DatasetError)
+    ids: set[Any] = set()
+    try:
+        images = {image["id"]: image for image in content["images"]}
+        annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+        for annotation in content["annotations"]:
+            image = images.get(annotation["image_id"])
+            if image is None:
+                continue
+            if annotation["id"] in ids:
+                raise DatasetError(f"{json_file}: annotation id {annotation['id']} is used twice.")
+            ids.add(annotation["id"])
+            if (loaded := _load_annotation(annotation, image, classes, json_file)) is not None:
+                annotations[image["id"]].append(loaded)
+        return [
+            {
+                "file_name": os.path.join(image_root, images[image_id]["file_name"]),
+                "height": images[image_id]["height"],
+                "width": images[image_id]["width"],
+                "image_id": image_id,
+                "annotations": annotations[image_id],
+            }
+            for image_id in sorted(images)
+        ]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DatasetError(f"{json_file} is not a COCO instance file: {error!r}") from error
+
+
+def _load_annotation(
+    annotation: dict[str, Any], image: dict[str, Any], classes: Classes, json_file: str
+) -> dict[str, Any] | None:
+    """Return an annotation of a dataset dict, or None if none of its polygons has three points."""
+    name = f"{json_file}: annotation id {annotation['id']} of image id {image['id']}"
+    if annotation["category_id"] not in classes.index:
+        raise DatasetError(
+            f"{name} has category_id {annotation['category_id']}; registered are "
+            f"{sorted(classes.ids)}."
+        )
+    if annotation.get("ignore", 0) != 0:
+        raise DatasetError(f"{name} has 'ignore', which is not supported; use iscrowd 1.")
+    loaded: dict[str, Any] = {
+        "bbox_mode": BoxMode.XYWH_ABS, "category_id": classes.index[annotation["category_id"]]
+    }  # fmt: skip
+    loaded |= {key: annotation[key] for key in ("id", "iscrowd", "bbox") if key in annotation}
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return loaded
+    if isinstance(segmentation, dict):
+        try:  # compressed, they take less memory
+            segmentation = to_rle(segmentation, (image["height"], image["width"]))
+        except ValueError as error:
+            raise DatasetError(f"{name}: {error}.") from error
+    else:
+        segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
+        if not segmentation:
+            return None
+    return {**loaded, "segmentation": segmentation}

@@ -358,3 +358,17 @@ def test_real_coco_files_pass(shared, split):
     )
     assert not report.problems, str(report)
     assert len(report.classes) == 80
+
+
+@pytest.mark.parametrize("counts", [[2**62] * 4 + [HEIGHT * WIDTH], [2**32 - 1, 0] * 50])
+def test_loading_checks_run_lengths_before_compressing_them(tmp_path, images, counts):
+    content = sound_content()
+    content["annotations"][2]["segmentation"]["counts"] = counts
+    name = "test_hostile_counts"
+    try:
+        register_coco_json(name, write(tmp_path, content), str(images))
+        with pytest.raises(DatasetError, match="annotation id 103 of image id 9: RLE counts"):
+            DatasetCatalog.get(name)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
