@@ -1,6 +1,6 @@
 """Segment images or videos with a trained model: instances, panoptic segments or classes of pixels.
 
-Pictures are drawn, and results written as JSON.
+The command draws pictures and writes results as JSON.
 
 Examples:
     demo.py --config-file output/config.yaml --input photo.jpg --output out/
@@ -11,7 +11,7 @@ Examples:
     demo.py --config-file output/config.yaml --video-input film.mp4 --output out/film.mp4
 
 Exit status: 0 if everything was read, 1 if a file was skipped because it could not be read, 2 if
-nothing was done because the command, the config or the weights are wrong.
+nothing was done because of an error in the command, the config or the weights.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ..tasks import TASKS
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -52,26 +52,26 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         choices=TASKS,
-        help="what to find (default: the first of these that the config predicts, or instances if "
-        "it predicts them and no class is stuff). A panoptic model can be run for each",
+        help="what to find (default: the first of these that the config switches on, or instances "
+        "if the config switches them on and no class is stuff). A panoptic model can do all three",
     )
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the results. instance: COCO results with file_name. panoptic: COCO's panoptic "
-        "format, whose PNG files go to the folder of that name without .json. semantic: a list of "
-        "label maps, PNG files in such a folder whose pixels are classes from 0. image_id is the "
-        "file name if all are distinct numbers, else the position in the input from 1 (for video: "
-        "the frame from 0)",
+        help="write the results to this file. instance: COCO results with file_name. panoptic: "
+        "COCO's panoptic format; its PNG files go to the folder named like FILE without .json. "
+        "semantic: a list of label maps, which are PNG files in that folder; their pixels are "
+        "classes from 0. image_id is the file name if all names are distinct numbers; otherwise it "
+        "is the position in the input, from 1 (for video: the frame, from 0)",
     )
     parser.add_argument(
         "--confidence-threshold",
         type=_probability,
         metavar="SCORE",
-        help="0 to 1. instance: leave out instances under this score (default: "
-        f"{DEFAULT_THRESHOLD}). panoptic: only queries whose class has a probability above this "
-        "take part (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
-        "semantic: not to be given, as each pixel takes the class with the highest score",
+        help="0 to 1. instance: leave out instances below this score (default: "
+        f"{DEFAULT_THRESHOLD}). panoptic: ignore queries whose class does not have a higher "
+        "probability (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
+        "semantic: not allowed, because each pixel gets the class with the highest score",
     )
     add_trust_flags(parser)
     parser.add_argument(
@@ -92,7 +92,7 @@ def _probability(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _prepare(
     args: argparse.Namespace,
 ) -> tuple[ImageRun | VideoRun, Segmenter[Any], Results | None]:
-    """Check the command, what is quick to check first, and load the model."""
+    """Check the command, starting with the quick checks, and load the model."""
     show = args.output is None and args.json is None
     run: ImageRun | VideoRun
     if args.input is not None:

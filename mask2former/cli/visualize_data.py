@@ -1,14 +1,14 @@
-"""Draw training images as the model gets them: augmented, with their targets.
+"""Draw training images as the model sees them: augmented, with their targets.
 
 python -m mask2former.cli.visualize_data \\
     --config-file configs/quickstart/panoptic.yaml --output pictures/
 python -m mask2former.cli.visualize_data \\
     --config-file config.yaml --num 20 --raw INPUT.MIN_SCALE 0.5
 
-It takes the data arguments of train_net.py, too. The pictures show the first samples of a run with
-this config, in their order: same images, same crops. With --raw they are of the same images as they
-are in the files. What belongs to no target is hatched (of instances it is background, and is not),
-and padding is dark.
+The command also takes the data arguments of train_net.py. The pictures show the first samples of a
+run with this config, in the same order: the same images and the same crops. With --raw they show
+the same images without augmentation. Pixels that belong to no target are hatched, except for
+instances, where they are background. Padding is dark.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ..visualization import (
     palette_color,
 )
 
-# Distance of the lines of hatching, as a share of the longer side.
+# Distance between the lines of the hatching, as a share of the longer side.
 _HATCHING = 1 / 40
 
 
@@ -55,13 +55,13 @@ def classes_of(cfg: CfgNode) -> Classes:
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     parser.add_argument(
-        "--output", metavar="DIR", help="folder of the pictures (default: data in OUTPUT_DIR)"
+        "--output", metavar="DIR", help="folder for the pictures (default: data in OUTPUT_DIR)"
     )
     parser.add_argument(
         "--num", type=int, default=16, metavar="N", help="pictures to draw (default: %(default)s)"
@@ -70,7 +70,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--allow-unsafe-config",
         action="store_true",
-        help="let YAML tags in the config file run Python code; only for files that you trust",
+        help="let YAML tags in the config file run Python code; only for files you trust",
     )
     add_data_flags(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
@@ -79,11 +79,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
-    """Yield what `mask2former.data.build_train_loader` gives, one by one.
+    """Yield the samples of `mask2former.data.build_train_loader`, one by one.
 
     Args:
-        cfg: the config of the run. A negative ``SEED``, which draws one, is 0 here.
-        raw: without augmentation.
+        cfg: the config of the run. A negative ``SEED``, which stands for a random one, is 0 here.
+        raw: leave out augmentation.
     """
     preset = get_preset(cfg)
     records = load_training_set(
@@ -104,12 +104,12 @@ def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
 
 
 def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: str) -> Image.Image:
-    """Draw what a mapper returned.
+    """Draw a training sample.
 
     Args:
-        sample: of the mapper.
-        targets: kind of targets, see `MapperPreset`.
-        classes: of the data set.
+        sample: the result of the mapper.
+        targets: kind of targets; see `MapperPreset`.
+        classes: the classes of the data set.
         image_format: ``INPUT.FORMAT``.
     """
     pixels = sample["image"].permute(1, 2, 0).numpy()
@@ -135,18 +135,18 @@ def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: s
 
 
 def hatch(image: np.ndarray, mask: np.ndarray) -> None:
-    """Draw diagonal lines into the part of the (H, W, 3) image that the (H, W) mask covers."""
+    """Draw diagonal lines where the mask (H, W) covers the image (H, W, 3), in place."""
     distance = max(4, round(_HATCHING * max(mask.shape)))
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     phase = (rows + columns) % distance
     width = max(1, distance // 6)
-    # A light line and a dark one beside it are seen on every ground.
+    # A light line beside a dark one is visible on every background.
     image[mask & (phase < width)] = 235
     image[mask & (phase >= width) & (phase < 2 * width)] = 20
 
 
 def summary(sample: dict[str, Any], targets: str, classes: Classes) -> str:
-    """Count the targets, and say how much of the image is padding or belongs to none."""
+    """Return the number of targets and how much of the image is unlabelled or padding, in words."""
     labels = sample["instances"].gt_classes.tolist()
     counts = Counter(classes.names[label] for label in labels)
     if targets == "semantic":
@@ -165,10 +165,10 @@ def summary(sample: dict[str, Any], targets: str, classes: Classes) -> str:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Draw the pictures; return their folder.
+    """Draw the pictures and return their folder.
 
     Raises:
-        ValueError: the config or the data do not fit; the message says how.
+        ValueError: the config or the data is not usable; the message says why.
     """
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one picture is needed")
@@ -191,7 +191,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""Draw predictions from a results file beside the ground truth.
+"""Draw predictions from a file of results beside the ground truth.
 
 python -m mask2former.cli.visualize_results output/inference/coco_instances_results.json \\
     --dataset coco_2017_val --output pictures/
@@ -11,9 +11,9 @@ python -m mask2former.cli.visualize_results \\
     sem_seg_predictions.json --labels labels/ --images val/ \\
     --classes classes.txt --output pictures/
 
-The file is what evaluation or the demo wrote: COCO instance results, COCO panoptic results with
-their PNG files, or Detectron2's sem_seg_predictions.json. An object and what was found of it (the
-same class, half of the union shared) have the same colour.
+The file comes from evaluation or the demo: COCO instance results, COCO panoptic results with their
+PNG files, or Detectron2's sem_seg_predictions.json. An object and its prediction (the same class,
+and an IoU of at least 0.5) have the same colour.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DEFAULT_THRESHOLD = 0.5
 
 
 def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--png-root",
         metavar="DIR",
-        help="PNG files of the predictions (default: the folder of RESULTS' name without .json)",
+        help="PNG files of the predictions (default: the folder named like RESULTS without .json)",
     )
     data = parser.add_argument_group("data set: --dataset, or files of your own")
     data.add_argument("--dataset", metavar="NAME", help="registered data set")
@@ -62,17 +62,17 @@ def argument_parser() -> argparse.ArgumentParser:
         ("--json", "FILE", "COCO instance or panoptic annotations"),
         ("--images", "DIR", "images"),
         ("--panoptic", "DIR", "PNG files of panoptic annotations"),
-        ("--labels", "DIR", "label maps, named as their images"),
-        ("--classes", "FILE", "class names of label maps, one a line or a JSON list"),
+        ("--labels", "DIR", "label maps, named like their images"),
+        ("--classes", "FILE", "class names of label maps, one per line or a JSON list"),
     ):
         data.add_argument(flag, metavar=metavar, help=text)
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder for the pictures")
     parser.add_argument(
         "--confidence-threshold",
         type=float,
         metavar="SCORE",
-        help="leave out instances or segments under this score (default: of instances "
-        f"{DEFAULT_THRESHOLD}, of segments none)",
+        help="leave out instances or segments below this score (default: "
+        f"{DEFAULT_THRESHOLD} for instances, none for segments)",
     )
     parser.add_argument(
         "--num", type=int, default=20, metavar="N", help="images to draw (default: %(default)s)"
@@ -81,10 +81,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def dataset_name(args: argparse.Namespace) -> str:
-    """The data set that the arguments name, which is registered if it is one's own.
+    """Return the name of the data set, after registering the user's own files.
 
     Raises:
-        ValueError: arguments are missing, or something is wrong with the data.
+        ValueError: arguments are missing, or the data is not usable.
     """
     own = {key: getattr(args, key) for key in ("json", "images", "panoptic", "labels", "classes")}
     if args.dataset is not None:
@@ -108,7 +108,7 @@ def classes_of(metadata: Metadata, task: str) -> Classes:
     """Return the classes of a data set for a task.
 
     Raises:
-        ValueError: the metadata does not describe the classes that the task has.
+        ValueError: the metadata does not describe the classes of the task.
     """
     key = TASKS[task].class_names
     if metadata.get(key) is None:
@@ -116,7 +116,7 @@ def classes_of(metadata: Metadata, task: str) -> Classes:
     things, stuff = panoptic_classes(metadata)
     if task == "panoptic" and things is not stuff:
         raise ValueError(
-            f"data set {metadata.name!r} numbers things and stuff apart, so one class has "
+            f"data set {metadata.name!r} numbers things and stuff separately, so one class has "
             "several numbers: register it with mask2former.data.register_coco_panoptic"
         )
     classes = things if task == "instance" else stuff
@@ -126,7 +126,7 @@ def classes_of(metadata: Metadata, task: str) -> Classes:
 def pairs(
     results: ResultFile, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
-    """Dataset dicts with their predictions, of images that have some."""
+    """Yield the dataset dicts of images that have predictions, each with its predictions."""
     for record in records:
         entries = results.find(record)
         if entries is not None:
@@ -134,25 +134,28 @@ def pairs(
 
 
 class Drawer:
-    """Draws predictions and ground truth of one image after the other."""
+    """Draws predictions beside ground truth, one image at a time.
+
+    Args:
+        results: the predictions.
+        metadata: the metadata of the data set.
+        threshold: the lowest score of instances or segments to draw.
+    """
 
     def __init__(self, results: ResultFile, metadata: Metadata, threshold: float | None):
-        """
-        Args:
-            results: the predictions.
-            metadata: of the data set.
-            threshold: lowest score of instances or segments, if any.
-        """
         self._results, self._threshold = results, threshold
         self._classes = classes_of(metadata, results.task)
 
     def draw(
         self, record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
     ) -> tuple[Image.Image, str]:
-        """A picture and a few words on it.
+        """Draw one image.
+
+        Returns:
+            The picture, and a summary of it in a few words.
 
         Raises:
-            ValueError: a file cannot be read or does not fit; the message names the image.
+            ValueError: a file cannot be read or is not usable; the message names the image.
         """
         path = record["file_name"]
         image = read_image(path, "RGB")
@@ -177,10 +180,10 @@ class Drawer:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Draw the pictures; returns a summary.
+    """Draw the pictures and return a summary.
 
     Raises:
-        ValueError: arguments, results or data do not fit.
+        ValueError: the arguments, the results or the data are not usable.
     """
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one image is needed")
@@ -213,7 +216,7 @@ def run(args: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
     try:

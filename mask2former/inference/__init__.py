@@ -1,1 +1,1 @@
-"""From a trained model to results of images and videos."""
+"""From a trained model to results for images and videos."""

@@ -1,6 +1,7 @@
-"""Which image files are meant, and where their results go."""
+"""Which image files the user means, and where their results go."""
 
 import glob
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,12 +14,12 @@ _JPEG = frozenset((".jfif", ".jpeg", ".jpg"))
 
 
 def expand_inputs(arguments: Sequence[str]) -> list[Path]:
-    """Image files that the arguments name, in their order and each once.
+    """Find the image files that the arguments name, in the same order and without repetition.
 
     Args:
-        arguments: files, folders (their images, without sub-folders) and patterns such as
-            `dir/*.png` or `dir/**/*.jpg`. Folders and patterns give files with a suffix of an image
-            format, sorted by name.
+        arguments: files, folders (their images, without subfolders) and patterns such as
+            `dir/*.png` or `dir/**/*.jpg`. Folders and patterns stand for the files with the suffix
+            of an image format, sorted by name.
 
     Raises:
         ValueError: a folder has no image, or a pattern matches none.
@@ -35,7 +36,7 @@ def expand_inputs(arguments: Sequence[str]) -> list[Path]:
             if not files:
                 raise ValueError(f"the pattern {argument} matches no image")
         else:
-            files = [path]  # a missing one is reported when it is its turn, like a damaged one
+            files = [path]  # a missing file is reported when its turn comes, like a damaged one
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
@@ -52,18 +53,18 @@ def _images(paths: Iterable[Path]) -> list[Path]:
 
 
 def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
-    """A file to draw into for each input, no two the same.
+    """Choose a different file for the picture of each input.
 
     Args:
         inputs: distinct files.
         output: a folder or, for one input, a file with the suffix of an image format.
 
     Returns:
-        JPEG for JPEG, else PNG, with the name of the input. Inputs with the same name from
-        different folders keep as much of their folders as tells them apart.
+        A path per input with the name of the input: JPEG for JPEG, PNG for all other formats.
+        Inputs with the same name keep the part of their folders that differs.
 
     Raises:
-        ValueError: several inputs for one output file, or an output would replace an input.
+        ValueError: several inputs go to one output file, or an output would replace an input.
     """
     if output.suffix.lower() in IMAGE_SUFFIXES and not output.is_dir():
         if len(inputs) > 1:
@@ -83,7 +84,7 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
 
 
 def map_names(inputs: Sequence[Path]) -> list[str]:
-    """The name of a PNG file for each input, no two the same; see `output_paths`."""
+    """Choose a different name of a PNG file for each input; see `output_paths`."""
     names = _distinct_names([Path(f"{path.stem}.png") for path in inputs], inputs)
     return [name.as_posix() for name in names]
 
@@ -94,14 +95,14 @@ def _picture_name(path: Path) -> Path:
 
 def _distinct_names(names: Sequence[Path], inputs: Sequence[Path]) -> list[Path]:
     names = list(names)
-    # Case folds because some file systems do not tell "A.jpg" from "a.jpg".
+    # To some file systems, "A.jpg" and "a.jpg" are the same name.
     count = Counter(str(n).casefold() for n in names)
     parents = [path.resolve().parent for path in inputs]
-    common = Path(*_common_parts(parents))
+    common = os.path.commonpath(parents) if len(count) < len(names) else ""
     for i, parent in enumerate(parents):
         if count[str(names[i]).casefold()] > 1:
             names[i] = parent.relative_to(common) / names[i]
-    # What is left differs in the suffix alone: a.png, a.tif.
+    # The remaining equal names come from files that differ only in suffix, such as a.png and a.tif.
     taken: set[str] = set()
     for i, original in enumerate(names):
         number = 1
@@ -112,20 +113,11 @@ def _distinct_names(names: Sequence[Path], inputs: Sequence[Path]) -> list[Path]
     return names
 
 
-def _common_parts(folders: Sequence[Path]) -> list[str]:
-    common: list[str] = []
-    for parts in zip(*(folder.parts for folder in folders), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return common
-
-
 def image_ids(inputs: Sequence[Path]) -> list[int]:
-    """An `image_id` for each input, for results in COCO's format.
+    """Return an `image_id` for each input, for results in COCO's format.
 
-    COCO names files by id ("000000000139.jpg"): if all names are distinct integers, those are the
-    ids. Otherwise they are the positions in the list, from 1.
+    COCO names files by id ("000000000139.jpg"). If all names are distinct integers, these are the
+    ids; otherwise the ids are the positions in the list, from 1.
     """
     stems = [path.stem for path in inputs]
     if all(stem.isascii() and stem.isdecimal() for stem in stems):

@@ -1,4 +1,8 @@
-"""A trained model as a function from one image to its predictions."""
+"""A trained model as a function from one image to its predictions.
+
+Shapes:
+    H, W: height and width of the image, K: number of classes, h, w: size of the scores.
+"""
 
 from typing import Any
 
@@ -16,20 +20,19 @@ from ..modeling.postprocessing import CHUNK_PIXELS
 
 
 class Predictor:
-    """Resizes an image as in evaluation, runs the model on it, returns what the model returns.
+    """Resizes an image as in evaluation and runs the model on it.
 
-    Like Detectron2's `DefaultPredictor`, but it refuses weights that do not fill the whole model,
-    and very thin images do not vanish in the resizing.
+    Unlike Detectron2's `DefaultPredictor`, it rejects weights that do not fill the whole model, and
+    never resizes very thin images to nothing.
+
+    Args:
+        model: takes Detectron2's list of dicts; it is put into evaluation mode.
+        min_size: length in pixels to resize the shorter side to, or 0 to keep the size.
+        max_size: limit of the longer side in pixels; it takes precedence over `min_size`.
+        image_format: order of the channels that the model takes, "RGB" or "BGR".
     """
 
     def __init__(self, model: nn.Module, *, min_size: int, max_size: int, image_format: str):
-        """
-        Args:
-            model: takes Detectron2's list of dicts; it is put into evaluation mode.
-            min_size: length in pixels to resize the shorter side to, 0 for no resizing.
-            max_size: limit of the longer side, which has precedence.
-            image_format: order of the channels that the model takes, "RGB" or "BGR".
-        """
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
         self.model = model.eval()
@@ -61,18 +64,18 @@ class Predictor:
         """Predict.
 
         Args:
-            image: (H, W, 3) uint8, BGR as OpenCV and `DefaultPredictor` have it.
+            image: (H, W, 3) uint8, BGR as in OpenCV and `DefaultPredictor`.
 
         Returns:
-            what the model returns for the image, such as `{"instances": Instances}` of size (H, W).
+            The model's result for the image, such as `{"instances": Instances}` of size (H, W).
         """
         return self._predict(image, (image.shape[0], image.shape[1]))
 
     def labels(self, image: np.ndarray) -> np.ndarray:
-        """The class with the highest score at each pixel, of a model with `sem_seg`.
+        """Find the class with the highest score at each pixel, with a model that gives `sem_seg`.
 
-        Where the model's last step is to enlarge the scores, that is done here for a few classes at
-        a time: for a photograph, the scores of all together would take gigabytes.
+        If the model's last step would be to enlarge the scores, this method does it instead, for a
+        few classes at a time. The enlarged scores of all classes would take gigabytes for a photo.
 
         Args:
             image: (H, W, 3) uint8, BGR.
@@ -106,12 +109,13 @@ class Predictor:
 def best_classes(
     scores: torch.Tensor, size: tuple[int, int], chunk_pixels: int = CHUNK_PIXELS
 ) -> torch.Tensor:
-    """The class with the highest score at each pixel.
+    """Find the class with the highest score at each pixel.
 
     Args:
         scores: (K, h, w).
         size: (H, W) to resize the scores to, bilinearly as models do it.
-        chunk_pixels: resize as many classes at a time as fit into so many pixels, but one at least.
+        chunk_pixels: how many pixels the classes resized at a time may have together; one class is
+            always resized.
 
     Returns:
         (H, W) int32.
@@ -131,9 +135,9 @@ def best_classes(
 
 
 def confident(instances: Instances, threshold: float) -> Instances:
-    """The instances with a score of at least `threshold` and a mask that is not empty, on the CPU.
+    """Return the instances that have a score of at least `threshold` and a mask that is not empty.
 
-    They come in descending order of score.
+    They are on the CPU, in descending order of score.
     """
     kept = (instances.scores >= threshold) & instances.pred_masks.flatten(1).any(1)
     instances = instances[kept]

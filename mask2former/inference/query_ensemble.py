@@ -1,7 +1,7 @@
-"""The mean of what queries predict for several views of one image.
+"""The mean of the predictions of queries over several views of one image.
 
 Shapes:
-    Q: queries of a view, C: objects, K: classes, h, w: size of the mask logits of the first view.
+    Q: queries per view, C: objects, K: classes, h, w: size of the first view's mask logits.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from torch.nn import functional as F
 
 from ..modeling.query_prediction import QueryPrediction
 
-# Overlap (`mask_overlap`) from which masks of two views can be of one object. For binary masks it
-# is an intersection over union of 1/2, above which a match is unique (arXiv 1801.00868).
+# Masks of two views can show the same object from this overlap on (`mask_overlap`). For binary
+# masks it equals an IoU of 1/2, above which a match is unique (arXiv 1801.00868).
 MIN_OVERLAP = 2 / 3
 
 
 class QueryEnsemble:
-    """Brings views of an image together, object by object.
+    """Combines views of an image, object by object.
 
-    An object is a group of queries, at most one of each view. Each new view's queries are assigned
-    to the objects so far by the Hungarian algorithm; a query whose mask agrees with none opens an
-    object of its own. Of the objects, the Q with the most class probability are kept.
+    An object is a group of queries, at most one per view. The Hungarian algorithm assigns the
+    queries of each new view to the objects found so far. A query whose mask agrees with no object
+    starts a new one. The Q objects with the highest class probability are kept.
 
-    Mask logits of an object are the mean over its queries, and so are logarithms of class
-    probabilities; a view that does not show the object says "no object" for certain. A single view
-    stays as it is, bit for bit, and equal views give what one gives.
+    The mask logits of an object are the mean over its queries, and so are the logarithms of its
+    class probabilities. A view that does not show the object counts as a certain "no object". The
+    result of a single view is that view, bit for bit; equal views give the same result as one.
 
     Args:
-        first: the prediction whose order of queries, grid of masks and sizes the result has.
+        first: the prediction that sets the order of queries, the grid of masks and the sizes.
     """
 
     def __init__(self, first: QueryPrediction):
         self.first = first
         self.views = 1
-        # of each object the number of queries, and their sums
+        # For each object, the number of its queries and the sums over them.
         self._members = torch.ones(len(first.class_logits), device=first.class_logits.device)  # (C)
         self._classes = first.class_logits.float().log_softmax(-1)  # (C, K + 1)
         self._masks = first.mask_logits.float().clone()  # (C, h, w)
 
     @torch.no_grad()
     def add(self, prediction: QueryPrediction, *, flipped: bool) -> None:
-        """Take a view in.
+        """Add a view.
 
         Args:
-            prediction: for the same image, resized to any size and then padded.
+            prediction: the prediction for the same image, resized to any size and then padded.
             flipped: whether the image was flipped horizontally before it was padded.
         """
         with torch.autocast(prediction.mask_logits.device.type, enabled=False):
@@ -75,14 +75,18 @@ class QueryEnsemble:
         self._masks = self._masks[likeliest]
 
     def _assign(self, classes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Objects and the queries that show them, given (Q, K + 1) and (Q, h, w)."""
+        """Match queries, given as (Q, K + 1) and (Q, h, w), to objects.
+
+        Returns:
+            Indices of objects, and of the queries that show them.
+        """
         means = self._masks / self._members[:, None, None]
         overlap = mask_overlap(means.sigmoid_(), masks.sigmoid())
         # Bhattacharyya's coefficient, 1 for equal distributions
         mean_classes = (self._classes / self._members[:, None]).softmax(-1)
         affinity = mean_classes.sqrt() @ classes.exp().sqrt().T
-        # Both terms are least for equals alone, so that equal views are assigned one to one. Pairs
-        # that are no match cost the same whatever they are, and more than any that is one.
+        # Only equal queries minimise both terms, so equal views are assigned one to one. All pairs
+        # that do not match have the same cost, which is above that of any match.
         cost = ((1 - affinity) + (1 - overlap)).where(overlap >= MIN_OVERLAP, 2.0)
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
         objects = torch.from_numpy(rows).to(masks.device)
@@ -91,14 +95,14 @@ class QueryEnsemble:
         return objects[matched], queries[matched]
 
     def _probabilities(self) -> Tensor:
-        """Class probabilities of the objects (C, K + 1)."""
+        """Return the class probabilities of the objects (C, K + 1)."""
         shown = (self._members / self.views)[:, None]
         probabilities = (self._classes / self._members[:, None]).softmax(-1) * shown
         probabilities[:, -1:] += 1 - shown
         return probabilities
 
     def result(self) -> QueryPrediction:
-        """The mean so far, as one prediction of Q queries."""
+        """Return the mean so far, as one prediction with Q queries."""
         if self.views == 1:
             return self.first
         return QueryPrediction(
@@ -110,9 +114,9 @@ class QueryEnsemble:
 
 
 def mask_overlap(a: Tensor, b: Tensor) -> Tensor:
-    """2 <a, b> / (|a|^2 + |b|^2) of every pair of masks: (C, h, w), (Q, h, w) to (C, Q).
+    """Compute 2 <a, b> / (|a|^2 + |b|^2) for every pair of masks: (C, h, w), (Q, h, w) to (C, Q).
 
-    In [0, 1], and 1 for equal masks alone, unlike the dice loss. Two empty masks are equal.
+    The overlap is in [0, 1] and, unlike Dice, is 1 only for equal masks. Two empty masks are equal.
     """
     a, b = a.flatten(1), b.flatten(1)
     nothing = 1e-3  # in pixels
@@ -121,12 +125,12 @@ def mask_overlap(a: Tensor, b: Tensor) -> Tensor:
 
 
 def resampled(prediction: QueryPrediction, like: QueryPrediction, *, flipped: bool) -> Tensor:
-    """Mask logits of one view on the grid of another's: (Q, h, w), float32.
+    """Resample the mask logits of one view onto the grid of another: (Q, h, w), float32.
 
     Args:
-        prediction: of an image, after a resize, perhaps a flip, and then padding.
-        like: of the same image, after another resize and padding.
-        flipped: whether the first was flipped horizontally.
+        prediction: for an image after a resize, perhaps a flip, and then padding.
+        like: for the same image after another resize and padding.
+        flipped: whether the image of `prediction` was flipped horizontally.
     """
     masks = prediction.mask_logits.float()
     grids = (prediction, like)
@@ -135,12 +139,12 @@ def resampled(prediction: QueryPrediction, like: QueryPrediction, *, flipped: bo
         and len({(p.padded_size, p.image_size, p.mask_logits.shape) for p in grids}) == 1
     ):
         return masks
-    axes = []  # where each row and column of the wanted grid is, as a share of the padded input
+    axes = []  # the position of each row and column of the result, as a share of the padded input
     for axis in (0, 1):
         cells = like.mask_logits.shape[1 + axis]
         centres = (torch.arange(cells, device=masks.device) + 0.5) / cells
-        # As a share of the image. Padding is above 1, where the other view has padding, too, or
-        # the value at its border.
+        # As a share of the image. Positions in the padding are above 1; there the other view has
+        # padding too, or the value at its border.
         centres = centres * (like.padded_size[axis] / like.image_size[axis])
         if flipped and axis == 1:
             centres = 1 - centres

@@ -1,6 +1,6 @@
 """Files of results: COCO's formats for instances and panoptic segments, label maps for classes.
 
-Maps are written as they come, each at once or not at all; the JSON file that lists them is last.
+Maps are written one by one, each completely or not at all, and then the JSON file that lists them.
 """
 
 import os
@@ -23,17 +23,17 @@ from .segmenters import InstanceSegmenter, PanopticSegmenter, Segmenter, Segment
 
 
 class Results(ABC):
-    """Collects the results of images, to write them to `path`."""
+    """Collects the results for images and writes them to a file.
+
+    Args:
+        path: the JSON file.
+        classes: names and ids.
+
+    Raises:
+        ValueError: `path` cannot be written.
+    """
 
     def __init__(self, path: Path, classes: Classes):
-        """
-        Args:
-            path: JSON file.
-            classes: names and ids.
-
-        Raises:
-            ValueError: there cannot be such a file.
-        """
         if path.is_dir():
             raise ValueError(f"--json {path} is a folder: name a file, such as {path / 'r.json'}")
         self.path = path
@@ -41,22 +41,22 @@ class Results(ABC):
 
     @abstractmethod
     def add(self, found: Any, image_id: int, file_name: str, map_name: str) -> None:
-        """Add what a task found in an image.
+        """Add what a segmenter found in an image.
 
         Args:
-            found: as of the task.
-            image_id: of the image.
-            file_name: of the image.
-            map_name: name of a PNG file for the image's map, if the format has such.
+            found: the result of `Segmenter.find`.
+            image_id: the id of the image.
+            file_name: the path of the image.
+            map_name: name of the PNG file for the image's map, if the format has maps.
         """
 
     @abstractmethod
     def content(self) -> Any:
-        """What the JSON file holds."""
+        """Return what the JSON file holds."""
 
     @abstractmethod
     def count(self) -> str:
-        """How much was added."""
+        """Return how much was added, in words."""
 
     def write(self) -> None:
         """Write the JSON file."""
@@ -77,18 +77,18 @@ class InstanceResults(Results):
             self._results.append({**result, "file_name": file_name})
 
     def content(self) -> list[dict[str, Any]]:
-        """The results."""
+        """Return the results."""
         return self._results
 
     def count(self) -> str:
-        """The number of instances."""
+        """Return the number of instances, in words."""
         return counted(len(self._results), "instance")
 
 
 class MapResults(Results):
-    """A JSON file that lists images, classes and, for each image, a PNG file.
+    """A JSON file that lists images, classes and one PNG file per image.
 
-    The PNG files are in the folder that has the name of the JSON file without its suffix.
+    The PNG files are in the folder named like the JSON file without its suffix.
     """
 
     def __init__(self, path: Path, classes: Classes):
@@ -108,7 +108,7 @@ class MapResults(Results):
         )
 
     def content(self) -> dict[str, Any]:
-        """Images, their maps, and classes."""
+        """Return the images, their maps and the classes."""
         return {
             "images": self._images,
             "annotations": self._annotations,
@@ -124,20 +124,20 @@ class MapResults(Results):
         return {"id": id_, "name": self.classes.names[index], **known}
 
     def count(self) -> str:
-        """The number of maps."""
+        """Return the number of maps, in words."""
         return f"{counted(len(self._images), 'map')} in {self.folder}"
 
 
 class PanopticResults(MapResults):
-    """COCO's panoptic format; ids in the PNG files are R + 256 G + 65536 B, 0 for no segment."""
+    """COCO's panoptic format: ids in the PNG files are R + 256 G + 65536 B, or 0 for no segment."""
 
     def __init__(self, path: Path, classes: Classes):
         super().__init__(path, classes)
         if len(classes.index) < len(classes):
             raise ValueError(
-                "COCO's panoptic format tells classes by their ids, but of this model only those "
-                "of things are known, and stuff would get the same ones; give metadata.json with "
-                "stuff_dataset_id_to_contiguous_id beside the weights"
+                "COCO's panoptic format needs the id of every class, but only those of things are "
+                "known for this model: put a metadata.json with stuff_dataset_id_to_contiguous_id "
+                "beside the weights"
             )
         self._things: set[int] = set(classes.things or ())
 
@@ -174,11 +174,11 @@ class PanopticResults(MapResults):
 
 
 class SemanticResults(MapResults):
-    """Label maps: one channel of 8 bit or, of 256 classes and more, 16 bit, from 0."""
+    """Label maps: one channel of 8 bits, or of 16 bits for 256 classes or more; labels from 0."""
 
     def add(self, found: np.ndarray, image_id: int, file_name: str, map_name: str) -> None:
-        """Add classes of pixels."""
-        # 255 is left for pixels that are not labelled, as data sets have it
+        """Add the classes of pixels."""
+        # As in data sets, 255 is reserved for unlabelled pixels.
         dtype = np.uint8 if len(self.classes.names) < 256 else np.uint16
         self._write_map(found.astype(dtype), image_id, file_name, map_name)
         self._annotations.append({"image_id": image_id, "file_name": map_name})
@@ -197,19 +197,19 @@ _RESULTS: dict[type[Segmenter[Any]], type[Results]] = {
 
 
 def build_results(segmenter: Segmenter[Any], path: Path) -> Results:
-    """Build what collects the results of a segmenter, to be written to the JSON file `path`."""
+    """Build the collector of a segmenter's results, which writes the JSON file `path`."""
     return _RESULTS[type(segmenter)](path, segmenter.classes)
 
 
 def map_folder(path: Path) -> Path:
-    """The folder of the maps that a JSON file lists.
+    """Return the folder of the maps that a JSON file lists.
 
     Raises:
-        ValueError: the name of the file has no suffix to leave out.
+        ValueError: the file has no suffix, so the folder would have the same name.
     """
     if not path.suffix:
         raise ValueError(
-            f"--json {path}: name a file such as {path}.json, as maps go to the folder {path}"
+            f"--json {path}: name a file such as {path}.json, because maps go to the folder {path}"
         )
     return path.with_suffix("")
 
@@ -217,7 +217,7 @@ def map_folder(path: Path) -> Path:
 def check_map_paths(
     folder: Path, names: Sequence[str], inputs: Sequence[Path], pictures: Sequence[Path]
 ) -> None:
-    """Raise a ValueError if a map would replace an input or a picture."""
+    """Raise `ValueError` if a map would replace an input or a picture."""
     taken = {Path(os.path.abspath(path)): "a picture of --output" for path in pictures}
     taken |= {path.resolve(): "an input" for path in inputs}
     for name in names:

@@ -1,4 +1,4 @@
-"""What a training run left in its output folder: its weights and its classes."""
+"""The weights and classes of a training run, from its output folder."""
 
 import logging
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ logger = logging.getLogger(__name__)
 
 
 def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
-    """Overrides with the weights of the run that wrote `config_file`, unless they name some.
+    """Add the weights of the run that wrote `config_file` to `overrides`, unless they name weights.
 
     The config in an output folder still names the weights that training started from. If
-    `model_final.pth` or, of an unfinished run, `last_checkpoint` lies beside it, those are meant.
-    A Hugging Face folder in the place of `config_file` names its own.
+    `model_final.pth` or, for an unfinished run, `last_checkpoint` is beside it, the user means
+    those. A Hugging Face folder as `config_file` names its own weights.
     """
     if "MODEL.WEIGHTS" in overrides[::2] or Path(config_file).is_dir():
         return list(overrides)
@@ -33,9 +33,9 @@ def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
 
 
 def register_classes(cfg: CfgNode, classes: Classes) -> None:
-    """Register classes for those data sets of the config of which nothing is known.
+    """Register the classes for those data sets of the config whose classes are not registered.
 
-    A panoptic model needs this: its weights do not say which of its classes are things.
+    A panoptic model needs this, because its weights do not say which of its classes are things.
     """
     if classes.things is None:
         task = "semantic"

@@ -1,4 +1,4 @@
-"""Going through images or the frames of a video: finding, drawing, collecting, with progress."""
+"""Processing images or the frames of a video: find, draw and collect, and print the progress."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ImageRun:
         show: whether to show the pictures in windows.
 
     Raises:
-        ValueError: there is no such image, or an output would replace something.
+        ValueError: there are no images, or an output would replace an input.
     """
 
     def __init__(self, arguments: Sequence[str], output: str | None, *, show: bool):
@@ -47,7 +47,7 @@ class ImageRun:
             check_map_paths(results.folder, map_names(self.inputs), self.inputs, self.outputs or ())
 
     def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
-        """Go through the images; return whether all could be read."""
+        """Process the images; return whether all could be read."""
         failed = 0
         begin = time.perf_counter()
         total = len(self.inputs)
@@ -92,7 +92,7 @@ class VideoRun:
         show: whether to show the frames in a window.
 
     Raises:
-        ValueError: there is no such video, OpenCV is missing, or the output is the input.
+        ValueError: the video does not exist, OpenCV is missing, or the output is the input.
     """
 
     def __init__(self, source: str | None, output: str | None, *, show: bool):
@@ -104,10 +104,10 @@ class VideoRun:
         self.window = VideoWindow(f"Mask2Former: {self.reader.name}") if show else None
 
     def check_results(self, results: Results) -> None:
-        """Do nothing: no file of the results can be a frame."""
+        """Do nothing: results never replace frames."""
 
     def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
-        """Go through the frames; return whether some could be read and written."""
+        """Process the frames; return whether any were, without an error."""
         begin, number = time.perf_counter(), 0
         try:
             for number, frame in enumerate(self.reader, start=1):
@@ -118,7 +118,7 @@ class VideoRun:
                 if not self._put(scene.draw, frame, segmenter):
                     break
                 self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
-        except KeyboardInterrupt:  # the way to end a recording; what there is of it is kept
+        except KeyboardInterrupt:  # how a user ends a recording; it is kept up to here
             print("interrupted", file=sys.stderr)
         except VideoError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -162,7 +162,7 @@ def _clock(seconds: float) -> str:
 
 def _save(picture: Image.Image, path: Path) -> None:
     kind = Image.registered_extensions()[path.suffix.lower()]
-    # Without chroma subsampling, which would blur the edges of saturated masks.
+    # Chroma subsampling would blur the edges of saturated masks.
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: picture.save(file, kind, **options))

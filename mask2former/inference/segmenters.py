@@ -1,7 +1,7 @@
 """A trained model that does one task.
 
 Shapes:
-    H, W: height and width of an image, K: number of classes.
+    H, W: height and width of the image, K: number of classes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_THRESHOLD = 0.5
 
 Segments = tuple[np.ndarray, list[dict[str, Any]]]
-"""(H, W) ids and the segments' `id`, `category_id` in [0, K), `isthing` and perhaps `score`."""
+"""(H, W) ids, and the `id`, `category_id` in [0, K), `isthing` and perhaps `score` of segments."""
 Found = TypeVar("Found")
 
 
@@ -55,12 +55,12 @@ class Segmenter(ABC, Generic[Found]):
 
 
 class InstanceSegmenter(Segmenter[Instances]):
-    """Finds instances, those with the highest score first.
+    """Finds instances, those with the highest scores first.
 
     Args:
         predictor: the model.
         classes: the model's classes.
-        threshold: the lowest score of an instance that counts.
+        threshold: the lowest score of the instances to keep.
     """
 
     def __init__(self, predictor: Predictor, classes: Classes, threshold: float):
@@ -115,8 +115,8 @@ def load_segmenter(
     """Load a model from its config file and weights, with the names of its classes.
 
     Args:
-        config_file: YAML file or Hugging Face folder; see `load_config`. The weights are those of
-            `weights_of_run`.
+        config_file: YAML file or Hugging Face folder; see `load_config`. `weights_of_run` finds the
+            weights.
         overrides: `[key, value, ...]` of the config.
         task: "panoptic", "instance" or "semantic"; see `choose_task`.
         threshold: see `build_segmenter`.
@@ -124,7 +124,7 @@ def load_segmenter(
         allow_unsafe_weights: see `load_weights`.
 
     Raises:
-        ValueError: the config, the weights, the device or the task do not fit.
+        ValueError: the config, the weights, the device or the task is not usable.
     """
     overrides = weights_of_run(config_file, overrides)
     cfg = load_config(config_file, overrides, allow_unsafe_config)
@@ -146,13 +146,13 @@ def choose_task(cfg: CfgNode, requested: str | None, classes: Classes, config_fi
 
     Args:
         cfg: config of the model.
-        requested: one of `TASKS`; None for the first that the config predicts, but instances before
-            panoptic segments if there is no stuff.
+        requested: one of `TASKS`, or None for the first task that the config switches on; without
+            stuff, instances come before panoptic segments.
         classes: the model's classes.
         config_file: for messages.
 
     Raises:
-        ValueError: the config does not predict that.
+        ValueError: the model does not support the task.
     """
     offered = _offered(cfg)
     if requested is None and offered:
@@ -182,7 +182,7 @@ def _offered(cfg: CfgNode) -> Sequence[str]:
     tasks = tasks_of(cfg)
     if tasks is None:
         return ("instance",)
-    # A panoptic model can predict instances and classes, too.
+    # A panoptic model can predict instances and classes of pixels too.
     return list(TASKS) if TASKS["panoptic"] in tasks else [task.name for task in tasks]
 
 
@@ -194,23 +194,23 @@ def build_segmenter(
     threshold: float | None = None,
     allow_unsafe_weights: bool = False,
 ) -> Segmenter[Any]:
-    """Build a model that does nothing but one task, which saves gigabytes with large photographs.
+    """Build a model that does only one task, which saves gigabytes with large photographs.
 
     Args:
-        cfg: config of the model; it is changed.
+        cfg: config of the model; it is changed in place.
         task: one of `TASKS`.
         classes: the model's classes.
-        threshold: lowest score of an instance that counts (default: 0.5), or of a query that takes
-            part in panoptic segmentation (default: as in the config).
-        allow_unsafe_weights: whether a pickle of weights may run code.
+        threshold: lowest score of the instances to keep (default: 0.5), or lowest probability of
+            the queries that take part in panoptic segmentation (default: as in the config).
+        allow_unsafe_weights: whether pickled weights may run code.
 
     Raises:
-        ValueError: the task has no threshold, or the weights are missing or do not fit.
+        ValueError: the task has no threshold, or the weights are missing or do not fit the model.
     """
     if threshold is not None and task == "semantic":
         raise ValueError(
             "--confidence-threshold means nothing for semantic segmentation, where each pixel "
-            "takes the class with the highest score"
+            "gets the class with the highest score"
         )
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
         test = cfg.MODEL.MASK_FORMER.TEST

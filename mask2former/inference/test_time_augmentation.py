@@ -1,7 +1,7 @@
-"""Inference on resized and flipped views of an image, brought together.
+"""Inference on resized and flipped views of an image, whose predictions are averaged.
 
 Shapes:
-    K: classes, H, W: size of the result.
+    K: classes, H, W: size of the result, h, w: size of the image.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from .query_ensemble import QueryEnsemble
 
 
 class InferenceWithTTA(nn.Module):
-    """A model that is asked about several views of each image. It is called as the model is.
+    """Runs a model on several views of each image. It is called in the same way as the model.
 
-    Semantic scores are averaged over the views at the size of the result, one view at a time, so
-    that there are never more than two maps of them. Instances and panoptic segments come from the
-    mean queries (`QueryEnsemble`) at the resolution of the largest view.
+    Semantic scores are averaged at the size of the result, one view at a time, so that memory never
+    holds more than two maps of scores. Instances and panoptic segments come from the mean queries
+    (`QueryEnsemble`) at the resolution of the largest view.
 
     Args:
-        model: a MaskFormer, or a model that returns ``sem_seg`` (K, H, W) and nothing else.
-        min_sizes: of each view the length of the shorter side, pixels.
-        max_size: limit of the longer side; the image is resized to less where it would be more.
-        flip: whether each view is also seen in a mirror.
-        image_format: of files, such as "RGB".
+        model: a MaskFormer, or a model that returns only ``sem_seg`` (K, H, W).
+        min_sizes: length of the shorter side of each view, in pixels.
+        max_size: limit of the longer side in pixels; a view that would exceed it is made smaller.
+        flip: whether to add a mirror image of each view.
+        image_format: order of the channels that the model takes, such as "RGB".
+
+    Raises:
+        ValueError: a size is missing or is not a positive integer.
     """
 
     @configurable
@@ -56,7 +59,7 @@ class InferenceWithTTA(nn.Module):
             )
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.train(model.training)
-        # The first view's masks are the grid of all: the finest one loses nothing.
+        # The first view's masks set the grid of all views, so the largest view comes first.
         self.min_sizes = sorted((int(size) for size in min_sizes), reverse=True)
         self.max_size = int(max_size)
         self.flip = flip
@@ -64,7 +67,7 @@ class InferenceWithTTA(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Constructor arguments from a config."""
+        """Return the constructor's arguments, from a config."""
         return {
             "model": model,
             "min_sizes": cfg.TEST.AUG.MIN_SIZES,
@@ -75,11 +78,12 @@ class InferenceWithTTA(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Results for each image, as of the model.
+        """Predict; the results have the form of the model's.
 
         Args:
-            batched_inputs: Detectron2's dicts: ``image`` uint8 (3, h, w), best as large as the file
-                has it, or else ``file_name``; optionally ``height`` and ``width`` of the result.
+            batched_inputs: Detectron2's dicts, with ``image`` uint8 (3, h, w), preferably at the
+                size of the file, or ``file_name``; optionally ``height`` and ``width`` of the
+                result.
 
         Raises:
             ValueError: the model is in training mode, or its results cannot be averaged.
@@ -113,7 +117,7 @@ class InferenceWithTTA(nn.Module):
         for view, flipped in views:
             (prediction,) = model.predict([view])
             if model.semantic_on:
-                # no name for the scores, which would keep them while the next ones are made
+                # The scores have no name here: it would keep them alive while the next view runs.
                 semantic.add(
                     model.results(prediction, size, ["sem_seg"])["sem_seg"], flipped=flipped
                 )
@@ -130,13 +134,13 @@ class InferenceWithTTA(nn.Module):
         if set(result) != {"sem_seg"}:
             raise ValueError(
                 f"test-time augmentation cannot average {sorted(set(result) - {'sem_seg'})} of a "
-                f"{type(self.model).__name__}: it knows MaskFormer, and models that return "
-                "'sem_seg' alone. Set TEST.AUG.ENABLED False"
+                f"{type(self.model).__name__}: it supports MaskFormer, and models that return "
+                "only 'sem_seg'. Set TEST.AUG.ENABLED False"
             )
         return result["sem_seg"]
 
     def views(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
-        """The views of an image (3, h, w), from large to small, and whether each is flipped."""
+        """Yield views of an image (3, h, w), from large to small, and whether each is flipped."""
         array = image.permute(1, 2, 0).cpu().numpy()
         for size in self.min_sizes:
             resize = T.ResizeShortestEdge(size, self.max_size).get_transform(array)
@@ -148,22 +152,23 @@ class InferenceWithTTA(nn.Module):
 
 
 class SemanticMean:
-    """The mean of semantic scores, summed up in place: two maps of scores at most."""
+    """The mean of semantic scores; memory holds their sum and one view's scores at most."""
 
     def __init__(self) -> None:
         self.views = 0
         self._total: Tensor | None = None
 
     def add(self, scores: Tensor, *, flipped: bool) -> None:
-        """Take scores (K, H, W) in, flipped back if they are flipped; the first may be kept."""
+        """Add scores (K, H, W), flipped back if `flipped`; later calls may change the first."""
         self.views += 1
         if self._total is None:
             self._total = scores.flip(-1) if flipped else scores
             return
-        for total, score in zip(self._total, scores, strict=True):  # one class more in memory
+        # Per class, so that flipping copies the scores of one class at a time.
+        for total, score in zip(self._total, scores, strict=True):
             total += score.flip(-1) if flipped else score
 
     def result(self) -> Tensor:
-        """The mean (K, H, W), which is made of the sum."""
+        """Return the mean (K, H, W); it overwrites the sum, so call this once."""
         assert self._total is not None
         return self._total.div_(self.views)

@@ -1,4 +1,4 @@
-"""Frames from a video file or a camera, and back into a file. Needs OpenCV."""
+"""Reading frames from a video file or a camera, and writing them to a file. Needs OpenCV."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ class VideoError(ValueError):
 
 
 def import_cv2() -> ModuleType:
-    """OpenCV, or an error that says how to get it."""
+    """Import OpenCV; if it is missing, raise a `ValueError` that says how to install it."""
     try:
         import cv2
     except ImportError as error:
@@ -27,7 +27,14 @@ def import_cv2() -> ModuleType:
 
 
 class VideoReader:
-    """Frames (H, W, 3) uint8 BGR of a video file or, given a number, of that camera."""
+    """Yields the frames (height, width, 3), uint8, BGR, of a video.
+
+    Args:
+        source: a video file, or the number of a camera.
+
+    Raises:
+        VideoError: the source cannot be opened.
+    """
 
     def __init__(self, source: str | int):
         cv2 = import_cv2()
@@ -37,7 +44,7 @@ class VideoReader:
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
             raise VideoError(f"{self.name}: OpenCV cannot open it as a video")
-        # 0 or nonsense for cameras and for files that do not say
+        # Cameras, and files that do not state the rate, report 0 or nonsense.
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 1 <= fps <= 240 else 30.0
         self.num_frames = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -50,29 +57,34 @@ class VideoReader:
             yield frame
 
     def close(self) -> None:
-        """Free the file or camera."""
+        """Release the file or the camera."""
         self._capture.release()
 
 
 class VideoWriter:
-    """Writes RGB frames of one size to a file."""
+    """Writes RGB frames of one size to a file.
+
+    Args:
+        path: the file; its suffix chooses the format.
+        fps: frames per second.
+    """
 
     def __init__(self, path: Path, fps: float):
         self._cv2 = import_cv2()
         self.path = path
         self._fps = fps
-        self._writer: Any = None  # opened at the first frame, which tells the size
+        self._writer: Any = None  # opened with the first frame, which gives the size
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, frame: np.ndarray) -> None:
-        """Append a frame (H, W, 3) uint8."""
+        """Append a frame (height, width, 3), uint8."""
         if self._writer is None:
             code = {".avi": "MJPG", ".webm": "VP80"}.get(self.path.suffix.lower(), "mp4v")
             size = (frame.shape[1], frame.shape[0])
             fourcc = self._cv2.VideoWriter.fourcc(*code)
             self._writer = self._cv2.VideoWriter(str(self.path), fourcc, self._fps, size)
             if not self._writer.isOpened():
-                raise VideoError(f"{self.path}: OpenCV cannot write it; try a name ending in .avi")
+                raise VideoError(f"{self.path}: OpenCV cannot write it; try the suffix .avi")
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
     def close(self) -> None:

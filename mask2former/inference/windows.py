@@ -11,7 +11,7 @@ from .video import import_cv2
 
 
 def check_display() -> None:
-    """Raise a ValueError if this machine or session has no screen."""
+    """Raise `ValueError` if this machine or session has no display."""
     if sys.platform.startswith("linux") and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
@@ -19,7 +19,7 @@ def check_display() -> None:
 
 
 def check_toolkit() -> None:
-    """Raise a ValueError if matplotlib cannot open windows."""
+    """Raise `ValueError` if matplotlib cannot open windows."""
     if plt.get_backend().lower() == "agg":
         raise ValueError(
             "matplotlib finds no window toolkit: install python3-tk or PyQt6, or give --output"
@@ -27,7 +27,7 @@ def check_toolkit() -> None:
 
 
 def show_picture(picture: Image.Image, title: str) -> None:
-    """Show a picture until its window is closed."""
+    """Show a picture in a window, and wait until the user closes it."""
     figure = plt.figure(title, figsize=(picture.width / 100, picture.height / 100))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
@@ -37,7 +37,14 @@ def show_picture(picture: Image.Image, title: str) -> None:
 
 
 class VideoWindow:
-    """Shows RGB frames in a window; Escape or q closes it."""
+    """Shows RGB frames in a window; Escape or q ends it.
+
+    Args:
+        title: the title of the window.
+
+    Raises:
+        ValueError: OpenCV is missing or cannot open windows.
+    """
 
     def __init__(self, title: str):
         self._cv2 = import_cv2()
@@ -50,7 +57,7 @@ class VideoWindow:
             ) from error
 
     def show(self, frame: np.ndarray) -> bool:
-        """Show a frame (H, W, 3) uint8; returns whether to go on."""
+        """Show a frame (height, width, 3), uint8; return whether to go on."""
         self._cv2.imshow(self._title, np.ascontiguousarray(frame[:, :, ::-1]))
         return self._cv2.waitKey(1) & 0xFF not in (27, ord("q"))
 

@@ -1,3 +1,5 @@
+"""Pictures of training samples show what the model sees."""
+
 from itertools import islice
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_pictures_of_every_task(shapes, tmp_path, capsys, task, raw):
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
-def test_samples_are_those_of_the_run(shapes, task):
+def test_samples_equal_those_of_the_run(shapes, task):
     cfg = load_config(str(CONFIGS / f"{task}.yaml"), ["DATALOADER.NUM_WORKERS", 0])
     cfg.SOLVER.IMS_PER_BATCH = 3
     batches = islice(iter(build_train_loader(cfg, seed=cfg.SEED)), 2)
@@ -55,7 +57,7 @@ def test_samples_are_those_of_the_run(shapes, task):
         assert torch.equal(*masks)
 
 
-def test_raw_samples_are_the_files(shapes):
+def test_raw_samples_equal_the_files(shapes):
     cfg = load_config(str(CONFIGS / "semantic.yaml"))
     records = {r["image_id"]: r for r in DatasetCatalog.get(cfg.DATASETS.TRAIN[0])}
     for sample in islice(samples(cfg, raw=True), 4):
@@ -68,8 +70,8 @@ def test_raw_samples_are_the_files(shapes):
 
 @pytest.mark.parametrize("image_format", ["RGB", "BGR"])
 @pytest.mark.parametrize("targets", ["instance", "panoptic", "semantic"])
-def test_what_has_no_target_and_what_is_padding_can_be_seen(targets, image_format):
-    """A large image, which is not enlarged: left a target, then nothing, right padding."""
+def test_pixels_without_target_and_padding_are_visible(targets, image_format):
+    """A large image, which is not enlarged: a target at the left, nothing, padding at the right."""
     image = np.full((600, 600, 3), (200, 120, 90), dtype=np.uint8)
     masks = np.zeros((1, 600, 600), dtype=bool)
     masks[0, :, :250] = True
@@ -126,7 +128,7 @@ def test_names_and_colors_come_from_the_data_set(shapes):
         (["--train-images", "nowhere"], "needs annotations too"),
     ],
 )
-def test_what_is_wrong_is_said(shapes, tmp_path, capsys, arguments, message):
+def test_errors_name_the_mistake(shapes, tmp_path, capsys, arguments, message):
     output = tmp_path / "pictures"
     with pytest.raises(SystemExit) as exit_:
         main(["--config-file", str(CONFIGS / "panoptic.yaml"), "--output", str(output), *arguments])

@@ -23,7 +23,7 @@ from mask2former.visualization import draw_instances, draw_panoptic, draw_semant
 
 @pytest.fixture
 def command(capsys):
-    """Runs the tool; returns exit status, stdout, stderr."""
+    """A function that runs the command and returns its exit status, stdout and stderr."""
 
     def run(*arguments):
         try:
@@ -46,7 +46,7 @@ FILES = {
 
 
 def perfect(task: str, record: dict) -> dict:
-    """What a model that makes no mistake returns for an image."""
+    """Return what a model without mistakes would predict for an image."""
     if task == "semantic":
         labels = read_label_map(record["sem_seg_file_name"]).astype(np.int64)
         labels[labels == 255] = 0
@@ -68,7 +68,7 @@ def perfect(task: str, record: dict) -> dict:
 
 @pytest.fixture(params=["instance", "panoptic", "semantic"])
 def evaluated(request, shapes, tmp_path) -> tuple[str, str, Path]:
-    """Task, data set and the file that an evaluator wrote of perfect predictions."""
+    """The task, the data set, and the file that its evaluator wrote for perfect predictions."""
     task = request.param
     name = f"synthetic_shapes_{task}_val"
     evaluator = EVALUATORS[task](name, output_dir=str(tmp_path / "inference"))
@@ -80,7 +80,7 @@ def evaluated(request, shapes, tmp_path) -> tuple[str, str, Path]:
 
 
 def test_files_of_evaluators(command, evaluated, tmp_path):
-    """Both panels are as drawn from the data set, apart from what JPEG does to them."""
+    """Both panels equal drawings from the data set, up to the loss of JPEG."""
     task, name, results = evaluated
     status, out, err = command(results, "--dataset", name, "--output", tmp_path / "out", "--num", 3)
     assert status == 0, err
@@ -152,7 +152,7 @@ def test_threshold_and_progress(command, shapes, tmp_path):
 
 
 def test_own_data(command, evaluated, shapes, tmp_path):
-    """Files in place of a registered name give the same pictures."""
+    """Files instead of a registered name give the same pictures."""
     task, name, results = evaluated
     annotations = shapes / "annotations"
     (tmp_path / "classes.txt").write_text(
@@ -174,7 +174,7 @@ def test_own_data(command, evaluated, shapes, tmp_path):
 
 
 def test_a_data_set_without_ground_truth(command, evaluated, tmp_path):
-    """Of a test set there are pictures of the predictions alone."""
+    """The pictures of a test set show only the predictions."""
     task, name, results = evaluated
     keys = ("file_name", "height", "width", "image_id")
     records = [{k: r[k] for k in keys if k in r} for r in DatasetCatalog.get(name)]
@@ -195,7 +195,7 @@ def test_a_data_set_without_ground_truth(command, evaluated, tmp_path):
     assert Image.open(path).width == 512
 
 
-def test_wrong_commands_say_what_to_do(command, evaluated, shapes, tmp_path):
+def test_errors_say_what_to_do(command, evaluated, shapes, tmp_path):
     task, name, results = evaluated
     out = ("--output", tmp_path / "out")
     (tmp_path / "empty.json").write_text("[]")
@@ -235,7 +235,7 @@ def test_wrong_commands_say_what_to_do(command, evaluated, shapes, tmp_path):
 
 
 def test_real_photographs(command, shared, tmp_path):
-    """COCO's panoptic sample with its 133 classes, whose ground truth also is the prediction."""
+    """COCO's panoptic sample with its 133 classes; its ground truth serves as prediction too."""
     folder = shared / "data/coco_panoptic_sample/sample_data"
     json_file = folder / "panoptic_examples.json"
     status, _, err = command(

@@ -47,7 +47,6 @@ IDS = [1, 18, 44]
 ALL_NAMES = ["sky", "dog", "road", "person"]
 ALL_IDS = [7, 18, 44, 1]
 COLORS = [(70, 130, 180), (0, 0, 142), (128, 64, 128), (220, 20, 60)]
-_ONE_TEST = "TEST: {SEMANTIC_ON: False, INSTANCE_ON: True}"
 THINGS = [1, 3]
 DATA_SET = "data_set_of_the_demos_tests"
 _ONE_TEST = "TEST: {SEMANTIC_ON: False, INSTANCE_ON: True}"
@@ -82,14 +81,14 @@ INPUT: {FORMAT: RGB, MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 160}
 
 
 def make_run(folder: Path, config: str, metadata: dict, varied: bool = False) -> Path:
-    """Fill an output folder as training leaves it; returns the config file."""
+    """Fill an output folder as training does, and return the config file."""
     (folder / "config.yaml").write_text(config)
     torch.manual_seed(0)
     model = build_model(
         load_config(str(folder / "config.yaml"), ["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False])
     )
     state = model.state_dict()
-    if varied:  # otherwise queries find much the same, and are not sure of it
+    if varied:  # otherwise all queries find nearly the same, with low scores
         for name, parameter in state.items():
             if any(part in name for part in ("class_embed.weight", "mask_embed", "query")):
                 parameter *= 3

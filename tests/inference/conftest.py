@@ -1,4 +1,4 @@
-"""Output folders of small models, a photograph, and the command."""
+"""Output folders of small models, a photograph, and a function that runs the command."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ from mask2former.cli.predict import main
 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
-    """An output folder of an instance model."""
+    """The output folder of an instance model."""
     folder = tmp_path_factory.mktemp("run")
     metadata = {
         "thing_classes": NAMES,
@@ -35,7 +35,7 @@ def run_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def panoptic_config(tmp_path_factory) -> Path:
-    """The config in an output folder of a model of all tasks."""
+    """The config in the output folder of a model that does all three tasks."""
     to_index = {str(id_): i for i, id_ in enumerate(ALL_IDS)}
     metadata = {
         "thing_classes": [ALL_NAMES[i] for i in THINGS],
@@ -49,7 +49,7 @@ def panoptic_config(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def segmentor_config(tmp_path_factory) -> Path:
-    """The config in an output folder of Detectron2's own kind of semantic model."""
+    """The config in the output folder of a semantic model of Detectron2's kind."""
     metadata = {"stuff_classes": ALL_NAMES}
     return make_run(tmp_path_factory.mktemp("segmentor"), SEMANTIC_CONFIG, metadata)
 
@@ -62,7 +62,7 @@ def photo() -> Image.Image:
 
 @pytest.fixture
 def demo(run_folder, capfd) -> Callable[..., tuple[int, str, str]]:
-    """Runs the command; returns exit status, stdout, stderr."""
+    """A function that runs the command and returns its exit status, stdout and stderr."""
 
     def run(*arguments: object, config: Path = run_folder / "config.yaml"):
         try:

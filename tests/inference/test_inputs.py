@@ -1,4 +1,4 @@
-"""Which files arguments mean, and where results go."""
+"""Which files the arguments name, and where the results go."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def tree(tmp_path, monkeypatch):
         (["b.jpg", "a.PNG"], ["b.jpg", "a.PNG"]),
         (["*"], ["a.PNG", "b.jpg"]),
         (["sub/**/*.*"], ["sub/c.webp", "sub/deep/d.jpg"]),
-        (["note.txt"], ["note.txt"]),  # named on purpose: tried, whatever its suffix
-        (["b.jpg", "*.jpg", "./b.jpg", "sub"], ["b.jpg", "sub/c.webp"]),  # each once
+        (["note.txt"], ["note.txt"]),  # an explicit name counts whatever its suffix
+        (["b.jpg", "*.jpg", "./b.jpg", "sub"], ["b.jpg", "sub/c.webp"]),  # no repetition
         (["missing.jpg"], ["missing.jpg"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""The demo's command line on real files, with a small model of random weights."""
+"""The demo's command line on real files, with a small model that has random weights."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def decode(result: dict) -> np.ndarray:
 
 
 def test_script_on_a_real_photograph(run_folder, photo, tmp_path):
-    """As a user runs it, from another folder."""
+    """A user can run it from another folder."""
     photo.save(tmp_path / "139.png")
     repository = REPOSITORY
     command = [
@@ -56,8 +56,8 @@ def test_script_on_a_real_photograph(run_folder, photo, tmp_path):
     assert (np.asarray(drawn) != np.asarray(photo)).any()
 
 
-def test_what_is_drawn_is_what_is_written(demo, photo, tmp_path):
-    """The picture is the one that follows from the JSON file, at every threshold."""
+def test_pictures_and_json_show_the_same_instances(demo, photo, tmp_path):
+    """At every threshold, the picture equals one drawn from the JSON file."""
     photo.save(tmp_path / "a.png")
     arguments = ["--input", tmp_path / "a.png", "--output", tmp_path / "drawn.png"]
     arguments += ["--json", tmp_path / "r.json"]
@@ -87,7 +87,7 @@ def test_what_is_drawn_is_what_is_written(demo, photo, tmp_path):
 
 
 def test_default_threshold_is_one_half(demo, photo, tmp_path):
-    """The random model is never that sure, so the photograph stays as it is."""
+    """The random model's scores never reach it, so the photograph does not change."""
     photo.save(tmp_path / "a.png")
     status, out, _ = demo("--input", tmp_path / "a.png", "--output", tmp_path / "out")
     assert status == 0
@@ -105,7 +105,7 @@ def test_threshold_must_be_a_probability(demo, threshold, tmp_path):
 
 
 def test_files_of_every_kind(demo, photo, tmp_path):
-    """EXIF rotation, grey, alpha, 16-bit, CMYK, palette, animation, and one pixel high."""
+    """EXIF rotation, grey, alpha, 16 bits, CMYK, palette, animation, and one pixel high."""
     folder = tmp_path / "in"
     folder.mkdir()
     small = photo.resize((120, 160))
@@ -135,7 +135,7 @@ def test_files_of_every_kind(demo, photo, tmp_path):
         assert decode(result).shape == sizes.get(name, (160, 120))
         found[name] = found.get(name, 0) + 1
     assert {"exif.jpg", "grey.png", "alpha.png", "sixteen.png", "cmyk.jpg"} <= found.keys()
-    # The same picture, whatever it is stored as.
+    # The storage format does not change the result.
     assert found["grey.png"] == found["sixteen.png"] == found["sixteen_bits.tif"]
     drawn = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert drawn == [
@@ -158,7 +158,7 @@ def test_unreadable_files_are_reported_and_skipped(demo, photo, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
 
 
-def test_progress_shows_the_time_that_is_left(demo, photo, tmp_path):
+def test_progress_shows_the_remaining_time(demo, photo, tmp_path):
     for name in "ab":
         photo.save(tmp_path / f"{name}.jpg")
     _, out, _ = demo("--input", tmp_path / "*.jpg", "--output", tmp_path / "out")
@@ -168,7 +168,7 @@ def test_progress_shows_the_time_that_is_left(demo, photo, tmp_path):
     assert lines[1].startswith(f"[2/2] {tmp_path / 'b.jpg'}:")
 
 
-def test_wrong_commands_say_what_to_do(demo, photo, run_folder, tmp_path, monkeypatch):
+def test_errors_say_what_to_do(demo, photo, run_folder, tmp_path, monkeypatch):
     photo.save(tmp_path / "a.png")
     image = ["--input", tmp_path / "a.png"]
     output = ["--output", tmp_path / "out"]
@@ -240,23 +240,23 @@ def test_weights_and_names_of_a_run_are_found(demo, photo, run_folder, tmp_path,
     ids = categories()
     assert ids <= set(IDS)
     assert f"weights beside the config file: {run_folder / 'model_final.pth'}" in caplog.text
-    # an unfinished run
+    # An unfinished run.
     unfinished = tmp_path / "unfinished"
     shutil.copytree(run_folder, unfinished)
     (unfinished / "model_final.pth").rename(unfinished / "model_0000099.pth")
     (unfinished / "last_checkpoint").write_text("model_0000099.pth")
     assert categories(config=unfinished / "config.yaml") == ids
     assert "model_0000099.pth" in caplog.text
-    # a config elsewhere: the names are those beside the weights
+    # A config in another folder: the names come from beside the weights.
     (tmp_path / "c.yaml").write_text(CONFIG)
     weights = ["--opts", "MODEL.WEIGHTS", run_folder / "model_final.pth"]
     assert categories(*weights, config=tmp_path / "c.yaml") == ids
-    # no names anywhere: the classes are numbered, and the log says so
+    # No names anywhere: the classes are numbered, and the log says so.
     (unfinished / "metadata.json").unlink()
     numbers = categories(config=unfinished / "config.yaml")
     assert numbers == {IDS.index(id_) for id_ in ids}
     assert "names of the classes are not known" in caplog.text
-    # names of another model are not used
+    # Names that belong to another model are not used.
     (unfinished / "metadata.json").write_text(json.dumps({"thing_classes": ["a"]}))
     numbers = categories(config=unfinished / "config.yaml")
     assert numbers == {IDS.index(id_) for id_ in ids}

@@ -1,4 +1,4 @@
-"""The mean of views: its invariants, and a literal version of it."""
+"""The mean of views: its invariants, and its equality with a literal implementation."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def prediction(seed, queries=Q, scale=4.0, size=(6, 8)):
 
 
 def changed(first, noise, seed, order=None):
-    """The same objects in another order, a little different."""
+    """Return the same objects in another order and slightly changed."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(first.class_logits), generator=generator) if order is None else order
     shake = [
@@ -70,7 +70,7 @@ def test_the_order_of_queries_in_equal_views_does_not_matter(scale, views):
 
 
 def literal_mean(first, *others):
-    """Objects as lists of (class probabilities, mask logits), one pair for each view."""
+    """Average objects that are lists of (class probabilities, mask logits), one pair per view."""
     objects = [[pair] for pair in pairs_of(first)]
     for views, other in enumerate(others, start=2):
         queries = pairs_of(other)
@@ -98,7 +98,7 @@ def pairs_of(view):
 
 
 def mean_of_members(members):
-    """The geometric mean of probabilities, which for masks is the mean of their logits."""
+    """Return the geometric mean of probabilities, which for masks is the mean of their logits."""
     geometric = torch.stack([c for c, _ in members]).prod(0) ** (1 / len(members))
     return geometric / geometric.sum(), sum(mask for _, mask in members) / len(members)
 
@@ -121,7 +121,7 @@ def test_the_mean_equals_the_literal_rule(noise):
     opened = 0
     for seed in range(10):
         first = prediction(seed)
-        # the second view may show an object in the place of another
+        # In the third view, another object takes the place of one.
         others = [changed(first, noise, seed=10 * seed + i) for i in range(3)]
         others[1] = QueryPrediction(
             others[1].class_logits,
@@ -134,11 +134,11 @@ def test_the_mean_equals_the_literal_rule(noise):
         torch.testing.assert_close(got.mask_logits, masks, rtol=1e-4, atol=1e-4)
         agree = mask_overlap(masks.sigmoid(), first.mask_logits.sigmoid()).amax(1) > MIN_OVERLAP
         opened += int((~agree).sum())
-    assert opened  # objects that the first view does not have
+    assert opened  # objects that are not in the first view
 
 
 def confident(rows):
-    """Queries of (class, probability, columns of the mask) on 4 x 12 cells; the rest is empty."""
+    """Build queries from (class, probability, columns of the mask) on 4 x 12 cells."""
     classes = torch.full((3, K + 1), 1e-4)
     masks = torch.full((3, 4, 12), -8.0)
     classes[:, -1] = 1.0
@@ -148,7 +148,7 @@ def confident(rows):
     return QueryPrediction(classes.log(), masks, (16, 48), (16, 48))
 
 
-def test_what_one_view_misses_is_less_certain_and_what_it_adds_is_there():
+def test_objects_that_a_view_misses_are_less_certain_and_new_ones_are_added():
     left, right = (0, 0.9, slice(0, 4)), (0, 0.8, slice(6, 12))
     result = mean_of(confident([left]), confident([right]))
     found = {
@@ -156,7 +156,7 @@ def test_what_one_view_misses_is_less_certain_and_what_it_adds_is_there():
         for mask, p in zip(result.mask_logits, result.class_logits.softmax(-1), strict=True)
         if p[0] > 0.3
     }
-    # of one class, but not of one place: two objects
+    # The same class in different places: two objects.
     assert found == {
         tuple(range(4)): pytest.approx(0.45, abs=1e-3),
         tuple(range(6, 12)): pytest.approx(0.4, abs=1e-3),
@@ -179,7 +179,7 @@ def test_overlap_of_masks():
         wanted = 2 * (a[i] * b[j]).sum() / (a[i] ** 2 + b[j] ** 2).sum()
         torch.testing.assert_close(got[i, j], wanted, rtol=0, atol=1e-4)
     torch.testing.assert_close(mask_overlap(a, a).diagonal(), torch.ones(3))
-    # sharp masks: from the intersection over union by 2 IoU / (1 + IoU), thus 2/3 from 1/2
+    # For binary masks the overlap is 2 IoU / (1 + IoU): here 2/3, from an IoU of 1/2.
     a, b = torch.zeros(1, 1, 6), torch.zeros(1, 1, 6)
     a[..., :4], b[..., 2:4] = 1.0, 1.0
     assert mask_overlap(a, b).item() == pytest.approx(2 / 3, abs=1e-3)
@@ -187,7 +187,7 @@ def test_overlap_of_masks():
 
 
 def ramp(padded, image, cells, flipped):
-    """Logits that are linear in the position within the image, exact at the centre of each cell."""
+    """Build logits that are linear in the position within the image, exact at cell centres."""
     y = (torch.arange(cells[0]) + 0.5) * padded[0] / cells[0] / image[0]
     x = (torch.arange(cells[1]) + 0.5) * padded[1] / cells[1] / image[1]
     x = 1 - x if flipped else x
@@ -199,17 +199,17 @@ def ramp(padded, image, cells, flipped):
 @pytest.mark.parametrize(
     "view", [((64, 96), (50, 70), (16, 24)), ((96, 160), (80, 140), (24, 40))], ids=str
 )
-def test_views_meet_at_the_same_place_of_the_image(view, flipped):
+def test_views_are_aligned_in_the_image(view, flipped):
     here, there = ramp(*view, flipped), ramp((64, 96), (60, 88), (16, 24), False)
     got = resampled(here, there, flipped=flipped)
     assert got.shape == there.mask_logits.shape
-    # cells whose centres are in the image, where the border does not matter
+    # These cells have their centres in the image, away from the border.
     inside = (..., slice(1, 14), slice(1, 21))
     torch.testing.assert_close(got[inside], there.mask_logits[inside], rtol=0, atol=1e-5)
     assert got.isfinite().all() and got.min() > -0.1 and got.max() < 1.1
 
 
-def test_a_view_of_the_same_size_is_taken_as_it_is():
+def test_a_view_of_the_same_size_is_not_resampled():
     first = prediction(0)
     assert resampled(first, first, flipped=False) is first.mask_logits
     flipped = QueryPrediction(first.class_logits, first.mask_logits.flip(-1), (24, 32), (24, 32))

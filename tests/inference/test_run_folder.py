@@ -1,4 +1,4 @@
-"""The classes of a model, from what training left or from registered data sets."""
+"""The classes of a model, from the output folder of training or from registered data sets."""
 
 import json
 
@@ -45,15 +45,15 @@ def test_a_panoptic_run(data_sets, tmp_path):
     assert classes.ids == (4, 17, 50, 90)
     assert classes.things == {1, 3}
     assert list(classes.colors) == PANOPTIC["stuff_colors"]
-    # the model asks the catalog, for the training set
+    # The model looks its training set up in the catalog.
     register_classes(cfg, classes)
     for name in data_sets:
         assert MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id == {17: 1, 90: 3}
-    # the same without the file
+    # Without the file, the result is the same.
     assert find_classes(cfg, "elsewhere/config.yaml") == classes
 
 
-def test_ids_of_stuff_are_known_even_where_they_are_listed_apart(data_sets):
+def test_ids_of_stuff_are_known_even_if_listed_separately(data_sets):
     ids = {"stuff_dataset_id_to_contiguous_id": {4: 0, 50: 2}}
     MetadataCatalog.get(data_sets[0]).set(**{**PANOPTIC, **ids})
     assert find_classes(config(4, data_sets), "c.yaml").ids == (4, 17, 50, 90)
@@ -69,9 +69,9 @@ def test_ids_of_stuff_are_known_even_where_they_are_listed_apart(data_sets):
             [5, 9],
             {0, 1},
         ),
-        # both of Cityscapes' tasks under one name
+        # both tasks of Cityscapes under one name
         ({"thing_classes": ["a", "b"], "stuff_classes": ["c", "a", "b"]}, [0, 1], {0, 1}),
-        # things that are numbered among all classes, for a model of the things alone
+        # things numbered among all classes, for a model of things only
         ({**PANOPTIC, "thing_classes": ["a", "b"]}, [0, 1], {0, 1}),
     ],
 )
@@ -94,7 +94,7 @@ def test_classes_of_another_model_are_not_used(data_sets, tmp_path, caplog):
     assert (classes.ids, classes.things) == ((0, 1, 2), None)
 
 
-def test_what_is_registered_stays(data_sets, tmp_path):
+def test_registered_classes_are_kept(data_sets, tmp_path):
     (tmp_path / "metadata.json").write_text(json.dumps(PANOPTIC))
     MetadataCatalog.get(data_sets[0]).set(thing_classes=["one"])
     cfg = config(4, data_sets)

@@ -34,7 +34,7 @@ def image(photo, tmp_path) -> Path:
 
 
 def expected(config: Path, image: Path, *overrides: object) -> dict:
-    """What Detectron2's predictor gives with all tasks on."""
+    """Return the result of Detectron2's predictor with all tasks on."""
     weights = ["MODEL.WEIGHTS", str(config.with_name("model_final.pth"))]
     cfg = load_config(str(config), [*weights, *overrides])
     register_classes(cfg, find_classes(cfg, str(config)))
@@ -42,14 +42,14 @@ def expected(config: Path, image: Path, *overrides: object) -> dict:
 
 
 def panoptic_of(json_file: Path) -> tuple[np.ndarray, list[dict], dict]:
-    """Map and segments of the only image, read by COCO's own code; and the JSON file's content."""
+    """Return the map and segments of the only image, read by COCO's code, and the JSON content."""
     content = json.loads(json_file.read_text())
     (annotation,) = content["annotations"]
     png = json_file.with_suffix("") / annotation["file_name"]
     return rgb2id(np.asarray(Image.open(png))), annotation["segments_info"], content
 
 
-def test_published_configs_are_for_the_task_of_their_folder():
+def test_published_configs_choose_the_task_of_their_folder():
     files = sorted(REPOSITORY.glob("configs/*/*-segmentation/**/*.yaml"))
     assert len(files) > 50
     for file in files:
@@ -62,7 +62,7 @@ def test_published_configs_are_for_the_task_of_their_folder():
 
 
 @pytest.mark.parametrize("given", [None, 0.6])
-def test_panoptic_results_are_the_models_in_cocos_format(demo, panoptic_config, image, given):
+def test_panoptic_results_equal_the_models_output(demo, panoptic_config, image, given):
     overrides = () if given is None else ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", given)
     ids, segments = expected(panoptic_config, image, *overrides)["panoptic_seg"]
     results = image.with_name("r.json")
@@ -105,19 +105,19 @@ def test_threshold_acts_on_panoptic_segments(demo, panoptic_config, image):
     assert found[-1] == 0
 
 
-def test_panopticapi_reads_what_is_written(demo, panoptic_config, image, tmp_path):
+def test_panopticapi_reads_the_results(demo, panoptic_config, image, tmp_path):
     shutil.copy(image, tmp_path / "another.png")
     results = tmp_path / "r.json"
     inputs = (image, tmp_path / "another.png")
     assert demo("--input", *inputs, "--json", results, config=panoptic_config)[0] == 0
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["another.png", "photo.png"]
-    # each segment matches itself
+    # Each segment matches itself.
     quality = pq_compute(str(results), str(results))
     assert quality["All"]["pq"] == 1
     assert quality["All"]["n"] >= 3
 
 
-def test_what_is_drawn_of_segments_is_what_is_written(demo, panoptic_config, photo, image):
+def test_pictures_and_json_show_the_same_segments(demo, panoptic_config, photo, image):
     drawn, results = image.with_name("drawn.png"), image.with_name("r.json")
     arguments = ("--input", image, "--output", drawn, "--json", results)
     assert demo(*arguments, config=panoptic_config)[0] == 0
@@ -129,12 +129,12 @@ def test_what_is_drawn_of_segments_is_what_is_written(demo, panoptic_config, pho
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "segmentor"])
-def test_semantic_results_are_the_models(demo, kind, request, photo, image):
-    """Of Mask2Former and of Detectron2's models, though scores are never at full size."""
+def test_semantic_results_equal_the_models_output(demo, kind, request, photo, image):
+    """For Mask2Former and Detectron2's models, although the demo never enlarges all scores."""
     config = request.getfixturevalue(f"{kind}_config")
     only = [
         f"MODEL.MASK_FORMER.TEST.{key}" for key in ("PANOPTIC_ON", "INSTANCE_ON")
-    ]  # one model for several tasks resizes in another order
+    ]  # a model with several tasks on resizes in another order
     scores = expected(config, image, only[0], False, only[1], False)["sem_seg"]
     labels = scores.argmax(0).numpy()
     drawn, results = image.with_name("drawn.png"), image.with_name("r.json")
@@ -161,8 +161,8 @@ def test_semantic_results_are_the_models(demo, kind, request, photo, image):
     np.testing.assert_array_equal(np.asarray(Image.open(drawn)), np.asarray(picture))
 
 
-def test_semantic_results_where_masks_are_resized_first(demo, panoptic_config, image):
-    """As all tasks together have it; then there is no more to enlarge."""
+def test_semantic_results_if_masks_are_resized_first(demo, panoptic_config, image):
+    """A model with all tasks on does this; then the demo has nothing left to enlarge."""
     labels = expected(panoptic_config, image)["sem_seg"].argmax(0).numpy()
     results = image.with_name("r.json")
     first = ("--opts", "MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE", True)
@@ -190,8 +190,8 @@ def test_instances_of_a_panoptic_model_are_things(demo, panoptic_config, image):
 
 
 @pytest.mark.parametrize("task", ["panoptic", "instance", "semantic"])
-def test_a_model_does_nothing_but_the_task(panoptic_config, photo, task):
-    """The other results would take gigabytes for a large photograph."""
+def test_a_model_does_only_the_task(panoptic_config, photo, task):
+    """Other results would take gigabytes for a large photograph."""
     weights = ["MODEL.WEIGHTS", str(panoptic_config.with_name("model_final.pth"))]
     cfg = load_config(str(panoptic_config), weights)
     classes = find_classes(cfg, str(panoptic_config))
@@ -211,7 +211,7 @@ def test_best_classes_are_those_of_the_resized_scores(chunk_pixels, size):
     assert torch.equal(labels, resized.argmax(0).int())
 
 
-def test_many_classes_need_16_bit(tmp_path):
+def test_many_classes_need_16_bits(tmp_path):
     from mask2former.inference.results import SemanticResults
 
     labels = np.arange(600, dtype=np.int32).reshape(20, 30) % 300
@@ -223,7 +223,7 @@ def test_many_classes_need_16_bit(tmp_path):
     np.testing.assert_array_equal(written, labels)
 
 
-def test_inputs_of_one_name_have_maps_of_their_own(demo, panoptic_config, image, tmp_path):
+def test_inputs_with_the_same_name_get_separate_maps(demo, panoptic_config, image, tmp_path):
     (tmp_path / "sub").mkdir()
     shutil.copy(image, tmp_path / "sub/photo.png")
     Image.open(image).save(tmp_path / "photo.jpg")
@@ -236,7 +236,7 @@ def test_inputs_of_one_name_have_maps_of_their_own(demo, panoptic_config, image,
     assert all((tmp_path / "r" / name).is_file() for name in names)
 
 
-def test_files_that_are_skipped_are_not_listed(demo, panoptic_config, image, tmp_path):
+def test_skipped_files_are_not_listed(demo, panoptic_config, image, tmp_path):
     (tmp_path / "bad.jpg").write_text("no image")
     arguments = ("--input", tmp_path / "bad.jpg", image, "--json", tmp_path / "r.json")
     status, out, _ = demo(*arguments, config=panoptic_config)
@@ -245,11 +245,11 @@ def test_files_that_are_skipped_are_not_listed(demo, panoptic_config, image, tmp
     content = json.loads((tmp_path / "r.json").read_text())
     assert [entry["file_name"] for entry in content["images"]] == [str(image)]
     assert content["images"][0]["id"] == content["annotations"][0]["image_id"] == 2
-    # nothing half-written either
+    # No half-written file remains either.
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["photo.png"]
 
 
-def test_wrong_tasks_say_what_to_do(
+def test_errors_about_tasks_say_what_to_do(
     demo, run_folder, panoptic_config, segmentor_config, image, tmp_path
 ):
     instance = run_folder / "config.yaml"
@@ -285,7 +285,7 @@ def test_wrong_tasks_say_what_to_do(
 
 
 def test_things_must_be_known(demo, panoptic_config, image, tmp_path):
-    """A panoptic model without `metadata.json` of a data set that is not registered."""
+    """A panoptic model without `metadata.json`, for a data set that is not registered."""
     unknown = PANOPTIC_CONFIG.replace(DATA_SET, "data_set_that_nobody_registered")
     assert not MetadataCatalog.get("data_set_that_nobody_registered").get("thing_classes")
     (tmp_path / "config.yaml").write_text(unknown)

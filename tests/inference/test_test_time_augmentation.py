@@ -27,7 +27,7 @@ def augment(cfg, model, sizes, flip=False, max_size=4000):
 
 @pytest.fixture
 def model(tiny_cfg):
-    """A model of random weights that finds something in every image."""
+    """A model with random weights that finds something in every image."""
     model = build_model(tiny_cfg).eval()
     model.object_mask_threshold = model.overlap_threshold = 0.0
     model.thing_classes = [1, 3]
@@ -41,7 +41,7 @@ def switch_on(model, tasks):
 
 
 def photo(height=50, width=76, seed=0):
-    """A smooth image: random ones do not survive a resize."""
+    """Make a smooth image: random pixels do not survive a resize."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 5, 7, generator=generator) * 255
     image = F.interpolate(coarse, size=(height, width), mode="bicubic").clamp(0, 255)
@@ -49,7 +49,7 @@ def photo(height=50, width=76, seed=0):
 
 
 def assert_same(got, wanted, atol=0.0, pixels=0.0):
-    """Results are the same up to a difference of scores and a share of pixels."""
+    """Assert equal results, up to a difference of scores and a share of pixels."""
     close = {"rtol": 0, "atol": atol}
     assert list(got) == list(wanted)
     if "sem_seg" in got:
@@ -66,7 +66,7 @@ def assert_same(got, wanted, atol=0.0, pixels=0.0):
 
 
 @pytest.mark.parametrize("tasks", COMBINATIONS, ids="+".join)
-def test_the_plain_view_alone_is_plain_inference_bit_for_bit(tiny_cfg, model, tasks):
+def test_the_plain_view_alone_equals_plain_inference_bit_for_bit(tiny_cfg, model, tasks):
     switch_on(model, tasks)
     tiny_cfg.INPUT.MIN_SIZE_TEST, tiny_cfg.INPUT.MAX_SIZE_TEST = 48, 200
     entry = DatasetCatalog.get("synthetic_shapes_instance_val")[0]
@@ -81,7 +81,7 @@ def test_the_plain_view_alone_is_plain_inference_bit_for_bit(tiny_cfg, model, ta
 
 
 @pytest.mark.parametrize("tasks", COMBINATIONS, ids="+".join)
-def test_equal_views_are_one(tiny_cfg, model, tasks):
+def test_equal_views_give_the_result_of_one(tiny_cfg, model, tasks):
     switch_on(model, tasks)
     x = {"image": photo(), "height": 100, "width": 152}
     (wanted,) = augment(tiny_cfg, model, [60])([x])
@@ -91,7 +91,7 @@ def test_equal_views_are_one(tiny_cfg, model, tasks):
 
 
 class Averages(Backbone):
-    """Means of 4 x 4 pixels, which do not tell left from right."""
+    """Means of 4 x 4 pixels: a flipped image gives flipped means."""
 
     size_divisibility = 32
 
@@ -136,9 +136,9 @@ def symmetric_model():
     ).eval()
 
 
-# The second is padded; there it matters to the resize whether padding is next to a border.
+# The second width is padded, and the resize sees the padding beside one border.
 @pytest.mark.parametrize(("width", "atol"), [(96, 1e-4), (76, 2e-3)])
-def test_a_flip_changes_nothing_where_left_is_right(tiny_cfg, width, atol):
+def test_a_flip_changes_nothing_for_a_symmetric_model(tiny_cfg, width, atol):
     model = symmetric_model()
     x = {"image": photo(48, width), "height": 60, "width": 95}
     (wanted,) = augment(tiny_cfg, model, [48])([x])
@@ -148,7 +148,7 @@ def test_a_flip_changes_nothing_where_left_is_right(tiny_cfg, width, atol):
     assert_same(got, wanted, atol=atol, pixels=2e-3)
 
 
-def test_sizes_change_little_where_the_model_sees_colours_alone(tiny_cfg):
+def test_sizes_change_little_if_the_model_sees_only_colours(tiny_cfg):
     model = symmetric_model()
     x = {"image": photo(96, 128)}
     (wanted,) = augment(tiny_cfg, model, [96])([x])
@@ -163,7 +163,7 @@ def test_sizes_change_little_where_the_model_sees_colours_alone(tiny_cfg):
     )
 
 
-def test_views_are_the_sizes_and_their_mirror_images_from_large_to_small(tiny_cfg, model):
+def test_views_go_from_large_to_small_each_with_its_mirror_image(tiny_cfg, model):
     augmented = augment(tiny_cfg, model, [32, 128, 70], flip=True, max_size=160)
     image = photo(50, 100)
     views = list(augmented.views(image))
@@ -180,7 +180,7 @@ def test_views_are_the_sizes_and_their_mirror_images_from_large_to_small(tiny_cf
 
 
 class TwoMaps(nn.Module):
-    """Fails where it is called while two maps of semantic scores are alive."""
+    """Fails if it is called while two maps of semantic scores are alive."""
 
     def __init__(self):
         super().__init__()
@@ -195,7 +195,7 @@ class TwoMaps(nn.Module):
 
 
 def by_detectron2(cfg, model, x):
-    """Views of Detectron2's own mapper, and the mean of the scores of all of them."""
+    """Average the scores of the views that Detectron2's mapper makes."""
     scores = []
     for view in DatasetMapperTTA(cfg)(x):
         flipped = len(view["transforms"].transforms) == 3
@@ -237,7 +237,7 @@ class Keypoints(nn.Module):
         return [{"sem_seg": torch.zeros(1, 2, 2), "keypoints": 1} for _ in batched_inputs]
 
 
-def test_nonsense_is_refused(tiny_cfg, model):
+def test_bad_settings_and_models_are_rejected(tiny_cfg, model):
     with pytest.raises(ValueError, match=r"TEST\.AUG\.MIN_SIZES is empty"):
         augment(tiny_cfg, model, [])
     for sizes, max_size, bad in (([64, 0], 100, "0"), ([64, -3], 100, "-3"), ([64], 0, "0")):

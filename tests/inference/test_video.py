@@ -1,4 +1,4 @@
-"""Video files in, video files and results out."""
+"""The demo turns video files into video files and results."""
 
 import json
 import sys
