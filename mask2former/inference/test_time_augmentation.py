@@ -126,8 +126,10 @@ class InferenceWithTTA(nn.Module):
             elif of_queries:
                 ensemble.add(prediction, flipped=flipped)
         assert ensemble is not None
-        results = {"sem_seg": semantic.result()} if model.semantic_on else {}
-        return {**results, **model.results(ensemble.result(), size, of_queries)}
+        results = model.results(ensemble.result(), size, of_queries)
+        if model.semantic_on:
+            results["sem_seg"] = semantic.result()
+        return results
 
     def _scores(self, view: dict[str, Any]) -> Tensor:
         (result,) = self.model([view])
