@@ -1,4 +1,4 @@
-"""Choice of the evaluators by what a data set has ground truth for and what a model predicts."""
+"""Choosing evaluators by the ground truth of a data set and the predictions of a model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _PANOPTIC: dict[str, Build] = {
     "instances": _coco,
     "sem_seg": _semantic,
 }
-# evaluator_type of a data set -> what it has ground truth for -> evaluator
+# evaluator_type of a data set -> kind of ground truth -> evaluator
 _EVALUATORS: dict[str, Mapping[str, Build]] = {
     "coco": {"instances": _coco},
     "sem_seg": {"sem_seg": _semantic},
@@ -80,18 +80,19 @@ def build_evaluator(
     *,
     tasks: Collection[str] | None = None,
 ) -> DatasetEvaluator:
-    """Build the evaluators for what a model predicts and a data set has ground truth for.
+    """Build the evaluators for predictions of a model that have ground truth in a data set.
 
-    The data set says by `MetadataCatalog.get(dataset_name).evaluator_type` what that is. What a
-    model predicts beyond is not evaluated, and that is logged.
+    `MetadataCatalog.get(dataset_name).evaluator_type` says what kinds of ground truth the data set
+    has. Other predictions of the model are not evaluated; the log says so.
 
     Args:
-        cfg: config; `OUTPUT_DIR`, `DATASETS.TEST`, `TEST.DETECTIONS_PER_IMAGE` and what decides on
-            the predictions are read: `MODEL.META_ARCHITECTURE`, `MODEL.MASK_FORMER.TEST.*_ON`.
+        cfg: config. This reads `OUTPUT_DIR`, `DATASETS.TEST`, `TEST.DETECTIONS_PER_IMAGE`, and the
+            keys that decide what the model predicts: `MODEL.META_ARCHITECTURE` and
+            `MODEL.MASK_FORMER.TEST.*_ON`.
         dataset_name: a registered data set.
-        output_folder: where result files go. By default `OUTPUT_DIR/inference`, with a
-            sub-folder for each data set when the config tests on several, so that they do not
-            overwrite each other's results.
+        output_folder: where result files go. The default is `OUTPUT_DIR/inference`; if the config
+            tests on several data sets, each has a subfolder there, so that they do not overwrite
+            each other's results.
         tasks: which of "panoptic_seg", "instances" and "sem_seg" the outputs hold, instead of
             what the config says.
 
@@ -99,10 +100,10 @@ def build_evaluator(
         An evaluator, or Detectron2's `DatasetEvaluators` of several.
 
     Raises:
-        ValueError: the data set declares no evaluator type, or one that is not known here, or has
-            no ground truth for anything that the model predicts.
+        ValueError: the data set does not declare a known evaluator type, or has no ground truth
+            for anything the model predicts.
         DatasetError: files of the ground truth are missing.
-        ImportError: Cityscapes' scripts are needed and not installed.
+        ImportError: Cityscapes' scripts are needed, but not installed.
     """
     builders = _builders(dataset_name)
     predicted = predicted_tasks(cfg) if tasks is None else set(tasks)
@@ -123,12 +124,10 @@ def build_evaluator(
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Find out before a long training whether `DATASETS.TEST` can be evaluated at all.
-
-    No file of a data set is read.
+    """Check before a long training that `DATASETS.TEST` can be evaluated, without reading files.
 
     Raises:
-        ValueError, ImportError: as `build_evaluator`.
+        ValueError, ImportError: see `build_evaluator`.
     """
     for dataset_name in cfg.DATASETS.TEST:
         builders = _builders(dataset_name)
@@ -140,7 +139,7 @@ def check_evaluation(cfg: CfgNode) -> None:
 def predicted_tasks(cfg: CfgNode) -> set[str]:
     """Return which of "panoptic_seg", "instances" and "sem_seg" a model's outputs hold.
 
-    Of an architecture that is not known here all are expected.
+    An unknown architecture is expected to predict all three.
     """
     tasks = tasks_of(cfg)
     return set(_SWITCHES) if tasks is None else {task.output for task in tasks}
@@ -151,14 +150,23 @@ def _builders(dataset_name: str) -> Mapping[str, Build]:
     if evaluator_type not in _EVALUATORS:
         raise ValueError(
             f"data set {dataset_name!r} declares evaluator_type {evaluator_type!r}; known types: "
-            f"{', '.join(sorted(_EVALUATORS))}. Set it where the data set is registered: "
+            f"{', '.join(sorted(_EVALUATORS))}. Set it where you register the data set: "
             f"MetadataCatalog.get({dataset_name!r}).evaluator_type = ..."
         )
     return _EVALUATORS[evaluator_type]
 
 
 def _choose(dataset_name: str, scored: Collection[str], predicted: Collection[str]) -> list[str]:
-    """Return what is both `scored` by the data set and `predicted`, in the order of the former."""
+    """Return those of `scored` that are also `predicted`, in the order of `scored`.
+
+    Args:
+        dataset_name: for messages.
+        scored: the data set's kinds of ground truth.
+        predicted: what the model predicts.
+
+    Raises:
+        ValueError: there are none.
+    """
     chosen = [task for task in scored if task in predicted]
     if not chosen:
         wanted = " or ".join(f"{_SWITCHES[task]}" for task in scored)
@@ -173,9 +181,9 @@ def _choose(dataset_name: str, scored: Collection[str], predicted: Collection[st
 
 
 def _same_classes(cfg: CfgNode, dataset_name: str) -> bool:
-    """Whether the semantic classes of the data set are as many as the model's.
+    """Return whether the data set has as many semantic classes as the model.
 
-    They are not where Detectron2 makes one semantic class of all things.
+    Where Detectron2 makes one semantic class of all things, the numbers differ.
     """
     names = MetadataCatalog.get(dataset_name).get("stuff_classes", ())
     predicted = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES

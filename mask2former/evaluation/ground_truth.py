@@ -1,8 +1,9 @@
-"""Ground truth of registered data sets, one image at a time and only when it is asked for.
+"""Ground truth of registered data sets, read one image at a time and only on demand.
 
-Panoptic ground truth also is semantic and instance ground truth: the functions here derive them.
+Panoptic ground truth also serves as instance ground truth; `instance_annotations` derives it.
 
-Shape letters: H, W image height and width.
+Shapes:
+    H, W: height and width of the image.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from ..utils.files import read_json
 def panoptic_classes(metadata: Metadata) -> tuple[Classes, Classes]:
     """Return the classes of things and of stuff that the metadata of a data set describes.
 
-    Both are the same classes, unless the data set counts things and stuff separately, as the
-    "separated" sets of Detectron2 do.
+    Both are the same `Classes`, unless the data set numbers things and stuff separately, as
+    Detectron2's "separated" sets do.
 
     Raises:
-        DatasetError: the metadata names no classes.
+        DatasetError: the metadata does not name classes.
     """
     classes = Classes.from_metadata(metadata)
     if classes is None:
@@ -48,10 +49,14 @@ def panoptic_classes(metadata: Metadata) -> tuple[Classes, Classes]:
 class PanopticTruth:
     """Segments and PNG files of panoptic ground truth, by image id.
 
-    Attributes:
-        source: the file or data set it comes from, for messages.
-        classes: those of the ground truth, with its ids.
-        header: what a results file repeats of the ground truth: ``images``, ``categories`` etc.
+    Args:
+        source: the file or data set that the ground truth comes from, for messages.
+        classes: the classes of the ground truth, with its ids.
+        images: image id -> path of its PNG, the file name that a results file gives the PNG, and
+            segments with ``id``, ``category_id`` (the data set's) and ``iscrowd``. None without
+            ground truth, as for test sets.
+        header: the part of the ground truth that a results file repeats: ``images``,
+            ``categories`` etc.
     """
 
     def __init__(
@@ -61,15 +66,6 @@ class PanopticTruth:
         images: Mapping[Hashable, tuple[str, str, Sequence[Segment]]] | None,
         header: Mapping[str, Any],
     ):
-        """
-        Args:
-            source: see above.
-            classes: see above.
-            images: image id -> path of its PNG, the file name that a results file gives it, and
-                segments with ``id``, ``category_id`` (the data set's) and ``iscrowd``. None if
-                there is no ground truth, as for test sets.
-            header: see above.
-        """
         self.source = source
         self.classes = classes
         self.header = dict(header)
@@ -77,10 +73,10 @@ class PanopticTruth:
 
     @classmethod
     def from_json(cls, panoptic_json: str, panoptic_root: str) -> PanopticTruth:
-        """Read a file of COCO's panoptic format, whose PNG files are in `panoptic_root`.
+        """Read a file in COCO's panoptic format, whose PNG files are in `panoptic_root`.
 
         Raises:
-            DatasetError: it is missing, or not of that format.
+            DatasetError: the file is missing or has another format.
         """
         content = read_json(panoptic_json, DatasetError)
         try:
@@ -104,13 +100,13 @@ class PanopticTruth:
 
     @classmethod
     def of_dataset(cls, dataset_name: str) -> PanopticTruth:
-        """Ground truth of a registered data set.
+        """Read the ground truth of a registered data set.
 
-        It is that of ``panoptic_json`` and ``panoptic_root`` in its metadata or, without them, that
-        of its dataset dicts (``pan_seg_file_name``, ``segments_info``).
+        It comes from ``panoptic_json`` and ``panoptic_root`` in the metadata or, without them, from
+        the dataset dicts (``pan_seg_file_name``, ``segments_info``).
 
         Raises:
-            DatasetError: it has neither.
+            DatasetError: the data set has neither.
         """
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("panoptic_json") and metadata.get("panoptic_root"):
@@ -126,7 +122,7 @@ class PanopticTruth:
 
     @property
     def annotated(self) -> bool:
-        """Whether there are segments; of test sets there are not."""
+        """Whether there are segments; test sets do not have any."""
         return self._images is not None
 
     @property
@@ -135,7 +131,7 @@ class PanopticTruth:
         return (self._images or {}).keys()
 
     def segments(self, image_id: Hashable) -> Sequence[Segment]:
-        """Return ``id``, ``category_id`` and ``iscrowd`` of the segments of an image."""
+        """Return the segments of an image, with ``id``, ``category_id`` and ``iscrowd``."""
         assert self._images is not None
         return self._images[image_id][2]
 
@@ -145,7 +141,7 @@ class PanopticTruth:
         return self._images[image_id][0]
 
     def read(self, image_id: Hashable) -> np.ndarray:
-        """Return the (H, W) int32 segment ids of an image.
+        """Read the (H, W) int32 segment ids of an image.
 
         Raises:
             DatasetError: the PNG cannot be read.
@@ -153,7 +149,7 @@ class PanopticTruth:
         return read_panoptic_png(self.path(image_id))
 
     def file_name(self, image_id: Hashable) -> str | None:
-        """Return the name of the image's PNG within its folder, or None if that is unknown."""
+        """Return the name of the image's PNG within its folder, or None if it is not known."""
         return None if self._images is None else self._images[image_id][1]
 
 
@@ -192,12 +188,12 @@ def panoptic_records(dataset_name: str) -> Iterator[dict[str, Any]]:
 def instance_annotations(
     segment_ids: np.ndarray, segments: Sequence[Segment], image_id: Hashable
 ) -> list[dict[str, Any]]:
-    """Return COCO annotations, without ``id``, of those of `segments` that have pixels.
+    """Return COCO annotations, without ``id``, of the segments that have pixels.
 
     Args:
         segment_ids: (H, W).
-        segments: ``id``, ``category_id``, ``iscrowd``: things.
-        image_id: what the annotations' ``image_id`` shall be.
+        segments: ``id``, ``category_id`` and ``iscrowd`` of things.
+        image_id: the ``image_id`` of the annotations.
     """
     rles = [hotcoco.mask.encode(segment_ids == segment["id"]) for segment in segments]
     if not rles:

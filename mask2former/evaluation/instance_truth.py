@@ -1,4 +1,4 @@
-"""Instance annotations from panoptic ground truth, for data sets that have no others."""
+"""Instance annotations from panoptic ground truth, for data sets without instance annotations."""
 
 from __future__ import annotations
 
@@ -12,26 +12,25 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from ..data.label_maps import read_panoptic_png
 from .ground_truth import instance_annotations, panoptic_records
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class PanopticInstances:
     """The things of a panoptic data set as COCO instance annotations.
 
+    Args:
+        dataset_name: a registered data set; this reads `thing_dataset_id_to_contiguous_id` of its
+            metadata.
+        records: its dataset dicts, with `pan_seg_file_name` and `segments_info`.
+
     Attributes:
-        source: what to call the annotations in messages.
+        source: the name of the annotations in messages.
     """
 
     def __init__(self, dataset_name: str, records: Sequence[Mapping[str, Any]]):
-        """
-        Args:
-            dataset_name: a registered data set; `thing_dataset_id_to_contiguous_id` and
-                `thing_classes` of its metadata are read.
-            records: its dataset dicts, with `pan_seg_file_name` and `segments_info`.
-        """
         self.source = f"panoptic data set {dataset_name!r}"
         to_index = MetadataCatalog.get(dataset_name).get("thing_dataset_id_to_contiguous_id")
-        if to_index is None:  # ids are the contiguous ones
+        if to_index is None:  # the ids are contiguous
             things = {
                 segment["category_id"]
                 for record in records
@@ -44,9 +43,10 @@ class PanopticInstances:
 
     @classmethod
     def instead_of_json(cls, dataset_name: str) -> PanopticInstances | None:
-        """Return the instances of a data set that has panoptic ground truth, but no `json_file`.
+        """Return the instances of a data set with panoptic ground truth, or None if not needed.
 
-        A `json_file` that is named but does not exist counts as none, and that is logged.
+        They are not needed if a `json_file` exists. If the metadata names one that does not exist,
+        a warning says so.
         """
         json_file = MetadataCatalog.get(dataset_name).get("json_file")
         if (json_file and os.path.exists(json_file)) or dataset_name not in DatasetCatalog:
@@ -57,14 +57,14 @@ class PanopticInstances:
         if not records:
             return None
         missing = f" {json_file} does not exist." if json_file else ""
-        _logger.warning(
-            f"{dataset_name!r} is evaluated on instances that are the things of its panoptic "
+        logger.warning(
+            f"The instances to evaluate {dataset_name!r} on are the things of its panoptic "
             f"ground truth.{missing}"
         )
         return cls(dataset_name, records)
 
     def dataset(self, annotations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return a data set in COCO's format with these annotations, of all or of some images."""
+        """Return a data set in COCO's format that has these annotations and all images."""
         images = [
             {"id": image_id, "file_name": record["file_name"]}
             | {key: record[key] for key in ("height", "width") if key in record}
@@ -77,10 +77,10 @@ class PanopticInstances:
         }
 
     def annotations(self, image_id: Hashable) -> list[dict[str, Any]]:
-        """Return the annotations of an image, with category ids of the data set.
+        """Return the annotations of an image, with the category ids of the data set.
 
         Raises:
-            DatasetError: its PNG cannot be read.
+            DatasetError: the PNG cannot be read.
         """
         record = self._records[image_id]
         things = [

@@ -1,7 +1,10 @@
 """Panoptic quality of a model's predictions.
 
-The numbers are those of COCO's panopticapi. Predictions are matched image by image as they come,
-so no picture is kept, written or read again to evaluate it.
+The numbers equal those of COCO's panopticapi. Each image is matched as soon as it is predicted, so
+the evaluation does not have to keep its map or write it to a file.
+
+Shapes:
+    H, W: height and width of the image.
 """
 
 from __future__ import annotations
@@ -38,14 +41,24 @@ logger = logging.getLogger(__name__)
 class PanopticEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ of panoptic predictions, by COCO's rules.
 
-    Predictions are Detectron2's ``panoptic_seg``: the (H, W) map of segment ids, 0 where there is
-    none, and the segments' ``id``, ``category_id`` and ``isthing``. `evaluate` returns, in percent,
+    Predictions are Detectron2's ``panoptic_seg``: the (H, W) map of segment ids, 0 outside of
+    segments, and ``id``, ``category_id`` and ``isthing`` of the segments. `evaluate` returns, in
+    percent,
     ``{"panoptic_seg": {"PQ", "SQ", "RQ", "PQ_th", "SQ_th", "RQ_th", "PQ_st", "SQ_st", "RQ_st"}}``
     and logs the values of each class. Averages are over the classes that occur in the ground truth
-    or in the predictions, and NaN if there is none.
+    or in the predictions; they are NaN if no class occurs.
 
-    With `output_dir`, predictions are written there in COCO's panoptic format, ``predictions.json``
-    and the folder ``predictions`` of PNG files, which take the place of older ones at the end.
+    With `output_dir`, predictions are written there in COCO's panoptic format: ``predictions.json``
+    and the folder ``predictions`` of PNG files. They replace older ones at the end.
+
+    Args:
+        dataset_name: a registered data set with panoptic ground truth (see
+            `PanopticTruth.of_dataset`). If it does not have annotations, nothing is evaluated.
+        output_dir: folder for the predictions, which all processes share, or None to write none.
+        distributed: whether to gather the results of all processes.
+
+    Raises:
+        DatasetError: the ground truth is missing or cannot be read.
     """
 
     def __init__(
@@ -55,17 +68,6 @@ class PanopticEvaluator(DatasetEvaluator):
         *,
         distributed: bool = True,
     ):
-        """
-        Args:
-            dataset_name: a registered data set with panoptic ground truth (see
-                `PanopticTruth.of_dataset`). If that has no annotations, nothing is evaluated.
-            output_dir: folder for the predictions, which all processes share, or None to write
-                none.
-            distributed: whether to gather the results of all processes.
-
-        Raises:
-            DatasetError: the ground truth is missing or cannot be read.
-        """
         self._metadata = MetadataCatalog.get(dataset_name)
         self._things, self._stuff = panoptic_classes(self._metadata)
         self._truth = PanopticTruth.of_dataset(dataset_name)
@@ -85,13 +87,13 @@ class PanopticEvaluator(DatasetEvaluator):
         """Match the predictions for a batch with the ground truth.
 
         Args:
-            inputs: what the model was given; ``image_id`` and ``file_name`` of each are read.
-            outputs: what it returned; ``panoptic_seg`` of each is read and not changed.
+            inputs: the model's inputs; this reads ``image_id`` and ``file_name`` of each.
+            outputs: the model's outputs; this reads ``panoptic_seg`` of each without changing it.
 
         Raises:
-            ValueError: an output without ``panoptic_seg``, one that contradicts itself, has classes
-                that the data set has not, or another size than the ground truth, or an image that
-                the ground truth has not.
+            ValueError: an output does not have ``panoptic_seg``, contradicts itself, has classes
+                that the data set does not have or another size than the ground truth, or there is
+                no ground truth for the image.
         """
         for image, output in zip(inputs, outputs, strict=True):
             image_id = image["image_id"]
@@ -129,7 +131,7 @@ class PanopticEvaluator(DatasetEvaluator):
         ]
 
     def _from_labels(self, labels: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-        """Segments of a map without them: class * label_divisor + instance, -1 where void."""
+        """Return ids and segments of a map of class * label_divisor + instance, -1 where void."""
         divisor = self._metadata.label_divisor
         segments: list[dict[str, Any]] = []
         for label in np.unique(labels[labels >= 0]).tolist():
@@ -138,10 +140,10 @@ class PanopticEvaluator(DatasetEvaluator):
         return labels + 1, segments
 
     def _category_id(self, segment: Segment) -> int:
-        """Return the data set's id of the class of a predicted segment.
+        """Return the data set's id for the class of a predicted segment.
 
-        As in Detectron2, ``isthing`` decides where things and stuff are counted separately, and
-        without it ``category_id`` already is the data set's.
+        As in Detectron2, ``isthing`` decides if the data set numbers things and stuff separately;
+        without ``isthing``, ``category_id`` is the data set's id already.
         """
         isthing, index = segment.get("isthing"), int(segment["category_id"])
         if isthing is None:
@@ -181,7 +183,7 @@ class PanopticEvaluator(DatasetEvaluator):
         return os.path.splitext(name)[0] + ".png"
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """Return the numbers, on the main process; None on others."""
+        """Return the numbers on the main process, and None on the others."""
         counts, written = self._counts, self._written
         if self._distributed:
             comm.synchronize()
@@ -195,7 +197,7 @@ class PanopticEvaluator(DatasetEvaluator):
         if not self._truth.annotated:
             logger.info(
                 f"{self._truth.source} has no annotations, so nothing is evaluated."
-                + ("" if self._writer else " Give an output_dir to have the predictions written.")
+                + ("" if self._writer else " Give an output_dir to write the predictions.")
             )
         return results
 
@@ -203,11 +205,11 @@ class PanopticEvaluator(DatasetEvaluator):
         if missing := self._truth.image_ids - counts.keys():
             logger.warning(
                 f"{len(missing)} of {len(self._truth.image_ids)} images of {self._truth.source} "
-                f"have no prediction, such as {next(iter(missing))!r}: all of their segments count "
-                "as missed."
+                f"have no prediction, such as {next(iter(missing))!r}: all their segments count as "
+                "missed."
             )
             counts = counts | {image_id: self._missed(image_id) for image_id in missing}
-        # In one order whatever the number of processes, so that the numbers are the same to the
+        # The order does not depend on the number of processes, so the sums are the same to the
         # last bit.
         in_order = [counts[image_id] for image_id in sorted(counts, key=str)]
         quality = panoptic_quality(in_order, self._truth.classes)
@@ -247,7 +249,7 @@ def panoptic_table(quality: PanopticQuality, truth: PanopticTruth) -> str:
 
 
 class _ResultsWriter:
-    """Writes predictions into a folder of its own, which at the end replaces that of before.
+    """Writes predictions into a temporary folder, which replaces the previous one at the end.
 
     All processes write PNG files; the main process does everything else.
     """
@@ -268,7 +270,8 @@ class _ResultsWriter:
             raise ValueError(f"{name}: segment ids above 2**24 do not fit into a PNG")
         path = self._partial / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Rows of equal bytes are what there is to compress: smaller than by level 1 alone.
+        # Maps have long runs of equal bytes, so run-length encoding makes files smaller than
+        # level 1 does without it.
         image = Image.fromarray(ids_to_rgb(segment_ids))
         image.save(path, compress_level=1, compress_type=zlib.Z_RLE)
 
@@ -281,7 +284,7 @@ class _ResultsWriter:
         if absent:
             logger.warning(
                 f"{self._output_dir} is not shared by all processes: {len(absent)} of the "
-                f"predictions in {RESULTS_FILE} are without a PNG file."
+                f"predictions in {RESULTS_FILE} have no PNG file."
             )
         path = self._output_dir / RESULTS_FILE
         write_json(path, results)

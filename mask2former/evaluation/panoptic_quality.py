@@ -1,10 +1,11 @@
 """Panoptic quality from segment ids, by COCO's rules, image by image.
 
 PQ is SQ * RQ: the mean IoU of matched segments times an F1 score (Kirillov et al., Panoptic
-Segmentation, arXiv 1801.00868, section 4). A segment of the ground truth and a predicted one match
-if their class is the same and their IoU is above 0.5, which pairs each with one other at most.
+Segmentation, arXiv 1801.00868, section 4). A true and a predicted segment match if their class is
+the same and their IoU is above 0.5, so each segment has at most one match.
 
-Shape letters: H, W image height and width; P pixels; R runs of equal ids.
+Shapes:
+    H, W: height and width of the image, P: pixels, R: runs of equal ids.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ import numpy as np
 
 from ..structures import Classes
 
-VOID = 0  # the id of pixels of no segment
+VOID = 0  # the id of pixels outside of segments
 
 
 @dataclass(slots=True)
 class Counts:
-    """What happened to the segments of one class: PQ = iou / (tp + fp / 2 + fn / 2)."""
+    """Counts of the segments of one class: PQ = iou / (tp + fp / 2 + fn / 2)."""
 
     iou: float = 0.0  # the sum over matched segments
     tp: int = 0
@@ -52,13 +53,13 @@ def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int,
 
     Args:
         truth: (H, W) ids, integers in [0, 2**31).
-        prediction: likewise.
+        prediction: (H, W) ids, like `truth`.
 
     Returns:
         (id in `truth`, id in `prediction`) -> number of pixels, at least 1.
     """
     first, second = truth.reshape(-1), prediction.reshape(-1)  # (P,)
-    # Ids are constant over long runs, so what is sorted below is a small part of the pixels.
+    # Ids are constant over long runs, and sorting runs is much faster than sorting pixels.
     changes = first[1:] != first[:-1]
     changes |= second[1:] != second[:-1]
     starts = np.concatenate(([0], np.flatnonzero(changes) + 1))[: len(first)]  # (R,)
@@ -83,21 +84,22 @@ def match_segments(
 ) -> dict[int, Counts]:
     """Match the segments of one image.
 
-    Void pixels, of id 0 in `truth`, count neither for nor against a prediction. Crowd regions match
-    nothing; an unmatched prediction more than half of which is void or a crowd of its own class is
-    no false positive. Areas are those of the maps; ids in `truth` without segment are of no class.
+    Void pixels, with id 0 in `truth`, count neither for nor against a prediction. Crowd regions do
+    not match anything. An unmatched prediction is not a false positive if more than half of it is
+    void or a crowd of the same class. Areas come from the maps. Ids in `truth` that are not in
+    `truth_segments` have no class.
 
     Args:
         truth: (H, W) segment ids.
-        truth_segments: `id`, `category_id` and, if not 0, `iscrowd` of each.
+        truth_segments: `id`, `category_id` and, if not 0, `iscrowd` of each true segment.
         prediction: (H, W) segment ids.
-        predicted_segments: `id` and `category_id` of each.
+        predicted_segments: `id` and `category_id` of each predicted segment.
 
     Returns:
         category id -> counts, for the categories that occur.
 
     Raises:
-        ValueError: the maps differ in size, or `predicted_segments` are not those of `prediction`.
+        ValueError: the maps differ in size, or `predicted_segments` do not fit `prediction`.
     """
     if truth.shape != prediction.shape:
         raise ValueError(
@@ -159,12 +161,13 @@ def _check_ids(segments: Sequence[Mapping[str, Any]], area: Mapping[int, int]) -
 
 
 class PanopticQuality(NamedTuple):
-    """Averages over classes and the values of each, in percent; NaN where there is nothing.
+    """Averages over classes and the values of each class, in percent; NaN without segments.
 
     Attributes:
-        averages: "PQ", "SQ", "RQ" of all classes, with "_th" of things, with "_st" of stuff.
+        averages: "PQ", "SQ" and "RQ" of all classes, and with "_th" of things, "_st" of stuff.
         per_category: category id -> (PQ, SQ, RQ).
-        num_categories: how many classes with segments "" (all), "_th", "_st" are averaged over.
+        num_categories: the number of classes with segments: all (""), things ("_th"), stuff
+            ("_st").
     """
 
     averages: dict[str, float]
@@ -176,8 +179,8 @@ def panoptic_quality(counts: Iterable[Mapping[int, Counts]], classes: Classes) -
     """Sum the counts of images and average over the classes that have segments.
 
     Args:
-        counts: what `match_segments` returned for each image.
-        classes: those to average over; others do not count.
+        counts: the result of `match_segments` for each image.
+        classes: the classes to average over; others do not count.
     """
     totals: dict[int, Counts] = {category_id: Counts() for category_id in classes.ids}
     for image in counts:

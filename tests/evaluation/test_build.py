@@ -3,6 +3,7 @@
 import logging
 
 import coco_sets
+import numpy as np
 import panoptic_sets
 import pytest
 import torch
@@ -11,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from evaluator_configs import TASKS, make_cfg, switches
+from PIL import Image
 
 from mask2former.data import build_test_loader
 from mask2former.evaluation import (
@@ -60,7 +62,7 @@ def test_models_of_each_task_are_evaluated(shapes, tmp_path, config, dataset, ke
 
 
 def test_only_what_the_model_predicts(shapes, tmp_path, panoptic_set, caplog):
-    """Of any kind of panoptic data set."""
+    """Every kind of panoptic data set behaves the same."""
     of = {
         "panoptic_seg": PanopticEvaluator,
         "instances": COCOInstanceEvaluator,
@@ -79,7 +81,7 @@ def test_only_what_the_model_predicts(shapes, tmp_path, panoptic_set, caplog):
     assert not [r for r in caplog.records if r.name.endswith(".build")]
 
 
-def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
+def test_predictions_without_ground_truth_are_skipped(shapes, tmp_path, caplog):
     cfg = make_cfg(tmp_path, "panoptic")
     with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
         evaluator = build_evaluator(cfg, "synthetic_shapes_instance_val")
@@ -98,8 +100,8 @@ def test_what_has_no_ground_truth_is_skipped(shapes, tmp_path, caplog):
         check_evaluation(cfg)
 
 
-def test_semantic_classes_of_another_number(shapes, tmp_path, panoptic_set, caplog):
-    """As in Detectron2's "separated" sets: all things are one semantic class."""
+def test_another_number_of_semantic_classes(shapes, tmp_path, panoptic_set, caplog):
+    """In Detectron2's "separated" sets, all things are one semantic class."""
     cfg = make_cfg(tmp_path, "panoptic", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5)
     with caplog.at_level(logging.INFO, logger="mask2former.evaluation.build"):
         assert SemanticEvaluator not in kinds(build_evaluator(cfg, panoptic_set))
@@ -116,11 +118,8 @@ def test_per_pixel_baselines_and_other_architectures(shapes, tmp_path, panoptic_
     assert kinds(build_evaluator(cfg, panoptic_set, tasks=["sem_seg"])) == [SemanticEvaluator]
 
 
-def test_ade20k_of_847_classes(shapes, tmp_path):
-    """Label maps of 16 bits, of the built-in data set's metadata."""
-    import numpy as np
-    from PIL import Image
-
+def test_ade20k_with_847_classes(shapes, tmp_path):
+    """Label maps of 16 bits, with the metadata of the built-in data set."""
     name = "test_build_evaluator_847"
     metadata = MetadataCatalog.get("ade20k_full_sem_seg_val")
     MetadataCatalog.get(name).set(

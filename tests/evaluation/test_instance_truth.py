@@ -1,4 +1,4 @@
-"""AP of instances on panoptic data sets, whose ids and classes follow other conventions."""
+"""AP on panoptic data sets, whose ids and classes follow various conventions."""
 
 import contextlib
 import copy
@@ -36,7 +36,7 @@ def encode(mask) -> dict:
 
 
 def make_predictions(folder, content) -> dict[int, Instances]:
-    """The segments moved a little, stuff among them, some with wrong classes."""
+    """Predict the segments, including stuff, slightly shifted and some with wrong classes."""
     rng = np.random.default_rng(0)
     predictions = {}
     for annotation in content["annotations"]:
@@ -50,14 +50,14 @@ def make_predictions(folder, content) -> dict[int, Instances]:
         stacked = np.stack(masks) if masks else np.zeros((0, *ids.shape), bool)
         instances.pred_masks = torch.from_numpy(stacked)
         instances.pred_classes = torch.tensor(classes, dtype=torch.int64)
-        # Many are equal, and the order of images decides.
+        # Many scores are equal, so the order of images decides.
         instances.scores = torch.from_numpy(rng.uniform(size=len(masks)).round(1))
         predictions[annotation["image_id"]] = instances
     return predictions
 
 
 def instance_json(folder, content, number=lambda image_id: image_id) -> dict:
-    """COCO annotations of the things, made mask by mask."""
+    """Make COCO annotations of the things, mask by mask."""
     annotations = []
     for annotation in content["annotations"]:
         ids = read_ids(folder / "panoptic" / annotation["file_name"])
@@ -130,7 +130,7 @@ def assert_same(results, truth, predictions):
 
 @pytest.mark.parametrize("json_file", [None, "missing.json"])
 def test_things_are_the_instances(content, tmp_path, caplog, json_file):
-    """Where there is no JSON of instances, or only its name."""
+    """The data set has no JSON of instances, or only its name."""
     metadata = MetadataCatalog.get(NAME)
     del metadata.json_file
     metadata.json_file = json_file
@@ -160,7 +160,7 @@ def test_things_are_the_instances(content, tmp_path, caplog, json_file):
 
 
 def test_ids_of_images_need_not_agree(content, tmp_path):
-    """Those of ADE20K's panoptic annotations are names, those of its instances are numbers."""
+    """In ADE20K, the ids of panoptic annotations are names and those of instances are numbers."""
     truth = instance_json(tmp_path, content, number=lambda image_id: image_id * 7 % 31)
     (tmp_path / "instances.json").write_text(json.dumps(truth))
     metadata = MetadataCatalog.get(NAME)
@@ -179,7 +179,7 @@ def test_ids_of_images_need_not_agree(content, tmp_path):
 
 
 def test_ids_of_images_may_be_names(content, tmp_path):
-    """As in Cityscapes and Mapillary Vistas."""
+    """They are in Cityscapes and Mapillary Vistas."""
     records = DatasetCatalog.get(NAME)
     for record in records:
         record["image_id"] = f"aachen_{record['image_id']}"
@@ -201,13 +201,13 @@ def test_names_of_classes(content, tmp_path, names_of):
     metadata.thing_classes = [c["name"] for c in CATEGORIES if c["isthing"] or names_of == "all"]
     assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 4: 2, 90: 4}
     predictions = make_predictions(tmp_path, content)
-    for instances in predictions.values():  # of cats alone
+    for instances in predictions.values():  # only of cats
         instances.pred_classes[:] = 0
     results = run(COCOInstanceEvaluator(NAME), predictions)["segm"]
     assert results["AP-cat"] > 5 and results["AP-dog"] == 0 and np.isnan(results["AP-unicorn"])
 
 
-def test_classes_that_the_data_set_has_not(content, tmp_path):
+def test_classes_that_the_data_set_does_not_have(content, tmp_path):
     predictions = make_predictions(tmp_path, content)
     predictions[10].pred_classes[0] = 6
     with pytest.raises(

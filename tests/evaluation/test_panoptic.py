@@ -1,4 +1,4 @@
-"""Panoptic evaluation: forms of predictions, what is missing, the result files, and messages."""
+"""Panoptic evaluation: forms of predictions, missing predictions, result files, and messages."""
 
 import json
 import logging
@@ -40,7 +40,7 @@ def test_detectron2_separate_ids_of_things_and_stuff(register_panoptic, tmp_path
     try:
         assert evaluate(PanopticEvaluator(name), predictions, content) == expected
         for _, segments in predictions.values():
-            for s in segments:  # without `isthing`, ids are the data set's
+            for s in segments:  # without `isthing`, ids are those of the data set
                 isthing = s.pop("isthing")
                 back = {i: category_id for category_id, i in separate[isthing].items()}
                 s["category_id"] = back[s["category_id"]]
@@ -50,7 +50,7 @@ def test_detectron2_separate_ids_of_things_and_stuff(register_panoptic, tmp_path
 
 
 def test_maps_without_segments(register_panoptic, tmp_path):
-    """Detectron2 allows maps of class * label_divisor + instance, with -1 where there is none."""
+    """Detectron2 allows maps of class * label_divisor + instance, with -1 for void."""
     content = panoptic_sets.make_truth(tmp_path, 1)
     predictions = panoptic_sets.make_predictions(tmp_path, content, 1)
     evaluator = PanopticEvaluator(register_panoptic(tmp_path, content))
@@ -85,7 +85,7 @@ def test_classes_that_do_not_occur_have_no_number(register_panoptic, tmp_path, c
     assert np.isnan(list(results.values())).all()
 
 
-def test_images_without_prediction_are_missed(register_panoptic, tmp_path, caplog):
+def test_images_without_prediction_count_as_missed(register_panoptic, tmp_path, caplog):
     content = panoptic_sets.make_truth(tmp_path, 2)
     predictions = panoptic_sets.make_predictions(tmp_path, content, 2)
     evaluator = PanopticEvaluator(register_panoptic(tmp_path, content))
@@ -141,7 +141,7 @@ def test_test_sets_without_annotations(register_panoptic, tmp_path):
     assert {s["category_id"] for s in written["annotations"][0]["segments_info"]} <= {1, 3, 4, 9}
 
 
-def test_mistakes_are_named(register_panoptic, tmp_path):
+def test_errors_name_the_mistake(register_panoptic, tmp_path):
     content = panoptic_sets.make_truth(tmp_path, 4)
     predictions = panoptic_sets.make_predictions(tmp_path, content, 4)
     image_id = content["images"][0]["id"]

@@ -1,4 +1,4 @@
-"""The numbers are panopticapi's, on made-up and on real ground truth."""
+"""The numbers equal panopticapi's, on made-up and on real ground truth."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from mask2former.evaluation.panoptic_quality import count_overlaps, match_segmen
 
 
 def literal(folder: Path, content: dict, predictions: dict) -> dict[str, float]:
-    """Panoptic quality as its definition reads, with sets of pixels."""
+    """Compute panoptic quality literally by its definition, with sets of pixels."""
     totals = {c["id"]: [0.0, 0, 0, 0] for c in content["categories"]}
     ids = {i: c for c, i in CONTIGUOUS.items()}
     for annotation in content["annotations"]:
@@ -30,7 +30,7 @@ def literal(folder: Path, content: dict, predictions: dict) -> dict[str, float]:
         for info in annotation["segments_info"]:
             pixels = {int(i) for i in np.flatnonzero(truth == info["id"])}
             if info["iscrowd"]:
-                crowds[info["category_id"]] = pixels  # of several, panopticapi takes the last
+                crowds[info["category_id"]] = pixels  # like panopticapi, keep only the last
             else:
                 segments.append((info["category_id"], pixels))
         found = []
@@ -66,7 +66,7 @@ def literal(folder: Path, content: dict, predictions: dict) -> dict[str, float]:
 
 
 def by_file(compute, folder: Path, truth_json: Path, truth_folder: Path) -> dict[str, float]:
-    """What a tool makes of the results file that the evaluator wrote into `folder`."""
+    """Compute the numbers with another tool, from the files that the evaluator wrote."""
     with contextlib.redirect_stdout(io.StringIO()):
         results = compute(
             str(truth_json),
@@ -128,7 +128,7 @@ def test_the_made_up_data_has_every_case(tmp_path):
 
 
 def test_real_ground_truth(shared, tmp_path):
-    """Against itself 100, and as panopticapi finds it once it is perturbed."""
+    """It scores 100 against itself, and the same as in panopticapi after a perturbation."""
     sample = shared / "data/coco_panoptic_sample/sample_data"
     truth_json, truth_folder = sample / "panoptic_examples.json", sample / "panoptic_examples"
     content = json.loads(truth_json.read_text())

@@ -1,4 +1,4 @@
-"""Made-up panoptic data sets in COCO's format, and predictions that are wrong in every way."""
+"""Made-up panoptic data sets in COCO's format, and predictions with every kind of mistake."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ CATEGORIES = [
 ]
 CONTIGUOUS = {c["id"]: i for i, c in enumerate(CATEGORIES)}
 THINGS = {c["id"] for c in CATEGORIES if c["isthing"]}
-# What a panoptic evaluator returns.
+# The keys of a panoptic evaluator's results.
 QUALITIES = [f"{q}{suffix}" for suffix in ("", "_th", "_st") for q in ("PQ", "SQ", "RQ")]
 
 
@@ -29,7 +29,7 @@ def rgb(ids: np.ndarray) -> np.ndarray:
 
 
 def blobs(rng, height: int, width: int, number: int) -> np.ndarray:
-    """(H, W): 0 and the numbers of ellipses that cover each other."""
+    """Draw a map (H, W) of 0 and the numbers of ellipses that cover each other."""
     y, x = np.mgrid[:height, :width]
     result = np.zeros((height, width), np.int32)
     for i in range(1, number + 1):
@@ -185,5 +185,5 @@ def evaluate(evaluator, predictions: dict, content: dict):
         before = copy.deepcopy(prediction[1])
         inputs = [{"image_id": image_id, "file_name": f"somewhere/{names[image_id]}"}]
         evaluator.process(inputs, [{"panoptic_seg": prediction}])
-        assert prediction[1] == before  # other evaluators read it too
+        assert prediction[1] == before  # other evaluators also read it
     return evaluator.evaluate()
