@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..checkpoint.huggingface import merge_hf_config
 from .defaults import add_maskformer2_config
 from .merge import merge_file, merge_overrides
+from .validate import validate
 
 
 def load_config(
@@ -28,8 +29,8 @@ def load_config(
         The config, not frozen.
 
     Raises:
-        ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type, or
-            a tag would run Python and `allow_unsafe` is false.
+        ValueError: a file is missing or not YAML, a key is unknown, a value has the wrong type or
+            is out of range, or a tag would run Python and `allow_unsafe` is false.
     """
     cfg = get_cfg()
     add_maskformer2_config(cfg)
@@ -38,4 +39,5 @@ def load_config(
     else:
         merge_file(cfg, config_file, allow_unsafe)
     merge_overrides(cfg, overrides)
+    validate(cfg)
     return cfg

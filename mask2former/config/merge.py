@@ -16,6 +16,10 @@ from fvcore.common.config import BASE_KEY
 
 # The path of a config file and its content, parsed but not turned into Python objects.
 ComposedFile = tuple[str, yaml.MappingNode]
+# Files that a config may consist of; the published ones have up to four.
+_MAX_FILES = 32
+# Values in a file, those that aliases repeat included; the published ones have some hundred.
+_MAX_NODES = 100_000
 
 
 def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> None:
@@ -32,7 +36,10 @@ def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> No
             or a tag would run Python and `allow_unsafe` is false.
     """
     # Composing builds no objects, so it is safe whatever tags the files have.
-    files = list(_compose_with_bases(str(config_file)))
+    files = _compose_with_bases(str(config_file))
+    for name, root in files:
+        if _expanded_size(root, {}) > _MAX_NODES:
+            raise ValueError(f"{name}: its aliases make more than {_MAX_NODES} values")
     problems = [
         f"{name}:{problem}" for name, root in files for problem in _wrong_keys(root, cfg, cfg)
     ]
@@ -49,7 +56,7 @@ def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> No
                 "file, allow it with --allow-unsafe-config"
             )
         raise ValueError(problem) from error
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, TypeError, LookupError, yaml.YAMLError) as error:
         key, problem = _type_mismatch(error)
         raise ValueError(f"{_locate(key, files) or config_file}: {problem}") from error
 
@@ -72,30 +79,46 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
             raise ValueError(f"config override '{key} {value}': {_unknown(key, cfg)}")
         try:
             cfg.merge_from_list([key, value])
-        except ValueError as error:
+        except (ValueError, AssertionError, TypeError, MemoryError, RecursionError) as error:
             raise ValueError(f"config override: {_type_mismatch(error)[1]}") from error
 
 
-def _compose_with_bases(config_file: str, parents: tuple[str, ...] = ()) -> Iterator[ComposedFile]:
-    """Yield a config file and then its bases: a file comes before those that it overrides."""
+def _compose_with_bases(config_file: str, parents: tuple[str, ...] = ()) -> list[ComposedFile]:
+    """Return a config file and then its bases: a file comes before those that it overrides."""
     named_by = f" (the _BASE_ of {parents[-1]})" if parents else ""
-    if config_file in parents:
+    if os.path.realpath(config_file) in map(os.path.realpath, parents):
         raise ValueError(f"_BASE_ leads in a circle: {' -> '.join((*parents, config_file))}")
+    root = _compose(config_file, named_by)
+    files = [(config_file, root)]
+    for base in reversed(_base_names(config_file, root)):
+        if "://" in base:
+            raise ValueError(
+                f"{config_file}: _BASE_ is the address {base}: download that file and name the copy"
+            )
+        path = os.path.join(os.path.dirname(config_file), os.path.expanduser(base))
+        files += _compose_with_bases(path, (*parents, config_file))
+        if len(files) > _MAX_FILES or len(parents) > _MAX_FILES:
+            raise ValueError(f"{config_file}: _BASE_ leads to more than {_MAX_FILES} files")
+    return files
+
+
+def _compose(config_file: str, named_by: str) -> yaml.MappingNode:
+    """Parse a config file without building objects."""
     if not PathManager.isfile(config_file):
         raise ValueError(f"config file {config_file}{named_by} does not exist")
-    with PathManager.open(config_file, "r") as file:
-        try:
+    try:
+        with PathManager.open(config_file, "r") as file:
             root = yaml.compose(file, Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{config_file}{named_by} is not a YAML file: {error}") from error
+    except OSError as error:
+        raise ValueError(f"config file {config_file}{named_by}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        # Without the line itself: a _BASE_ may name any file of this machine.
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        raise ValueError(f"{config_file}{named_by} is not a YAML file{where}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{config_file}{named_by} holds no 'KEY: value' lines")
-    yield config_file, root
-    for base in reversed(_base_names(config_file, root)):
-        path = os.path.expanduser(base)
-        if not path.startswith(("/", "http://", "https://")):
-            path = os.path.join(os.path.dirname(config_file), path)
-        yield from _compose_with_bases(path, (*parents, config_file))
+    return root
 
 
 def _base_names(config_file: str, root: yaml.MappingNode) -> list[str]:
@@ -107,6 +130,18 @@ def _base_names(config_file: str, root: yaml.MappingNode) -> list[str]:
         line = base.start_mark.line + 1
         raise ValueError(f"{config_file}:{line}: _BASE_ takes a file name or a list of them")
     return [name.value for name in names]
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
+    """Return how many values a node stands for; infinitely many if it contains itself."""
+    if id(node) not in sizes:
+        sizes[id(node)] = float("inf")
+        children = node.value if isinstance(node, yaml.CollectionNode) else []
+        parts = [
+            part for child in children for part in (child if type(child) is tuple else [child])
+        ]
+        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _wrong_keys(
@@ -121,6 +156,8 @@ def _wrong_keys(
         if key_node.tag == "tag:yaml.org,2002:merge":  # "<<: *anchor" inserts these keys
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 yield from _wrong_keys(merged, level, cfg, prefix)
+        elif key == "VERSION" and not prefix and value.value != "2":
+            yield f"{line}: VERSION is {value.value!r}; only Detectron2's format 2 is supported"
         elif key not in level:
             yield f"{line}: {_unknown(prefix + key, cfg)}"
         elif isinstance(level[key], CfgNode):

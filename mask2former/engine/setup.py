@@ -18,6 +18,7 @@ from ..config import load_config
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
 from ..evaluation import check_evaluation
+from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
@@ -80,6 +81,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
     check_device(cfg.MODEL.DEVICE)
+    check_names(cfg)
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+        raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     register_run_datasets(cfg, args)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..checkpoint import load_weights
 from ..modeling.postprocessing import CHUNK_PIXELS
+from ..modeling.registries import check_names
 
 
 class Predictor:
@@ -51,6 +52,7 @@ class Predictor:
             raise ValueError(
                 "the config names no weights; add: --opts MODEL.WEIGHTS path/to/model_final.pth"
             )
+        check_names(cfg)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS, allow_unsafe=allow_unsafe_weights)
         return cls(

@@ -10,3 +10,9 @@ def test_a_missing_gpu_is_reported_with_what_to_do():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match=r"MODEL\.DEVICE cpu"):
         check_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu:7", "cuda:99", ""])
+def test_a_device_that_does_not_exist_is_named(name):
+    with pytest.raises(ValueError, match=f"MODEL.DEVICE is '{name}'"):
+        check_device(name)

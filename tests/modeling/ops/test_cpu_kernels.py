@@ -95,7 +95,10 @@ def objects(tmp_path_factory):
 
     def build(*flags):
         target = tmp_path_factory.mktemp("cpu") / "fuzz"
-        sources = [REPOSITORY / "tests/modeling/ops/cpu/fuzz.cpp", *sorted(CSRC.glob("kernels_*.cpp"))]
+        sources = [
+            REPOSITORY / "tests/modeling/ops/cpu/fuzz.cpp",
+            *sorted(CSRC.glob("kernels_*.cpp")),
+        ]
         command = [CXX, "-std=c++20", "-O1", "-g1", "-pthread", f"-I{REPOSITORY}", "-Wno-psabi"]
         command += ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", *flags]
         result = subprocess.run(

@@ -1,0 +1,136 @@
+"""The ranges of config values, checked all at once before anything is built."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from detectron2.config import CfgNode
+
+
+class _Rule(NamedTuple):
+    """What a value must be."""
+
+    text: str
+    holds: Callable[[Any], bool]
+
+
+def _number(text: str, holds: Callable[[float], bool]) -> _Rule:
+    return _Rule(text, lambda v: isinstance(v, (int, float)) and holds(v))
+
+
+def _one_of(*names: str) -> _Rule:
+    return _Rule(f"one of {', '.join(map(repr, names))}", lambda v: v in names)
+
+
+def _each(rule: _Rule, length: int | None = None) -> _Rule:
+    """Return the rule for tuples and lists of values."""
+    count = "a list of" if length is None else f"{length}"
+
+    def holds(values: Any) -> bool:
+        is_list = isinstance(values, (tuple, list))
+        return is_list and length in (None, len(values)) and all(map(rule.holds, values))
+
+    return _Rule(f"{count} values, each {rule.text}", holds)
+
+
+_POSITIVE = _number("above 0", lambda v: v > 0)
+_AT_LEAST_1 = _number("at least 1", lambda v: v >= 1)
+_NOT_NEGATIVE = _number("at least 0", lambda v: v >= 0)
+_SHARE = _number("between 0 and 1", lambda v: 0 <= v <= 1)
+_COUNT = _Rule("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1)
+
+_HEAD = "MODEL.SEM_SEG_HEAD."
+_DEFORMABLE = f"{_HEAD}DEFORMABLE_TRANSFORMER_ENCODER_"
+_MASK_FORMER = "MODEL.MASK_FORMER."
+_SWIN = "MODEL.SWIN."
+
+_KEYS: dict[_Rule, tuple[str, ...]] = {
+    _COUNT: (
+        "INPUT.IMAGE_SIZE", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
+        "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE_STEPS", "SOLVER.MAX_ITER",
+        "SOLVER.CHECKPOINT_PERIOD", "TEST.DETECTIONS_PER_IMAGE",
+        *(_HEAD + key for key in ("NUM_CLASSES", "COMMON_STRIDE", "CONVS_DIM", "MASK_DIM")),
+        f"{_HEAD}BIFPN_LAYERS",
+        *(_DEFORMABLE + key for key in ("N_HEADS", "N_POINTS", "DIM_FEEDFORWARD")),
+        *(
+            _MASK_FORMER + key
+            for key in (
+                "NUM_OBJECT_QUERIES", "DEC_LAYERS", "HIDDEN_DIM", "NHEADS", "DIM_FEEDFORWARD",
+                "TRAIN_NUM_POINTS",
+            )
+        ),
+        *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
+    ),
+    _AT_LEAST_1: (f"{_MASK_FORMER}OVERSAMPLE_RATIO",),
+    _POSITIVE: ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE", f"{_SWIN}MLP_RATIO"),
+    _NOT_NEGATIVE: (
+        "INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS", "TEST.EVAL_PERIOD",
+        *(
+            f"SOLVER.{key}"
+            for key in (
+                "BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_EMBED",
+                "BACKBONE_MULTIPLIER", "GAMMA", "MOMENTUM", "WARMUP_FACTOR", "WARMUP_ITERS",
+            )
+        ),
+        f"{_HEAD}TRANSFORMER_ENC_LAYERS",
+        *(
+            _MASK_FORMER + key
+            for key in (
+                "NO_OBJECT_WEIGHT", "CLASS_WEIGHT", "DICE_WEIGHT", "MASK_WEIGHT", "ENC_LAYERS"
+            )
+        ),
+    ),
+    _SHARE: (
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
+        *(_MASK_FORMER + key for key in ("DROPOUT", "IMPORTANCE_SAMPLE_RATIO")),
+        f"{_MASK_FORMER}TEST.OBJECT_MASK_THRESHOLD", f"{_MASK_FORMER}TEST.OVERLAP_THRESHOLD",
+        *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
+    ),
+    _each(_NOT_NEGATIVE): ("SOLVER.STEPS",),
+    _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
+    _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
+    _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
+    _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
+    _one_of("RGB", "BGR"): ("INPUT.FORMAT",),
+    _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
+    _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
+}  # fmt: skip
+
+
+def validate(cfg: CfgNode) -> None:
+    """Check the values of the keys that this package reads.
+
+    Raises:
+        ValueError: some are out of range; the message has one line for each.
+    """
+    problems = dict(_not_finite(cfg))
+    for rule, keys in _KEYS.items():
+        for key in keys:
+            value = _get(cfg, key)
+            if key not in problems and not rule.holds(value):
+                problems[key] = f"{key} is {value!r}, but must be {rule.text}"
+    if not problems and cfg.INPUT.MIN_SCALE > cfg.INPUT.MAX_SCALE:
+        problems["INPUT.MIN_SCALE"] = (
+            f"INPUT.MIN_SCALE, {cfg.INPUT.MIN_SCALE}, is above MAX_SCALE, {cfg.INPUT.MAX_SCALE}"
+        )
+    if problems:
+        raise ValueError("\n".join(problems.values()))
+
+
+def _get(cfg: CfgNode, dotted: str) -> Any:
+    node: Any = cfg
+    for part in dotted.split("."):
+        node = node[part]
+    return node
+
+
+def _not_finite(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _not_finite(value, f"{prefix}{key}.")
+            continue
+        for number in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                yield f"{prefix}{key}", f"{prefix}{key} is {value!r}, but must be finite"

@@ -1,0 +1,40 @@
+"""Whether the parts that a config names are registered."""
+
+from __future__ import annotations
+
+import difflib
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+
+from .transformer_decoder import TRANSFORMER_DECODER_REGISTRY
+
+
+def check_names(cfg: CfgNode) -> None:
+    """Check the names of a model's parts before it is built.
+
+    Raises:
+        ValueError: nothing is registered under one of them; the message names the most similar one.
+    """
+    model = cfg.MODEL
+    named = [
+        ("META_ARCHITECTURE", model.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ]
+    if model.META_ARCHITECTURE == "MaskFormer":
+        head = model.SEM_SEG_HEAD
+        decoder = model.MASK_FORMER.TRANSFORMER_DECODER_NAME
+        named += [
+            ("SEM_SEG_HEAD.NAME", head.NAME, SEM_SEG_HEADS_REGISTRY),
+            ("SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, SEM_SEG_HEADS_REGISTRY),
+            ("MASK_FORMER.TRANSFORMER_DECODER_NAME", decoder, TRANSFORMER_DECODER_REGISTRY),
+        ]
+    problems = []
+    for key, name, registry in named:
+        known = [registered for registered, _ in registry]
+        if name not in known:
+            similar = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            problems.append(f"MODEL.{key} is {name!r}, which nothing is registered as{hint}")
+    if problems:
+        raise ValueError("\n".join(problems))

@@ -1,0 +1,21 @@
+import pytest
+from support import QUICKSTART
+
+from mask2former import load_config
+from mask2former.modeling.registries import check_names
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "hint"),
+    [
+        ("MODEL.META_ARCHITECTURE", "Maskformer", "MaskFormer"),
+        ("MODEL.BACKBONE.NAME", "D2SwinTransfomer", "D2SwinTransformer"),
+        ("MODEL.SEM_SEG_HEAD.NAME", "MaskFormrHead", "MaskFormerHead"),
+        ("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecodr", "BasePixelDecoder"),
+        ("MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "StandardDecoder", "StandardTransformer"),
+    ],
+)
+def test_a_name_that_is_not_registered_is_named(key, name, hint):
+    check_names(load_config(str(QUICKSTART)))
+    with pytest.raises(ValueError, match=rf"^{key} is '{name}'.* did you mean {hint}"):
+        check_names(load_config(str(QUICKSTART), [key, name]))
