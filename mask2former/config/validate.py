@@ -93,7 +93,6 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
-    _one_of("RGB", "BGR"): ("INPUT.FORMAT",),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
 }  # fmt: skip

@@ -31,7 +31,6 @@ def test_shipped_files_are_valid(file):
         ("MODEL.PIXEL_STD", [1.0, 0.0, 1.0], "3 values, each above 0"),
         ("INPUT.MIN_SCALE", -1.0, "above 0"),
         ("INPUT.MIN_SCALE", 3.0, "above MAX_SCALE"),
-        ("INPUT.FORMAT", "HSV", "one of 'RGB', 'BGR'"),
         ("INPUT.MIN_SIZE_TRAIN", (0,), "at least 1"),
     ],
 )
