@@ -12,7 +12,7 @@ Shapes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -30,7 +30,7 @@ _MAX_COORDINATE = 1 << 28
 _MAX_DIGITS = 7
 
 
-def is_whole_number(value: Any) -> bool:
+def is_whole_number(value: Any) -> TypeGuard[int]:
     """Whether it is an integer, of Python or of NumPy; True and False are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 

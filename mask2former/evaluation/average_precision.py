@@ -102,6 +102,8 @@ def load_ground_truth(
                 check_segmentation(annotation["segmentation"], size)
             except ValueError as error:
                 raise DatasetError(f"annotation id {annotation['id']!r}: {error}") from error
+    for number, annotation in enumerate(selected["annotations"], start=1):
+        annotation["id"] = number  # hotcoco takes no other kinds of ids
     if image_number is not None:
         for part, key in (("images", "id"), ("annotations", "image_id")):
             for entry in selected[part]:

@@ -53,12 +53,17 @@ def read_json(path: str | os.PathLike[str], error: type[ValueError] = ValueError
         error: the exception to raise; its message names the file and the reason.
 
     Raises:
-        ValueError: the file cannot be opened or is not JSON.
+        ValueError: the file cannot be opened, is no regular file, or is not JSON.
     """
+    # A pipe would be waited for, and a device may never end. Folders have a message of their own.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise error(f"{path} cannot be read: not a regular file")
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
     except OSError as reason:
         raise error(f"{path} cannot be read: {reason.strerror or reason}") from reason
+    except RecursionError as reason:
+        raise error(f"{path} is not JSON that can be read: it is nested too deeply") from reason
     except ValueError as reason:  # JSONDecodeError and UnicodeDecodeError
         raise error(f"{path} is not JSON: {reason}") from reason

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 SECONDS_PER_CASE = 10.0
+SECONDS_TO_START = 90.0
 
 # What strangers write where a number, a text, a list or an object belongs.
 HOSTILE_VALUES = (
@@ -79,22 +80,22 @@ def mutated_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def run_cases(check: Callable[[int], object], number: int, first: int = 0) -> None:
-    """Call ``check(seed)`` for `number` seeds in a forked process.
+    """Call ``check(seed)`` for `number` seeds in a new process.
+
+    Args:
+        check: a function of a module, or a `functools.partial` of one.
+        number: how many seeds.
+        first: the first seed.
 
     Raises:
         AssertionError: a case raised, crashed the process or took more than `SECONDS_PER_CASE`.
     """
-    context = multiprocessing.get_context("fork")
-    current = context.Value("q", first)
-
-    def work() -> None:
-        for seed in range(first, first + number):
-            current.value = seed
-            check(seed)
-
-    process = context.Process(target=work, daemon=True)
+    # Forked processes can hang in libraries whose threads ran before.
+    context = multiprocessing.get_context("spawn")
+    current = context.Value("q", -1)
+    process = context.Process(target=_work, args=(check, first, number, current), daemon=True)
     process.start()
-    seed, since = current.value, time.monotonic()
+    seed, since = -1, time.monotonic() + SECONDS_TO_START
     while process.is_alive():
         process.join(0.1)
         if current.value != seed:
@@ -104,3 +105,9 @@ def run_cases(check: Callable[[int], object], number: int, first: int = 0) -> No
             process.join()
             raise AssertionError(f"the case of seed {seed} takes over {SECONDS_PER_CASE} s")
     assert process.exitcode == 0, f"the case of seed {current.value} ends with {process.exitcode}"
+
+
+def _work(check: Callable[[int], object], first: int, number: int, current: Any) -> None:
+    for seed in range(first, first + number):
+        current.value = seed
+        check(seed)

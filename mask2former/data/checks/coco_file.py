@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Any
+import re
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 from ...structures import Classes
+from ...utils.files import read_json
+from ..errors import DatasetError
+from ..segmentation import check_sides, is_whole_number
 from .report import Report
 
 _CHUNK = 1 << 22
+_MAX_ID = (1 << 63) - 1
+_MAX_NUMBER = 1e15
 
 
 def kind_of_json(json_file: str) -> str | None:
@@ -38,13 +43,10 @@ def kind_of_json(json_file: str) -> str | None:
 def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
     """Return the content if it has the lists of a COCO file; else None, and `report` says why."""
     try:
-        with open(json_file, encoding="utf-8") as f:
-            content = json.load(f)
-    except OSError as error:
-        report.add("annotation file cannot be read", True, str(error))
-        return None
-    except ValueError as error:  # both JSONDecodeError and UnicodeDecodeError
-        report.add("annotation file is not JSON", True, str(error))
+        content = read_json(json_file, DatasetError)
+    except DatasetError as error:
+        kind = "cannot be read" if "cannot be read" in str(error) else "is not JSON"
+        report.add(f"annotation file {kind}", True, str(error))
         return None
     if not isinstance(content, dict):
         report.add(
@@ -60,14 +62,35 @@ def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
     return None if report.problems else content
 
 
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a number of a size that pixels and areas can have."""
+    is_real = is_whole_number(value) or isinstance(value, float)
+    return is_real and -_MAX_NUMBER <= value <= _MAX_NUMBER
 
 
 def is_id(value: Any) -> bool:
-    """Whether it can be an id of an image or an annotation."""
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    """Whether it can be an id of an image or an annotation: a text or a number of 64 bits."""
+    return isinstance(value, str) or (is_whole_number(value) and -_MAX_ID <= value <= _MAX_ID)
+
+
+def is_category_id(value: Any) -> TypeGuard[int]:
+    """Whether it can be an id of a category: a whole number that evaluators can store."""
+    return is_whole_number(value) and 0 <= value <= _MAX_ID
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether it is a text that is not empty and can be printed and written to files."""
+    # JSON can hold halves of a character, and the end of C's texts.
+    return isinstance(value, str) and value != "" and re.search("[\ud800-\udfff\0]", value) is None
+
+
+def has_size(image: Mapping[str, Any]) -> bool:
+    """Whether the record of an image has a usable width and height."""
+    try:
+        check_sides(image.get("height"), image.get("width"))
+    except ValueError:
+        return False
+    return True
 
 
 def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dict[str, Any]]:
@@ -80,15 +103,15 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
     for number, record in enumerate(records):
         image_id, name = record.get("id"), record.get("file_name")
         if not is_id(image_id):
-            detail = f"number {number} of 'images' has the id {image_id!r}"
-            report.add("image without a usable id", True, detail, file_name=name)
+            detail = f"number {number} of 'images' has the id {image_id!r:.50}"
+            report.add("image without a usable id", True, detail)
             continue
-        if not isinstance(name, str) or not name:
+        if not is_text(name):
             report.add("image without file_name", True, f"{name!r}", image_id=image_id)
             continue
         where = {"file_name": name, "image_id": image_id}
         size = [record.get("width"), record.get("height")]
-        if not all(isinstance(side, int) and side > 0 for side in size):
+        if not has_size(record):
             detail = f"width and height are {size}; whole numbers above 0 are needed"
             report.add("image without a usable size", True, detail, **where)
         if image_id in images:
@@ -110,11 +133,11 @@ def check_categories(records: list[dict[str, Any]], report: Report) -> None:
     ids_of_names: dict[str, int] = {}
     for number, record in enumerate(records):
         category_id, name = record.get("id"), record.get("name")
-        if not isinstance(category_id, int) or isinstance(category_id, bool):
-            detail = f"number {number} of 'categories', {name!r}, has the id {category_id!r}"
+        if not is_category_id(category_id):
+            detail = f"number {number} of 'categories', {name!r}, has the id {category_id!r:.50}"
             report.add("category without a whole number as id", True, detail)
             continue
-        if not isinstance(name, str) or not name:
+        if not is_text(name):
             report.add("category without a name", True, f"category id {category_id}: {name!r}")
             continue
         if category_id in usable:

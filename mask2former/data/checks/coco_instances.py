@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..segmentation import checked_run_lengths, parse_polygon
-from .coco_file import check_categories, check_images, is_id, is_number, load_coco
+from .coco_file import (
+    check_categories,
+    check_images,
+    has_size,
+    is_category_id,
+    is_id,
+    is_number,
+    load_coco,
+)
 from .image_files import check_image_files, progress
 from .report import Report
 
@@ -96,8 +104,8 @@ class _AnnotationChecker:
 
     def _check_category(self, annotation: dict[str, Any]) -> None:
         category_id = annotation.get("category_id")
-        if not isinstance(category_id, int) or category_id not in self.report.classes.index:
-            detail = f"category_id is {category_id!r}; 'categories' has no such id"
+        if not is_category_id(category_id) or category_id not in self.report.classes.index:
+            detail = f"category_id is {category_id!r:.50}; 'categories' has no such id"
             self._error("annotation of an unknown category", detail)
         elif not annotation.get("iscrowd"):
             self.report.num_per_category[category_id] += 1
@@ -106,8 +114,14 @@ class _AnnotationChecker:
         if annotation.get("ignore", 0) != 0:
             detail = "'ignore' is not supported by Detectron2; mark regions with iscrowd 1"
             self._error("annotation with 'ignore'", detail)
+        if "area" in annotation and not (is_number(annotation["area"]) and annotation["area"] >= 0):
+            detail = f"{annotation['area']!r:.50}"
+            if annotation["area"] is None:
+                self._warning("area is null", "evaluators that need it fail")
+            else:
+                self._error("area is not a number of pixels", detail)
         if annotation.get("iscrowd", 0) not in (0, 1):
-            self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r}")
+            self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r:.50}")
         missing = [key for key in ("area", "iscrowd") if key not in annotation]
         if missing and self.evaluated:
             detail = f"without {' and '.join(missing)} pycocotools and evaluators like it fail"
@@ -122,12 +136,12 @@ class _AnnotationChecker:
         box = annotation["bbox"]
         is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
         if not is_box:
-            self._error("bbox is not four numbers", f"{box!r}")
+            self._error("bbox is not four numbers", f"{box!r:.100}")
             return
         x, y, w, h = box
         if w <= 0 or h <= 0:
             self._warning("bbox without area", f"{box}; masks are used, boxes only in evaluation")
-        elif all(isinstance(image.get(key), int) for key in ("width", "height")) and (
+        elif has_size(image) and (
             x + w > image["width"] + 1 or y + h > image["height"] + 1 or x < -1 or y < -1
         ):
             detail = f"{box}; COCO boxes are [x, y, width, height]"
@@ -135,9 +149,9 @@ class _AnnotationChecker:
 
     def _check_segmentation(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
         segmentation = annotation.get("segmentation")
-        width, height = image.get("width"), image.get("height")
-        if not isinstance(width, int) or not isinstance(height, int):
+        if not has_size(image):
             return  # reported with the image
+        width, height = image["width"], image["height"]
         if isinstance(segmentation, dict):
             try:
                 runs = checked_run_lengths(segmentation, height, width)

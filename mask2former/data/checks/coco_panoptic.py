@@ -13,7 +13,16 @@ from typing import Any
 from ...utils.text import some_of
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
-from .coco_file import check_categories, check_images, is_id, load_coco
+from ..segmentation import is_whole_number
+from .coco_file import (
+    check_categories,
+    check_images,
+    has_size,
+    is_category_id,
+    is_id,
+    is_text,
+    load_coco,
+)
 from .image_files import CaseHints, check_image_files, count_values, map_files, read_header
 from .report import Report
 
@@ -116,13 +125,10 @@ class _AnnotationChecker:
                 report.add("image annotated twice", True, detail, **where)
                 continue
             name, segments = annotation.get("file_name"), annotation.get("segments_info")
-            if not isinstance(name, str) or not name:
+            if not is_text(name):
                 report.add("annotation without file_name", True, f"{name!r}", **where)
                 name = ""
-            width, height = image.get("width"), image.get("height")
-            size = None
-            if isinstance(width, int) and isinstance(height, int):
-                size = (width, height)
+            size = (image["width"], image["height"]) if has_size(image) else None
             maps[image_id] = _Map(name, where, size)
             if isinstance(segments, list) and all(isinstance(s, dict) for s in segments):
                 self._check_segments(segments, maps[image_id])
@@ -146,8 +152,10 @@ class _AnnotationChecker:
         for number, segment in enumerate(segments):
             segment_id, category_id = segment.get("id"), segment.get("category_id")
             where = {**entry.where, "segment_id": segment_id}
-            if not isinstance(segment_id, int) or not 0 < segment_id <= _MAX_ID:
-                detail = f"number {number} of 'segments_info' has the id {segment_id!r}; ids are "
+            if not is_whole_number(segment_id) or not 0 < segment_id <= _MAX_ID:
+                detail = (
+                    f"number {number} of 'segments_info' has the id {segment_id!r:.50}; ids are "
+                )
                 detail += f"whole numbers from 1 to {_MAX_ID}, 0 is void"
                 report.add("segment without a usable id", True, detail, **where)
                 continue
@@ -155,13 +163,13 @@ class _AnnotationChecker:
                 report.add("segment id used twice", True, "ids are unique in an image", **where)
                 continue
             entry.segments[segment_id] = segment
-            if not isinstance(category_id, int) or category_id not in report.classes.index:
-                detail = f"category_id is {category_id!r}; 'categories' has no such id"
+            if not is_category_id(category_id) or category_id not in report.classes.index:
+                detail = f"category_id is {category_id!r:.50}; 'categories' has no such id"
                 report.add("segment of an unknown category", True, detail, **where)
             elif not segment.get("iscrowd"):
                 report.num_per_category[category_id] += 1
             if segment.get("iscrowd", 0) not in (0, 1):
-                detail = f"{segment['iscrowd']!r}"
+                detail = f"{segment['iscrowd']!r:.50}"
                 report.add("iscrowd is neither 0 nor 1", True, detail, **where)
 
 
@@ -255,7 +263,9 @@ def _check_ids(
     for segment_id in areas.keys() & entry.segments.keys():
         area = entry.segments[segment_id].get("area", areas[segment_id])
         if area != areas[segment_id]:
-            detail = f"'area' is {area!r}, {entry.file_name} has {areas[segment_id]} pixels of it"
+            detail = (
+                f"'area' is {area!r:.50}, {entry.file_name} has {areas[segment_id]} pixels of it"
+            )
             where = {**entry.where, "segment_id": segment_id}
             report.add("segment area differs", False, detail, **where)
 

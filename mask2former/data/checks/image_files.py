@@ -156,7 +156,7 @@ def _check_size(
 ) -> None:
     expected = (record.get("width"), record.get("height"))
     upright = header.upright
-    if upright == expected or not all(isinstance(side, int) for side in expected):
+    if upright == expected or not all(type(side) is int for side in expected):
         return
     detail = f"the file is {upright[0]}x{upright[1]}, the JSON says {expected[0]}x{expected[1]}"
     if header.upright != header.stored == expected:

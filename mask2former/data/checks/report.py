@@ -40,11 +40,11 @@ class Problem:
         if self.file_name is not None:
             where.append(f"image {self.file_name}")
         if self.image_id is not None:
-            where.append(f"image id {self.image_id!r}")
+            where.append(f"image id {self.image_id!r:.50}")
         if self.annotation_id is not None:
-            where.append(f"annotation id {self.annotation_id!r}")
+            where.append(f"annotation id {self.annotation_id!r:.50}")
         if self.segment_id is not None:
-            where.append(f"segment id {self.segment_id!r}")
+            where.append(f"segment id {self.segment_id!r:.50}")
         return f"{', '.join(where)}: {self.detail}" if where else self.detail
 
 
