@@ -65,9 +65,12 @@ def parse_polygon(polygon: Any, height: int, width: int) -> np.ndarray:
             "a flat list of numbers: polygons are a list of lists, [[x0, y0, x1, y1, ...], ...]"
         )
     try:
-        coordinates = np.array(polygon, dtype=np.float64)
+        array = np.array(polygon)
     except (TypeError, ValueError, OverflowError, RecursionError):
         raise ValueError("a polygon is not a list of numbers") from None
+    if array.dtype.kind not in "iuf":  # texts, or integers of more than 64 bits
+        raise ValueError("a polygon is not a list of numbers of at most 64 bits")
+    coordinates = array.astype(np.float64)
     if coordinates.ndim != 1:
         raise ValueError("a polygon is not a flat list of numbers [x0, y0, x1, y1, ...]")
     if len(coordinates) % 2:

@@ -95,6 +95,13 @@ def test_polygons_far_outside_are_refused(far, place):
         to_rle([polygon], (HEIGHT, WIDTH))
 
 
+@pytest.mark.parametrize("wrong", ["1", None, [1], {}, 10**30, 10**400])
+def test_coordinates_are_numbers(wrong):
+    polygon = [1.0, 1.0, 20.0, wrong, 20.0, 15.0]
+    with pytest.raises(ValueError, match="a polygon is not"):
+        parse_polygon(polygon, HEIGHT, WIDTH)
+
+
 def test_an_endless_outline_is_refused():
     zigzag = [0.0, 0.0, 9000.0, 9000.0] * 2000
     with pytest.raises(ValueError, match="outline of"):
