@@ -80,7 +80,7 @@ def test_numbers_with_every_instruction_set(capability):
         **os.environ,
         "ATEN_CPU_CAPABILITY": capability,
         "PYTHONPATH": os.pathsep.join(
-            [str(REPOSITORY), str(REPOSITORY / "tests"), os.environ.get("PYTHONPATH", "")]
+            [str(REPOSITORY), str(REPOSITORY / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
         ),
         library.VARIABLE: "compiled",
     }
