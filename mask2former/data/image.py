@@ -26,6 +26,11 @@ IMAGE_SUFFIXES = (
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm",
     ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 )
+# Pillow's names of their decoders. Others stay closed whatever a file is called: those of EPS and
+# WMF start other programs.
+_DECODERS = (
+    "AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"
+)
 # fmt: on
 # Orders of channels: values of ``INPUT.FORMAT``.
 IMAGE_FORMATS = ("BGR", "RGB")
@@ -36,9 +41,12 @@ DECODER_ERRORS = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
-    KeyError,
+    LookupError,
     TypeError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
     RuntimeError,  # NotImplementedError is one
     ImportError,  # the decoder is not installed
     struct.error,
@@ -79,8 +87,8 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     Opaque 8-bit images give exactly the pixels of `detectron2.data.detection_utils.read_image`.
 
     Args:
-        path: file of any format that Pillow reads, or a path that Detectron2's ``PathManager``
-            resolves. HEIC files need the package pillow-heif, AVIF files Pillow 11.3.
+        path: file of a format that `IMAGE_SUFFIXES` lists, or a path that Detectron2's
+            ``PathManager`` resolves. HEIC files need the package pillow-heif, AVIF files Pillow 11.3.
         format: order of the channels, "BGR" or "RGB".
 
     Returns:
@@ -112,6 +120,9 @@ def open_image(
         error: the exception to raise. Its message names the file and the reason. Exceptions of
             this type that the block itself raises are left as they are.
     """
+    # A pipe would be waited for. Paths that are not there may be those of a PathManager.
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise error(f"{os.fspath(path)}: not a regular file")
     try:
         with PathManager.open(os.fspath(path), "rb") as file, _decoder(file) as image:
             yield image
@@ -123,7 +134,7 @@ def open_image(
 
 def _decoder(file: BinaryIO) -> Image.Image:
     try:
-        return Image.open(file)
+        return _open_raster(file)
     except Image.UnidentifiedImageError:
         file.seek(4)
         kind = file.read(8)
@@ -136,7 +147,12 @@ def _decoder(file: BinaryIO) -> Image.Image:
     except ImportError:
         raise ImportError("HEIC files need pillow-heif: pip install pillow-heif") from None
     register_heif_opener()
-    return Image.open(file)
+    return _open_raster(file)
+
+
+def _open_raster(file: BinaryIO) -> Image.Image:
+    Image.init()  # registers the decoders, once
+    return Image.open(file, formats=[name for name in _DECODERS if name in Image.OPEN])
 
 
 def decoding_problem(error: Exception) -> str:
@@ -149,7 +165,7 @@ def decoding_problem(error: Exception) -> str:
         return error.strerror.lower()
     if isinstance(error, ImportError):
         return str(error)
-    return f"damaged or not supported: {str(error) or type(error).__name__}"
+    return f"damaged or not supported: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def exif_orientation(image: Image.Image) -> int:
