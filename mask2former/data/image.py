@@ -88,7 +88,7 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
 
     Args:
         path: file of a format that `IMAGE_SUFFIXES` lists, or a path that Detectron2's
-            ``PathManager`` resolves. HEIC files need the package pillow-heif, AVIF files Pillow 11.3.
+            ``PathManager`` resolves. HEIC needs the package pillow-heif, AVIF Pillow 11.3.
         format: order of the channels, "BGR" or "RGB".
 
     Returns:
