@@ -7,11 +7,20 @@ import argparse
 import sys
 
 from mask2former.checkpoint import Checkpointer
-from mask2former.engine import Trainer, argument_parser, launch, setup
+from mask2former.engine import Trainer, argument_parser, launch, setup, stop_on_signals
 
 
 def main(args: argparse.Namespace) -> dict | None:
     """Train or evaluate in one process."""
+    try:
+        with stop_on_signals():
+            return run(args)
+    except OSError as error:  # a full disk or a folder that cannot be written to
+        sys.exit(f"error: {error}. Checkpoints written before are whole: continue with --resume")
+
+
+def run(args: argparse.Namespace) -> dict | None:
+    """Train or evaluate; mistakes that the user can fix end the process with one line."""
     try:
         cfg = setup(args)
         if args.eval_only:
@@ -23,7 +32,7 @@ def main(args: argparse.Namespace) -> dict | None:
             trainer = Trainer(cfg)
             trainer.checkpointer.allow_unsafe = args.allow_unsafe_weights
             trainer.resume_or_load(resume=args.resume)
-    except (ValueError, ImportError) as error:  # the user can fix these; the message says how
+    except (ValueError, ImportError) as error:  # the message says how to fix them
         sys.exit(f"error: {error}")
     return Trainer.test(cfg, model) if args.eval_only else trainer.train()
 

@@ -160,7 +160,11 @@ class Checkpointer(DetectionCheckpointer):
             self._parsed_url_during_load = None  # Detectron2 does not reset it after an error
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Save as Detectron2 does; a crash while writing leaves an older file intact."""
+        """Save as Detectron2 does; a crash while writing leaves an older file intact.
+
+        Raises:
+            OSError: the disk is full or the folder cannot be written to.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict()}
@@ -168,7 +172,15 @@ class Checkpointer(DetectionCheckpointer):
         file_name = f"{name}.pth"
         path = Path(self.save_dir, file_name)
         self.logger.info("Saving checkpoint to %s", path)
-        write_checkpoint({**data, **kwargs}, path)
+        try:
+            write_checkpoint({**data, **kwargs}, path)
+        except (OSError, RuntimeError) as error:
+            # torch raises an error of its own while it handles that of the disk
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            reason = f"cannot save a checkpoint: {cause.strerror or cause}"
+            raise OSError(cause.errno, reason, str(path)) from error
         self.tag_last_checkpoint(file_name)
 
     def _load_file(self, filename: str) -> dict[str, Any]:

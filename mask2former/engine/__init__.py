@@ -1,5 +1,6 @@
 """Training: trainer, loop, optimizer, command-line setup."""
 
+from .interruption import stop_on_signals
 from .launch import launch
 from .optimizer import build_optimizer, param_groups
 from .setup import argument_parser, setup
@@ -14,4 +15,5 @@ __all__ = [
     "launch",
     "param_groups",
     "setup",
+    "stop_on_signals",
 ]

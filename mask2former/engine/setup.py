@@ -13,7 +13,6 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.resume import remove_unfinished
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
@@ -22,6 +21,7 @@ from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
+from .run_folder import claim_run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Load and check the config, register the data sets, set up logging and the output folder.
 
     Raises:
-        ValueError: the config, the device or the data do not fit; the message says what to do.
+        ValueError: the config, the device, the data or the output folder do not fit; the
+            message says what to do.
         ImportError: the evaluation needs a package that is not installed.
+        OSError: the output folder cannot be written to.
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
@@ -88,11 +90,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     cfg.freeze()
+    if comm.is_main_process() and not args.eval_only:
+        claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
+    # A full disk is reported in one line, without the traceback of Detectron2's loop.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], OSError))
+    )
     if comm.is_main_process() and not args.eval_only:
-        for path in remove_unfinished(Path(cfg.OUTPUT_DIR)):
-            logger.info("Removed %s, which a killed run had not finished", path)
         save_metadata(cfg)
     return cfg
 

@@ -22,6 +22,7 @@ from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
+from .interruption import SaveAndStop
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 
@@ -47,6 +48,7 @@ class Trainer(DefaultTrainer):
             setup_logger()
         cfg = self.auto_scale_workers(cfg, comm.get_world_size()).clone()
         cfg.defrost()
+        self._seed_given = cfg.SEED >= 0
         if cfg.SEED < 0:
             cfg.SEED = comm.shared_random_seed()
             logger.info("Seed of this run: %d", cfg.SEED)
@@ -72,16 +74,18 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Build Detectron2's hooks, except that only the last evaluation augments its images.
+        """Build Detectron2's hooks and `SaveAndStop`; only the last evaluation augments its images.
 
         Test-time augmentation takes many times as long as plain evaluation.
         """
-        return [
-            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-            if isinstance(hook, EvalHook)
-            else hook
-            for hook in super().build_hooks()
-        ]
+        hooks: list[HookBase | None] = []
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                period, device = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.MODEL.DEVICE
+                hooks.append(SaveAndStop(self.checkpointer, period, device))
+                hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+            hooks.append(hook)
+        return hooks
 
     def _evaluate(self) -> dict:
         plain = self.cfg.clone()
@@ -113,9 +117,17 @@ class Trainer(DefaultTrainer):
 
         Resuming finds the newest whole checkpoint: see `Checkpointer.resume_or_load`.
         """
+        wanted = self._settings_of_checkpoints()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if not self.checkpointer.resumed_from:
             return
+        for name, value in self._settings_of_checkpoints().items():
+            if value != wanted[name]:
+                logger.warning(
+                    "%s stays %s, the value of the resumed checkpoint, and not %s as the config "
+                    "says. To change it, start a new run with MODEL.WEIGHTS %s",
+                    name, value, wanted[name], self.checkpointer.resumed_from,
+                )  # fmt: skip
         self.start_iter = self.iter + 1  # a checkpoint holds the iteration that had just finished
         sampler = getattr(self.data_loader, "sampler", None)
         if isinstance(sampler, ResumableSampler):
@@ -124,6 +136,15 @@ class Trainer(DefaultTrainer):
             sampler.start = self.start_iter * solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
         else:  # a subclass has another loader
             logger.warning("The data loader cannot resume: it starts from its beginning")
+
+    def _settings_of_checkpoints(self) -> dict[str, Any]:
+        """Return the settings that a resumed run takes from its checkpoint, not from the config."""
+        groups = self._trainer.optimizer.param_groups
+        return {
+            "SEED": self._trainer.seed if self._seed_given else None,
+            "SOLVER.BASE_LR": max(group.get("initial_lr", group["lr"]) for group in groups),
+            "SOLVER.WEIGHT_DECAY": max(group["weight_decay"] for group in groups),
+        }
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:

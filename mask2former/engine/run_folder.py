@@ -1,0 +1,66 @@
+"""One training run per folder, and one process that writes to it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import IO
+
+from ..checkpoint.resume import newest_checkpoints, remove_unfinished
+
+LOCK = ".lock"
+
+logger = logging.getLogger(__name__)
+
+# The locks of this process, by their path. Locks end with the process, however it ends.
+_held: dict[Path, IO[str]] = {}
+
+
+def claim_run_folder(folder: Path, resume: bool) -> None:
+    """Create and lock the folder of a run, and remove what a killed run left unfinished there.
+
+    Args:
+        folder: `OUTPUT_DIR`.
+        resume: whether the run continues from the checkpoints in the folder.
+
+    Raises:
+        ValueError: another process trains in the folder, or the folder holds the checkpoints of an
+            earlier run, which would be lost.
+        OSError: the folder cannot be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _lock(folder)
+    checkpoints = newest_checkpoints(folder)
+    if checkpoints and not resume:
+        raise ValueError(
+            f"{folder} already holds a training run ({checkpoints[0].name}): add --resume to "
+            f"continue it, or add OUTPUT_DIR {folder}_2 (or any other folder) to train anew; "
+            "to replace the earlier run, delete the folder first"
+        )
+    for path in remove_unfinished(folder):
+        logger.info("Removed %s, which a killed run had not finished", path)
+
+
+def _lock(folder: Path) -> None:
+    path = folder.resolve() / LOCK
+    if path in _held:
+        return
+    # Unlike those of `flock`, these locks are not inherited by data loading workers, which may
+    # outlive a killed run by seconds.
+    file = path.open("a+")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        owner = file.read(20).strip() or "unknown"
+        file.close()
+        raise ValueError(
+            f"process {owner} is training in {folder}: wait until it ends, or give another "
+            "OUTPUT_DIR"
+        ) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    _held[path] = file
