@@ -6,7 +6,7 @@ Importing this package registers its models and data sets with Detectron2.
 import warnings
 
 with warnings.catch_warnings():
-    # Its losses use `torch.jit.script`. Whoever runs Mask2Former cannot do anything about that.
+    # Detectron2's losses use `torch.jit.script`, which users of Mask2Former cannot change.
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     import detectron2.modeling  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""The three tasks, and what each is called in outputs, configs and on the command line."""
+"""The three tasks, and the names of each in outputs, configs, data sets and command lines."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Task:
 
     Attributes:
         name: "panoptic", "instance" or "semantic".
-        output: key of its result in what a model returns for an image.
+        output: key of the result in the output of a model.
         switch: key of ``MODEL.MASK_FORMER.TEST`` that switches the result on.
-        ground_truth: key of a dataset dict that holds what the model learns from.
-        class_names: key of a data set's metadata that names all of its classes.
-        files: what a user's own data consist of.
-        flags: command-line flags of such data, without "--train-" or "--val-".
-        mapper: ``INPUT.DATASET_MAPPER_NAME`` that suits them.
-        config: a published config that suits them.
+        ground_truth: key of a dataset dict that holds the ground truth.
+        class_names: key of a data set's metadata that names all its classes.
+        files: description of the files of a user's own data.
+        flags: command-line flags for the user's own data, without "--train-" or "--val-".
+        mapper: a suitable ``INPUT.DATASET_MAPPER_NAME``.
+        config: a suitable published config.
     """
 
     name: TaskName
@@ -38,11 +38,11 @@ class Task:
 
     @property
     def switch_key(self) -> str:
-        """The whole key of `switch`."""
+        """The full config key of `switch`."""
         return f"MODEL.MASK_FORMER.TEST.{self.switch}"
 
 
-# A model that predicts several tasks is for the first of them.
+# By default, a model that does several tasks is used for the first of them.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -84,10 +84,10 @@ TASKS: dict[str, Task] = {
 
 
 def tasks_of(cfg: CfgNode) -> list[Task] | None:
-    """Return the tasks whose results the model of a config returns.
+    """Return the tasks that the model of a config does.
 
     Returns:
-        None for a meta-architecture that is neither Mask2Former's nor Detectron2's
+        The tasks, or None if the meta-architecture is neither Mask2Former's nor Detectron2's
         ``SemanticSegmentor``.
     """
     if cfg.MODEL.META_ARCHITECTURE == "SemanticSegmentor":  # the per-pixel baselines

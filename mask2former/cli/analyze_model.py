@@ -35,7 +35,7 @@ from ..analysis import (
     padded_size,
     parameters_by_part,
 )
-from ..data.checks.image_files import Header, read_header
+from ..data.checks.image_files import image_header
 from ..data.files import require, walk_files
 from ..data.image import IMAGE_SUFFIXES
 from ..utils.size import Size
@@ -90,7 +90,7 @@ def input_sizes(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Size], str
         files = sorted(f for f in walk_files(args.input) if f.lower().endswith(IMAGE_SUFFIXES))
         if not files:
             raise ValueError(f"--input {args.input}: there is no image in this folder")
-        sizes = [_image_size(str(Path(args.input, file))) for file in files[: args.num_inputs]]
+        sizes = [image_header(Path(args.input, file)).upright for file in files[: args.num_inputs]]
         source = f"of {args.input}"
     else:
         names = cfg.DATASETS.TEST
@@ -103,18 +103,11 @@ def input_sizes(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Size], str
         sizes = [
             (record["height"], record["width"])
             if "height" in record
-            else _image_size(record["file_name"])
+            else image_header(record["file_name"]).upright
             for record in records[: args.num_inputs]
         ]
         source = f"of {names[0]}"
     return [_resized(cfg, size) for size in sizes], f"{len(sizes)} images {source}"
-
-
-def _image_size(path: str) -> Size:
-    header = read_header(path)
-    if not isinstance(header, Header):
-        raise ValueError(f"{path}: {header or 'no such file'}")
-    return header.upright[::-1]
 
 
 def _resized(cfg: CfgNode, size: Size) -> Size:

@@ -1,4 +1,4 @@
-"""Whether the files of a data set are there, and messages that say which are not."""
+"""Finding the files of a data set, with messages that name missing ones."""
 
 from __future__ import annotations
 
@@ -9,46 +9,46 @@ from .errors import DatasetError
 
 
 def require(path: str, what: str, preparation: str = "") -> None:
-    """Raise `DatasetError` unless a file or folder is there.
+    """Raise `DatasetError` unless a file or folder exists.
 
     Args:
         path: the file or folder.
-        what: what it holds, for the message.
-        preparation: how to make it: a sentence, or nothing.
+        what: a description of it, for the message.
+        preparation: a sentence that says how to make it, or an empty text.
     """
     if os.path.exists(path):
         return
     sentences = [f"{path}: there is no such {what}."]
-    there = os.path.dirname(os.path.abspath(path))
-    while not os.path.isdir(there):
-        there = os.path.dirname(there)
-    if there != os.path.dirname(os.path.abspath(path)):
-        sentences.append(f"The part of its path that exists is {there}.")
+    parent = existing = os.path.dirname(os.path.abspath(path))
+    while not os.path.isdir(existing):
+        existing = os.path.dirname(existing)
+    if existing != parent:
+        sentences.append(f"The part of its path that exists is {existing}.")
     if not os.path.isabs(path) and "DETECTRON2_DATASETS" not in os.environ:
         sentences.append("If the data sets are elsewhere, set DETECTRON2_DATASETS to their folder.")
     raise DatasetError(" ".join([*sentences, preparation]).strip())
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
-    """Return those of `paths` that are not there.
+    """Return the paths of files that do not exist.
 
-    Folders are listed instead of files asked for one by one, which on a network file system takes
-    minutes for a large data set.
+    This lists folders. To ask for files one by one would take minutes for a large data set on a
+    network file system.
     """
     listings: dict[str, set[str]] = {}
     missing = []
     for path in paths:
         folder, file_name = os.path.split(path)
         if folder not in listings:
-            there = os.path.isdir(folder or ".")
-            listings[folder] = set(os.listdir(folder or ".")) if there else set()
+            exists = os.path.isdir(folder or ".")
+            listings[folder] = set(os.listdir(folder or ".")) if exists else set()
         if file_name not in listings[folder]:
             missing.append(path)
     return missing
 
 
 def walk_files(root: str) -> Iterator[str]:
-    """Yield the files under `root`, relative to it, except hidden ones."""
+    """Yield the paths, relative to `root`, of all files under it that are not hidden."""
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         relative = os.path.relpath(folder, root)
@@ -60,11 +60,11 @@ def walk_files(root: str) -> Iterator[str]:
 def files_by_stem(
     root: str, suffixes: Sequence[str]
 ) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """Find the files under `root` whose names end in one of `suffixes`, upper or lower case.
+    """Find the files under `root` whose names end in one of `suffixes`, in upper or lower case.
 
     Returns:
-        The path of each file relative to `root`, by that path without the suffix; and pairs of
-        files that differ in the suffix only, of which the first one is in the dict.
+        The path of each file relative to `root`, by the same path without the suffix; and pairs of
+        files that differ only in suffix. Only the first file of a pair is in the dict.
     """
     found: dict[str, str] = {}
     twins: list[tuple[str, str]] = []

@@ -1,7 +1,6 @@
 """The classes of a model: in Detectron2's catalog, and in the file beside its weights.
 
-`metadata.json` holds them under the names that `MetadataCatalog` uses, so that what is read can be
-set there as it is.
+`metadata.json` uses the names of `MetadataCatalog`, so that its content can be set there unchanged.
 """
 
 from __future__ import annotations
@@ -29,17 +28,14 @@ _KEYS = (*_NAMES, *_IDS, *_COLORS, "ignore_label")
 
 
 def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
-    """Write what `MetadataCatalog` knows of the classes of a data set, for `read_metadata`.
-
-    What it does not know is left out.
-    """
+    """Write what `MetadataCatalog` knows about the classes of a data set, for `read_metadata`."""
     metadata = MetadataCatalog.get(dataset_name)
     content = {key: metadata.get(key) for key in _KEYS if metadata.get(key) is not None}
     write_json(path, content, indent=1, ensure_ascii=False)
 
 
 def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield path and content of each `metadata.json` beside the weights and the config file.
+    """Yield the path and the content of each `metadata.json` beside the weights and the config.
 
     Raises:
         ValueError: see `read_metadata`.
@@ -53,11 +49,12 @@ def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[s
 def find_classes(cfg: CfgNode, config_file: str) -> Classes | None:
     """Find the classes of the model that a config describes.
 
-    They are in `metadata.json` beside the weights or the config file, which `train_net.py` writes,
+    They are in a `metadata.json` that `train_net.py` wrote beside the weights or the config file,
     or in the metadata of the registered data sets of ``DATASETS``.
 
     Returns:
-        None if nothing names as many classes as the model has; a warning says what was found.
+        The classes, or None if no source has as many classes as the model; warnings say how many
+        each has.
 
     Raises:
         ValueError: a `metadata.json` is damaged.
@@ -80,16 +77,16 @@ def find_classes(cfg: CfgNode, config_file: str) -> Classes | None:
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a `metadata.json`, also one that names things only.
+    """Read a `metadata.json`. Files of earlier versions name only things.
 
     Returns:
-        Those of the keys ``thing_classes``, ``stuff_classes`` (lists of names),
-        ``thing_dataset_id_to_contiguous_id``, ``stuff_dataset_id_to_contiguous_id`` (int -> int),
-        ``thing_colors``, ``stuff_colors`` (lists of RGB triples, 0..255) and ``ignore_label`` (int)
-        that the file has a value for.
+        A dict with the keys that have a value in the file, out of ``thing_classes``,
+        ``stuff_classes`` (lists of names), ``thing_dataset_id_to_contiguous_id``,
+        ``stuff_dataset_id_to_contiguous_id`` (int -> int), ``thing_colors``, ``stuff_colors``
+        (lists of RGB triples, 0..255) and ``ignore_label`` (int).
 
     Raises:
-        ValueError: the file cannot be read, or is not as `write_metadata` writes it.
+        ValueError: the file cannot be read, or does not have the form that `write_metadata` writes.
     """
     try:
         content = read_json(path)

@@ -1,4 +1,4 @@
-"""A user's own data: checked, compared with the classes of the model, registered."""
+"""Checking a user's own data, comparing it with the classes of the model, and registering it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
 from ..structures import Classes
+from ..utils.text import counted
 from .checks.coco_instances import check_coco_json
 from .checks.coco_panoptic import check_panoptic_json
 from .checks.report import Report
@@ -22,7 +23,7 @@ from .datasets.semantic_folders import register_semantic_folders
 from .errors import DatasetError
 
 T = TypeVar("T")
-# Of the names that `register_own_data` gives.
+# Starts the names that `register_own_data` gives.
 CUSTOM_PREFIX = "custom_"
 
 
@@ -46,7 +47,7 @@ class InstanceData:
 
 @dataclass(frozen=True)
 class PanopticData:
-    """COCO panoptic JSON, the folder of its images and that of its PNG files."""
+    """COCO panoptic JSON, the folder of its images and the folder of its PNG files."""
 
     task: ClassVar[str] = "panoptic"
     json_file: str
@@ -72,10 +73,10 @@ class PanopticData:
 
 @dataclass(frozen=True)
 class SemanticData:
-    """A folder of images and one of label maps.
+    """A folder of images and a folder of label maps.
 
-    ``class_file`` names the classes (see `read_class_names`); without it they are those of the
-    model that is evaluated. ``ignore_label`` is as of `check_semantic_folders`.
+    ``class_file`` names the classes (see `read_class_names`); without it they are the classes of
+    the evaluated model. For ``ignore_label`` see `check_semantic_folders`.
     """
 
     task: ClassVar[str] = "semantic"
@@ -92,7 +93,7 @@ class SemanticData:
             names = list(classes.names)
         else:
             raise DatasetError(
-                "label maps do not name their classes: give the file that does, with --classes"
+                "label maps do not name their classes: give a file that does, with --classes"
             )
         return check_semantic_folders(
             self.image_root,
@@ -115,7 +116,7 @@ class SemanticData:
 
 
 OwnData = InstanceData | PanopticData | SemanticData
-# By task. The first arguments are the values of the task's command-line flags.
+# By task. The first arguments of each are the values of the task's command-line flags.
 OWN_DATA: dict[str, type[OwnData]] = {
     kind.task: kind for kind in (InstanceData, PanopticData, SemanticData)
 }
@@ -123,12 +124,12 @@ OWN_DATA: dict[str, type[OwnData]] = {
 
 @dataclass(frozen=True)
 class Registered:
-    """What was registered.
+    """The data sets that were registered.
 
     Attributes:
         train: name of the training set, or None.
         val: name of the validation set.
-        classes: those of the training set or of the trained model.
+        classes: the classes of the training set or of the trained model.
     """
 
     train: str | None
@@ -141,21 +142,21 @@ def register_own_data(
 ) -> Registered:
     """Check and register a user's own training and validation set.
 
-    The main process checks, the others wait for what it finds. Calling it again with the same files
+    The main process checks, and the others wait for the result. Another call with the same files
     is harmless.
 
     Args:
         train: the training set; None to evaluate only.
         val: the validation set, of the same kind.
-        trained: the classes of a model that is evaluated only; by default those of `val`.
+        trained: the classes of a trained model, to evaluate it; by default those of `val`.
         pixels: whether to read every label map and panoptic PNG.
 
     Raises:
-        DatasetError: something is wrong; the message lists everything that is.
+        DatasetError: the data has errors; the message lists all of them.
     """
     reports = _on_main_process(lambda: _check(train, val, trained, pixels))
     classes = trained or reports[0].classes  # a validation set may lack some classes
-    if val.task == "semantic":  # the two sets may mark pixels without a class differently
+    if val.task == "semantic":  # the two sets may have different labels for pixels without a class
         of_val = replace(classes, ignore_label=reports[-1].classes.ignore_label)
         classes = replace(classes, ignore_label=reports[0].classes.ignore_label)
     else:
@@ -167,7 +168,11 @@ def register_own_data(
 def _check(
     train: OwnData | None, val: OwnData, trained: Classes | None, pixels: bool
 ) -> list[Report]:
-    """Return the reports, of which none has an error, that of training first."""
+    """Check the data and return the reports, that of the training set first.
+
+    Raises:
+        DatasetError: a report has errors.
+    """
     reports = [val.check(evaluated=True, pixels=pixels, classes=trained)]
     if train is not None:
         reports.insert(0, train.check(evaluated=False, pixels=pixels, classes=None))
@@ -177,16 +182,15 @@ def _check(
     texts = [str(report) for report in reports if report.problems]
     num_errors = sum(report.num_errors for report in reports)
     if num_errors:
-        errors = "1 error" if num_errors == 1 else f"{num_errors} errors"
-        heading = f"the data cannot be used as it is: {errors}"
+        heading = f"the data cannot be used as it is: {counted(num_errors, 'error')}"
         raise DatasetError("\n".join([heading, *texts]))
-    # Printed: Detectron2 sets up logging from the config, which needs the names to be registered.
+    # Print, because Detectron2 sets up logging from the config, which needs the registered names.
     print("\n".join([*texts, *(report.summary() for report in reports)]))
     return reports
 
 
 def _on_main_process(function: Callable[[], T]) -> T:
-    """Return what `function` returns on the main process; raise there what it raises."""
+    """Call `function` on the main process; return its result, or raise its error, on all."""
     result: T | DatasetError | None = None
     if comm.is_main_process():
         try:
@@ -200,7 +204,7 @@ def _on_main_process(function: Callable[[], T]) -> T:
 
 
 def _register(split: str, data: OwnData, classes: Classes) -> str:
-    """Register under a name that the paths determine; return it."""
+    """Register the data under a name that depends only on the paths, and return the name."""
     paths = [os.path.abspath(value) for value in astuple(data) if isinstance(value, str)]
     name = f"{CUSTOM_PREFIX}{split}_{hashlib.sha256(chr(10).join(paths).encode()).hexdigest()[:8]}"
     if name in DatasetCatalog:
@@ -211,7 +215,7 @@ def _register(split: str, data: OwnData, classes: Classes) -> str:
 
 
 def _compare_classes(trained: Classes, report: Report, task: str) -> None:
-    """Add to the report of the validation set where its classes are not those that are trained."""
+    """Add the differences from the trained classes to the report of the validation set."""
     kind = "category differs from the training set"
     val = report.classes
     for category_id, name in zip(val.ids, val.names, strict=True):
@@ -221,7 +225,7 @@ def _compare_classes(trained: Classes, report: Report, task: str) -> None:
             if name in trained.names:
                 detail += f" and id {trained.ids[trained.names.index(name)]} there"
             else:
-                detail += " and is not there at all"
+                detail += " and does not exist there"
             report.add(kind, True, detail)
         elif trained.names[there] != name:
             detail = f"id {category_id} is {name!r} here and {trained.names[there]!r} there"
@@ -231,7 +235,7 @@ def _compare_classes(trained: Classes, report: Report, task: str) -> None:
             report.add(kind, True, f"id {category_id}, {name!r}, is {a} here and {b} there")
     missing = [trained.names[i] for c, i in trained.index.items() if c not in val.index]
     if missing and task == "panoptic":
-        detail = f"{', '.join(missing)}: panoptic quality needs to know them; add them"
+        detail = f"{', '.join(missing)}: panoptic quality needs all classes; add them"
         report.add("class missing in 'categories' of validation", True, detail)
     elif missing:
         report.add("class that validation lacks", False, ", ".join(missing))

@@ -1,12 +1,10 @@
-"""Read COCO segmentations (polygons and run lengths) and say what is wrong with a bad one.
+"""Reading COCO segmentations (polygons and run lengths), with an exact reason for a bad one.
 
-Functions raise a plain ValueError with the reason. Callers add the file and the ids, which they
-know.
+Functions raise a plain `ValueError` with the reason. Callers know the file and the ids, and add
+them.
 
 Shapes:
-    H, W: image height and width.
-    V: polygon vertices.
-    R: runs.
+    H, W: height and width of the image, h, w: of its upper left part, V: polygon vertices, R: runs.
 """
 
 from __future__ import annotations
@@ -19,24 +17,24 @@ import pycocotools.mask as mask_util
 
 MAX_PIXELS = 1 << 30
 """The most pixels of an image or a mask. Sums of run lengths are exact below this."""
-# pycocotools writes every fifth of a pixel along an outline to memory, 16 bytes and more each, as
-# 32-bit integers, and checks nothing. It also reads polygons of 4 numbers as boxes.
-# Polygons may reach beyond an image by so many pixels, plus so many times its longer side.
+# pycocotools writes five points per pixel of an outline to memory, each at least 16 bytes, as
+# 32-bit integers and without checks. It also takes polygons of 4 numbers for boxes.
+# Polygons may reach beyond an image by this many pixels, plus this many times its longer side.
 _REACH = 10_000, 10
 _MAX_OUTLINE = 10_000_000
-_MAX_SCALE = 8  # of outlines, when images are enlarged
+_MAX_SCALE = 8  # how many times augmentation may enlarge an outline
 _MAX_COORDINATE = 1 << 28
 # Digits of 5 bits that the difference of two 32-bit numbers can have.
 _MAX_DIGITS = 7
 
 
 def is_whole_number(value: Any) -> TypeGuard[int]:
-    """Whether it is an integer, of Python or of NumPy; True and False are none."""
+    """Return whether `value` is an integer of Python or NumPy, and not a bool."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def check_sides(height: Any, width: Any) -> None:
-    """Raise ValueError unless the height and the width of an image are usable."""
+    """Raise `ValueError` unless the height and the width of an image are usable."""
     if not all(is_whole_number(side) and side > 0 for side in (height, width)):
         raise ValueError(
             f"the height and width of the image are {[height, width]!r:.100}; whole numbers above "
@@ -49,16 +47,16 @@ def check_sides(height: Any, width: Any) -> None:
 def parse_polygon(polygon: Any, height: int, width: int) -> np.ndarray:
     """Return one polygon ``[x0, y0, x1, y1, ...]`` as a new (V, 2) float64 array, V >= 3.
 
-    Polygons may reach beyond the image, by 10,000 pixels plus ten times its longer side.
+    Polygons may reach beyond the image by 10,000 pixels plus ten times its longer side.
 
     Args:
-        polygon: the coordinates, in pixels.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        polygon: the coordinates in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Raises:
-        ValueError: it is not a sequence of an even count of finite numbers, at least six; it
-            reaches further beyond the image; or its outline is longer than 10 million pixels.
+        ValueError: the polygon is not a flat sequence of finite numbers, of even length at least 6;
+            it reaches further beyond the image; or its outline is longer than 10 million pixels.
     """
     if isinstance(polygon, (int, float)):
         raise ValueError(
@@ -92,7 +90,7 @@ def parse_polygon(polygon: Any, height: int, width: int) -> np.ndarray:
 
 
 def _check_outline(points: np.ndarray, most: int) -> None:
-    """Raise ValueError if tracing the outline of (V, 2) points takes more than `most` steps."""
+    """Raise `ValueError` if tracing the outline of (V, 2) points takes more than `most` steps."""
     steps = np.abs(np.diff(points, axis=0)).max(axis=1, initial=0).sum()
     if steps > most:
         raise ValueError(f"a polygon has an outline of {steps:.3g} pixels; {most:.3g} are possible")
@@ -101,23 +99,22 @@ def _check_outline(points: np.ndarray, most: int) -> None:
 def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Rasterise the union of (V, 2) polygons, which may reach beyond the image.
 
-    This is COCO's own rasteriser, so outlines that cross themselves are filled as in COCO's
-    evaluation.
+    It uses COCO's rasteriser, so outlines that cross themselves are filled as in COCO's evaluation.
 
     Returns:
-        (h, w) bool, with columns contiguous: the upper left part of the (`height`, `width`) mask.
-        The rest of the mask, which the polygons do not reach, is False.
+        (h, w) bool, with contiguous columns: the upper left part of the (`height`, `width`) mask.
+        The polygons do not reach the rest of the mask, which is False.
 
     Raises:
-        ValueError: the polygons are too large to be drawn, which the limits of `parse_polygon`
-            exclude unless images are enlarged very much.
+        ValueError: the polygons are too large to draw. The limits of `parse_polygon` prevent this,
+            unless augmentation enlarges the image very much.
     """
     points = np.concatenate(polygons) if polygons else np.zeros((1, 2))
     if not np.abs(points).max() <= _MAX_COORDINATE:
         raise ValueError("a polygon is too large to be drawn")
     for polygon in polygons:
         _check_outline(polygon, _MAX_SCALE * _MAX_OUTLINE)
-    # Two pixels beyond the last one that can be touched. Smaller masks are faster to write.
+    # Two pixels more than the polygons can touch. Smaller masks are faster to draw.
     w, h = (np.clip(points.max(axis=0), -2, (width, height)) + 2).astype(int)
     w, h = min(w, width), min(h, height)
     if not polygons or w == 0 or h == 0 or (points.min(axis=0) > (width, height)).any():
@@ -129,9 +126,9 @@ def rasterize_polygons(polygons: Sequence[np.ndarray], height: int, width: int) 
 def run_lengths(counts: Any) -> np.ndarray:
     """Return the (R,) int64 run lengths in compressed or plain COCO ``counts``.
 
-    The first run is background. The compressed form stores each length in groups of five bits, the
-    low bits first. Bit 5 is set on all but the last character; bit 4 of the last one is the sign.
-    From the fourth length on, the difference from the length two places before is stored.
+    The first run is background. The compressed form stores each length in groups of five bits, one
+    per character, low bits first. Bit 5 is set in all but the last character, whose bit 4 is the
+    sign. From the fourth length on, it stores the difference from the length two places before.
 
     Args:
         counts: str or bytes (compressed), or a sequence of integers.
@@ -164,7 +161,7 @@ def _decompress(counts: bytes) -> np.ndarray:
         raise ValueError("RLE counts are empty")
     values = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     if values.min() < 0 or values.max() > 63:
-        raise ValueError("RLE counts do not decode: there is a character that RLE does not use")
+        raise ValueError("RLE counts do not decode: they have a character that RLE does not use")
     ends = np.flatnonzero(values < 32)
     if not len(ends) or ends[-1] != len(values) - 1:
         raise ValueError("RLE counts do not decode: the last number is cut off")
@@ -175,7 +172,7 @@ def _decompress(counts: bytes) -> np.ndarray:
     place = np.arange(len(values)) - np.repeat(starts, digits)
     numbers = np.add.reduceat((values & 31) << (5 * place), starts)
     numbers -= np.where(values[ends] & 16, 1 << (5 * digits), 0)
-    # Undo the differences: lengths 1, 3, 5, ... and 2, 4, 6, ... are two running sums.
+    # Undo the differences: lengths 1, 3, 5, ... and lengths 2, 4, 6, ... are two running sums.
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
@@ -186,8 +183,8 @@ def checked_run_lengths(rle: Mapping[str, Any], height: int, width: int) -> np.n
 
     Args:
         rle: ``size`` and ``counts``, compressed or not.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
 
     Raises:
         ValueError: keys are missing, ``size`` differs, or ``counts`` do not decode to that size.
@@ -223,15 +220,14 @@ def decode_rle(rle: Mapping[str, Any], height: int, width: int) -> np.ndarray:
     """
     runs = checked_run_lengths(rle, height, width)
     on = (np.arange(len(runs)) % 2).astype(np.uint8)
-    # COCO counts down the columns.
+    # COCO counts along columns.
     return np.repeat(on, runs).reshape(width, height).T
 
 
 def check_segmentation(segmentation: Any, size: tuple[Any, Any]) -> None:
-    """Raise ValueError if polygons, or an RLE, of an image of this size are malformed.
+    """Raise `ValueError` if polygons, or an RLE, for an image of this size are malformed.
 
-    Polygons of fewer than three points are no mistake: Detectron2 and COCO's evaluation leave them
-    out.
+    Polygons with fewer than three points are allowed: Detectron2 and COCO's evaluation skip them.
     """
     if isinstance(segmentation, Mapping):
         checked_run_lengths(segmentation, *size)

@@ -1,4 +1,4 @@
-"""The images of ``DATASETS.TRAIN``: several data sets as one, checked to fit each other."""
+"""The images of ``DATASETS.TRAIN``: several data sets joined, after checks that they match."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def load_training_set(
 
     Args:
         names: names in Detectron2's ``DatasetCatalog``, at least one.
-        targets: what the mapper reads; None if a mapper of one's own reads something unknown.
-        filter_empty: leave out images without a target: instances or panoptic segments that are
-            no crowd. Label maps are not opened, so semantic data sets stay whole.
+        targets: what the mapper reads; None for a custom mapper, which may read anything.
+        filter_empty: leave out images that have no instance or panoptic segment, apart from
+            crowds. Label maps are not opened, so all images of semantic data sets stay.
 
     Returns:
-        Dataset dicts; or, where a data set is no list but a map-style ``torch.utils.data.Dataset``,
-        one of these.
+        Dataset dicts; or, if a data set is a map-style ``torch.utils.data.Dataset`` and not a list,
+        such a data set.
 
     Raises:
-        ValueError: a name is not registered.
-        DatasetError: a data set is empty, lacks what `targets` need, or does not fit the others.
+        ValueError: a name is not registered, or a data set is iterable.
+        DatasetError: a data set is empty, lacks what `targets` need, or does not match the others.
     """
     for name in names:
         _require_registered(name)
@@ -74,7 +74,7 @@ def _require_registered(name: str) -> None:
 
 
 def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: TaskName) -> None:
-    """Raise unless all records have what the mapper will read."""
+    """Raise `DatasetError` unless all records have what the mapper will read."""
     field = TASKS[targets].ground_truth
     without = [record for record in records if field not in record]
     if not without:
@@ -95,7 +95,7 @@ def _require_field(name: str, records: Sequence[Mapping[str, Any]], targets: Tas
 
 
 def _require_same_classes(names: Sequence[str], targets: TaskName) -> None:
-    """Raise unless the metadata of the data sets have the same classes, things and stuff."""
+    """Raise `DatasetError` unless all data sets have the same classes and the same things."""
     first = None
     for name in names:
         metadata = MetadataCatalog.get(name)
@@ -111,11 +111,11 @@ def _require_same_classes(names: Sequence[str], targets: TaskName) -> None:
         other_name, other_classes, other_things = first
         difference = _difference(other_classes, list(classes))
         if difference is None and things != other_things:
-            difference = "not the same classes are things"
+            difference = "different classes are things"
         if difference is not None:
             raise DatasetError(
                 f"The data sets {other_name!r} and {name!r} of DATASETS.TRAIN have different "
-                f"classes: {difference}. Sets that are trained on together must list the same "
+                f"classes: {difference}. Data sets to train on together must list the same "
                 "classes in the same order."
             )
 

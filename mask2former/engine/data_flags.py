@@ -1,4 +1,4 @@
-"""Command-line arguments for a user's own data, and the config that they ask for."""
+"""Command-line arguments for a user's own data, and how they change the config."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
             (
                 "labels",
                 "DIR",
-                "label maps named as their images: PNG or TIFF whose pixels are class numbers",
+                "label maps named like their images: PNG or TIFF whose pixels are class numbers",
             ),
         ):
             data.add_argument(f"--{split}-{name}", metavar=metavar, help=f"{split}: {text}")
     data.add_argument(
-        "--classes", metavar="FILE", help="class names of label maps, one a line or a JSON list"
+        "--classes", metavar="FILE", help="class names of label maps, one per line or a JSON list"
     )
     data.add_argument(
         "--ignore-label",
         type=int,
         metavar="N",
-        help="what pixels without class are in label maps (default: 255, in 16 bit 65535)",
+        help="label of pixels without a class in label maps (default: 255, or 65535 in 16 bits)",
     )
     data.add_argument(
         "--skip-pixel-check",
@@ -59,7 +59,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     Raises:
         ValueError: arguments are missing or contradict each other or the config.
-        DatasetError: something is wrong with the data; the message lists everything that is.
+        DatasetError: the data has errors; the message lists all of them.
     """
     task = _task(args)
     if task is None:
@@ -68,7 +68,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_task(cfg, task, args.eval_only)
     trained = _trained(cfg, args, task) if args.eval_only else None
     if task == "semantic" and args.classes is None and trained is None:
-        reason = ": beside config and weights no metadata.json names them" if args.eval_only else ""
+        reason = ": no metadata.json beside config and weights names them" if args.eval_only else ""
         raise ValueError(f"label maps need --classes FILE, the names of the classes{reason}")
     data = {split: _own_data(args, split, task) for split in SPLITS}
     registered = register_own_data(
@@ -88,7 +88,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 
 def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) -> None:
-    # In a set of one's own, images without objects are negatives; in COCO they are unlabelled.
+    # A user's images without objects are negative examples; in COCO they are unlabelled.
     if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATASETS.TRAIN = (registered.train,) if registered.train else ()
@@ -99,12 +99,12 @@ def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) 
 
 
 def _given(args: argparse.Namespace, name: str) -> list[str]:
-    """Return which of ``--train-name`` and ``--val-name`` are there."""
+    """Return which of ``--train-name`` and ``--val-name`` are given."""
     return [f"--{split}-{name}" for split in SPLITS if getattr(args, f"{split}_{name}")]
 
 
 def _task(args: argparse.Namespace) -> str | None:
-    """Return what the data are for, by the arguments and the JSON; None if there are none."""
+    """Return the task of the data, from the arguments and the JSON, or None without arguments."""
     flags = {name: _given(args, name) for name in ("json", "images", "panoptic", "labels")}
     semantic = flags["labels"] + ["--classes"] * (args.classes is not None)
     if args.ignore_label is not None:
@@ -131,7 +131,7 @@ def _task(args: argparse.Namespace) -> str | None:
 
 
 def _check_flags(args: argparse.Namespace, task: str) -> None:
-    """Raise ValueError unless all arguments of the task are there."""
+    """Raise `ValueError` unless all arguments of the task are given."""
     missing, hints = [], []
     for split in ("val",) if args.eval_only else SPLITS:
         for name in TASKS[task].flags:
@@ -149,7 +149,7 @@ def _check_flags(args: argparse.Namespace, task: str) -> None:
 
 
 def _panoptic_folder(json_file: str | None) -> str | None:
-    """Return the folder of PNG files that goes with a JSON, if it is where it is in COCO."""
+    """Return the folder of PNG files that belongs to a JSON, if it is placed as in COCO."""
     if not json_file:
         return None
     folder, name = os.path.split(os.path.splitext(json_file)[0])
@@ -165,7 +165,7 @@ def _own_data(args: argparse.Namespace, split: str, task: str) -> OwnData:
 
 
 def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Classes | None:
-    """Return the classes of the model that is evaluated, where its run has left them."""
+    """Return the classes of the evaluated model, if its run saved them."""
     for _, metadata in saved_metadata(cfg, args.config_file):
         classes = Classes.from_metadata(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
         if classes is not None:  # label maps hold the indices of classes
@@ -174,7 +174,13 @@ def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Classes | Non
 
 
 def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:
-    """Raise ValueError unless the config is one for such data; the message names one that is."""
+    """Raise `ValueError` unless the config suits data for `task`; the message names one that does.
+
+    Args:
+        cfg: the config.
+        task: the task of the data.
+        eval_only: whether the data only evaluates a trained model.
+    """
     reasons, remedy = [], []
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
     if preset is not None and preset.targets != task and not eval_only:
@@ -187,7 +193,7 @@ def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:
         test = cfg.MODEL.MASK_FORMER.TEST
         # Panoptic data can evaluate a model of each task.
         wanted = {} if task == "panoptic" and eval_only else {TASKS[task].switch: True}
-        if task == "semantic":  # label maps do not say what things are
+        if task == "semantic":  # label maps do not separate things
             wanted[TASKS["panoptic"].switch] = False
         for key, value in wanted.items():
             if test[key] != value:
@@ -196,6 +202,6 @@ def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:
     if reasons:
         raise ValueError(
             f"the data are for {task} segmentation ({TASKS[task].files}), but the config is not: "
-            f"{'; '.join(reasons)}. Take one that is, such as configs/{TASKS[task].config}.yaml or "
+            f"{'; '.join(reasons)}. Use one that is, such as configs/{TASKS[task].config}.yaml or "
             f"configs/quickstart/{task}.yaml, or add: {' '.join(remedy)}"
         )

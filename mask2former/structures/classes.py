@@ -22,10 +22,10 @@ class Classes:
     Attributes:
         names: K names.
         ids: K ids in the data set.
-        things: indices of the classes that are things, whose objects are told apart; None if that
-            is not known.
-        colors: K colours; None if the data set does not have one for each class.
-        ignore_label: label of pixels without a class in label maps; None if that is not known.
+        things: indices of the classes that are things, whose objects are separate; None if they
+            are not known.
+        colors: K colours; None if the data set does not have one per class.
+        ignore_label: label of pixels without a class in label maps; None if it is not known.
 
     Raises:
         ValueError: the numbers of names, ids and colours differ.
@@ -53,7 +53,7 @@ class Classes:
 
     @cached_property
     def index(self) -> dict[int, int]:
-        """From ids in the data set to indices."""
+        """The index of each id in the data set."""
         return {category_id: i for i, category_id in enumerate(self.ids)}
 
     def is_thing(self, index: int) -> bool:
@@ -62,15 +62,15 @@ class Classes:
 
     @classmethod
     def numbered(cls, count: int) -> Classes:
-        """Return `count` classes of which nothing is known: "class 0" and so on."""
+        """Return `count` classes with made-up names: "class 0" and so on."""
         return cls([f"class {i}" for i in range(count)], range(count))
 
     @classmethod
     def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> Classes:
-        """Return the classes of COCO's records, in their order.
+        """Return the classes of COCO's ``categories``, in the same order.
 
         Args:
-            categories: ``id``, ``name`` and optionally ``isthing`` (1 without it) and ``color``.
+            categories: ``id``, ``name`` and optionally ``isthing`` (default: 1) and ``color``.
 
         Raises:
             ValueError: two categories have the same id.
@@ -87,7 +87,7 @@ class Classes:
         )
 
     def to_categories(self) -> list[dict[str, Any]]:
-        """Return COCO's records of the classes."""
+        """Return the classes as COCO's ``categories``."""
         return [
             {"id": category_id, "name": name, "isthing": int(self.is_thing(i))}
             | ({"color": list(self.colors[i])} if self.colors else {})
@@ -98,16 +98,17 @@ class Classes:
     def from_metadata(cls, metadata: Any, num_classes: int | None = None) -> Classes | None:
         """Return the classes that Detectron2's metadata of a data set describes.
 
-        Panoptic sets name all classes in ``stuff_classes`` and may name the things alone in
-        ``thing_classes``; instance sets have only the latter, semantic sets only the former.
+        Semantic data sets name their classes in ``stuff_classes``, and instance data sets in
+        ``thing_classes``. Panoptic data sets name all classes in ``stuff_classes``, and may name
+        only the things in ``thing_classes``.
 
         Args:
-            metadata: of a data set, from ``MetadataCatalog`` or from `read_metadata`.
-            num_classes: number of classes of the model; None takes all semantic classes or, without
-                these, the things; they may be without names then.
+            metadata: metadata of a data set, from ``MetadataCatalog`` or from `read_metadata`.
+            num_classes: number of classes of the model. None takes all semantic classes or, without
+                these, the things; they need not have names then.
 
         Returns:
-            None if the metadata does not describe that many classes.
+            The classes, or None if the metadata does not describe that many classes.
         """
         for kind in ("stuff", "thing"):
             names = metadata.get(f"{kind}_classes")
@@ -121,7 +122,7 @@ class Classes:
         count = len(names)
         thing_index = metadata.get(_IDS.format("thing")) or {}
         if max(thing_index.values(), default=0) >= count:
-            thing_index = {}  # indices among other classes than these
+            thing_index = {}  # these are indices among other classes
         stuff_index = (metadata.get(_IDS.format("stuff")) or {}) if kind == "stuff" else {}
         ids = {i: category_id for m in (thing_index, stuff_index) for category_id, i in m.items()}
         things: frozenset[int] | None = frozenset(thing_index.values() or range(count))
@@ -137,12 +138,12 @@ class Classes:
         )
 
     def to_metadata(self, task: str) -> dict[str, Any]:
-        """Return what Detectron2's ``MetadataCatalog`` holds of the classes.
+        """Return the entries of Detectron2's ``MetadataCatalog`` for the classes.
 
         Args:
-            task: of the data set. "instance" gives the keys with ``thing``, "semantic" those with
-                ``stuff``, and "panoptic" both: then those with ``thing`` are of the things alone,
-                and their contiguous ids are the indices among all classes.
+            task: task of the data set. "instance" gives the keys with ``thing``, and "semantic"
+                those with ``stuff``. "panoptic" gives both; then the keys with ``thing`` hold only
+                the things, and their contiguous ids are indices among all classes.
         """
         kinds: dict[str, Sequence[int]] = {}
         if task != "semantic":

@@ -7,7 +7,7 @@ from mask2former.data.metadata import read_metadata, write_metadata
 from mask2former.structures import Classes
 
 ALL = ["grass", "cat", "sky", "dog"]
-# Contiguous ids of things with gaps, as ADE20K has them, and thing_classes that these do not index.
+# As in ADE20K, contiguous ids of things have gaps, so they do not index thing_classes.
 PANOPTIC = {
     "thing_classes": ["cat", "dog"],
     "stuff_classes": ALL,
@@ -26,14 +26,14 @@ def registered():
 
 
 @pytest.mark.parametrize("keys", [list(PANOPTIC), ["thing_classes"], ["stuff_classes"], []])
-def test_what_is_written_can_be_read_and_registered(registered, tmp_path, keys):
+def test_a_written_file_can_be_read_and_registered(registered, tmp_path, keys):
     known = {key: PANOPTIC[key] for key in keys}
     registered.set(**known, evaluator_type="x", json_file="y")
     path = tmp_path / "metadata.json"
     write_metadata(path, registered.name)
     assert read_metadata(path) == known
     assert [file.name for file in tmp_path.iterdir()] == ["metadata.json"]
-    registered.set(**read_metadata(path))  # asserts that nothing changes
+    registered.set(**read_metadata(path))  # raises an error if a value changes
 
 
 def class_names(metadata, count: int) -> list[str] | None:
@@ -42,17 +42,17 @@ def class_names(metadata, count: int) -> list[str] | None:
 
 
 @pytest.mark.parametrize("count, names", [(4, ALL), (2, ["cat", "dog"]), (3, None), (0, None)])
-def test_the_names_are_those_that_fit_the_model(registered, count, names):
+def test_the_names_fit_the_model(registered, count, names):
     registered.set(**PANOPTIC)
     assert class_names(PANOPTIC, count) == names
     assert class_names(registered, count) == names
     assert class_names({"thing_classes": ALL}, count) == (names if count == 4 else None)
-    # stuff_classes are all classes, and things some of them
+    # stuff_classes names all classes, and some of them are things.
     both = {"thing_classes": ALL[::-1], "stuff_classes": ALL}
     assert class_names(both, count) == (ALL if count == 4 else None)
 
 
-def test_files_of_earlier_versions_name_things_only(tmp_path):
+def test_files_of_earlier_versions_name_only_things(tmp_path):
     path = tmp_path / "metadata.json"
     ids = {"3": 0, "8": 1}
     path.write_text(
@@ -60,7 +60,7 @@ def test_files_of_earlier_versions_name_things_only(tmp_path):
     )
     expected = {"thing_classes": ["a", "b"], "thing_dataset_id_to_contiguous_id": {3: 0, 8: 1}}
     assert read_metadata(path) == expected
-    # of a data set that did not say
+    # a data set that did not have ids
     path.write_text('{"thing_classes": null, "thing_dataset_id_to_contiguous_id": null}')
     assert read_metadata(path) == {}
 

@@ -40,7 +40,7 @@ SEMANTIC = {"file_name": "s.jpg", "sem_seg_file_name": "s.png"}
 
 
 @pytest.mark.parametrize("filter_empty", [True, False])
-def test_images_without_targets_go_if_the_config_says_so(register, filter_empty):
+def test_images_without_targets_are_left_out_on_request(register, filter_empty):
     cases = {
         "instance": [instances(0), instances(), instances(1, 1), instances(1, 0)],
         "panoptic": [segments(0, 0), segments(), segments(1), segments(0, 1)],
@@ -62,13 +62,13 @@ def test_images_without_targets_go_if_the_config_says_so(register, filter_empty)
         assert joined == records + records[1:3]
 
 
-def test_what_counts_is_what_the_mapper_reads(register):
-    # A data set that has everything, as COCO's "separated" sets of Detectron2.
+def test_only_what_the_mapper_reads_counts(register):
+    # A data set with all kinds of ground truth, like Detectron2's "separated" sets of COCO.
     both = [{**instances(), **segments(0), **SEMANTIC}, {**instances(0), **segments(), **SEMANTIC}]
     name = register("both", both)
     for targets, expected in (("instance", both[1:]), ("panoptic", both[:1]), ("semantic", both)):
         assert load_training_set([name], targets, filter_empty=True) == expected
-    # Of a mapper of one's own only annotations are known to count, as in Detectron2.
+    # For a custom mapper, only annotations count, as in Detectron2.
     assert load_training_set([name], None, filter_empty=True) == both[1:]
     mixed = register("mixed", [SEMANTIC, instances()])
     assert load_training_set([mixed], None, filter_empty=True) == [SEMANTIC]
@@ -117,9 +117,9 @@ def test_classes_must_agree(register):
     with pytest.raises(DatasetError, match=r"there are 3 and 4"):
         load_training_set([one, longer], "panoptic", filter_empty=True)
     stuff = register("stuff", [segments(0)], stuff_classes=names, **fewer)
-    with pytest.raises(DatasetError, match="not the same classes are things"):
+    with pytest.raises(DatasetError, match="different classes are things"):
         load_training_set([one, stuff], "panoptic", filter_empty=True)
-    # Classes of things are what counts for instances.
+    # For instances, only the classes of things count.
     first = register("first", [instances(0)], thing_classes=["cat"], stuff_classes=["sky"])
     second = register("second", [instances(0)], thing_classes=["cat"], stuff_classes=["sea"])
     assert len(load_training_set([first, second], "instance", filter_empty=True)) == 2
@@ -136,7 +136,7 @@ class Records(Dataset):
         return {"file_name": f"{index}.jpg"}
 
 
-def test_map_style_data_sets_stay_what_they_are(register):
+def test_map_style_data_sets_are_not_converted(register):
     dataset = Records()
     name = register("map", dataset)
     assert load_training_set([name], "panoptic", filter_empty=True) is dataset

@@ -1,4 +1,4 @@
-"""A user's own data of every kind: from arguments to registered data sets and a config."""
+"""A user's own data of every kind, from arguments to registered data sets and a config."""
 
 import json
 from pathlib import Path
@@ -75,7 +75,7 @@ def test_panoptic_data(shapes, capsys):
         metadata = MetadataCatalog.get(name)
         assert metadata.stuff_classes == CLASSES
         assert metadata.evaluator_type == "coco_panoptic_seg"
-        # those of the built-in data set of the same files
+        # equal to those of the built-in data set of the same files
         builtin = MetadataCatalog.get("synthetic_shapes_panoptic_train")
         for kind in ("thing", "stuff"):
             key = f"{kind}_dataset_id_to_contiguous_id"
@@ -98,7 +98,7 @@ def test_semantic_data(shapes, classes):
 
 def test_another_label_may_be_the_one_to_ignore(shapes, tmp_path):
     (tmp_path / "six.txt").write_text("\n".join(CLASSES[:6]))
-    for split in ("train", "val"):  # 16 bits, and gravel is what is not known
+    for split in ("train", "val"):  # 16 bits, and gravel is the label to ignore
         (tmp_path / split).mkdir()
         for path in (shapes / f"semantic_{split}").iterdir():
             labels = np.asarray(Image.open(path)).astype(np.uint16)
@@ -114,7 +114,7 @@ def test_another_label_may_be_the_one_to_ignore(shapes, tmp_path):
     assert MetadataCatalog.get(cfg.DATASETS.TEST[0]).ignore_label == 6
 
 
-def test_what_is_wrong_with_both_sets_is_one_message(shapes, tmp_path, classes):
+def test_one_message_lists_the_mistakes_of_both_sets(shapes, tmp_path, classes):
     content = json.loads((shapes / "annotations/panoptic_train.json").read_text())
     content["annotations"][0]["segments_info"][0]["category_id"] = 99
     broken = tmp_path / "broken.json"
@@ -136,7 +136,7 @@ def test_what_is_wrong_with_both_sets_is_one_message(shapes, tmp_path, classes):
         "gravel",
     ):
         assert part in message, part
-    # without reading pixels, ids of PNG files are not compared
+    # Without reading pixels, the ids of PNG files are not compared.
     arguments = flags(shapes, "panoptic")
     arguments[5], arguments[11] = arguments[11], arguments[5]
     assert "PNG file not found" in error("panoptic", *arguments, "--skip-pixel-check")
@@ -174,7 +174,7 @@ def test_data_of_another_task_than_the_config(shapes, classes, data, config, par
     assert f"configs/quickstart/{data}.yaml" in message
     published = next(word for word in message.split() if word.startswith("configs/"))
     assert (REPOSITORY / published).is_file()
-    # what it says works: the published config, and the keys
+    # The remedies in the message work: the published config, and the keys.
     keys = message.split("or add: ")[1].split()
     for cfg in (
         run(data, *arguments, *NO_CUDA, config=str(REPOSITORY / published)),
@@ -194,7 +194,7 @@ def test_data_of_another_task_than_the_config(shapes, classes, data, config, par
         (["--train-panoptic", "a"], "needs --train-json and --train-images and --val-json"),
     ],
 )
-def test_arguments_that_make_no_set(arguments, part):
+def test_incomplete_arguments_are_named(arguments, part):
     assert part in error("panoptic", *arguments)
 
 
@@ -223,7 +223,7 @@ def trained(request, shapes, tmp_path, classes):
     folder.mkdir()
     write_metadata(folder / "metadata.json", cfg.DATASETS.TRAIN[0])
     (folder / "config.yaml").write_text(cfg.dump())
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):  # as in another process
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):  # a new process does not have them
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     return task, str(folder / "config.yaml"), flags(shapes, task, ["val"])
@@ -254,7 +254,7 @@ def test_evaluation_data_may_lack_a_class_of_the_run(trained, tmp_path):
     assert MetadataCatalog.get(cfg.DATASETS.TEST[0]).thing_classes == THINGS
 
 
-def test_evaluation_refuses_other_classes(trained, tmp_path):
+def test_evaluation_rejects_other_classes(trained, tmp_path):
     task, config, arguments = trained
     if task == "semantic":
         other = _lines(tmp_path, ["circle", *CLASSES[1:]])
@@ -271,13 +271,13 @@ def test_evaluation_refuses_other_classes(trained, tmp_path):
         fewer = arguments
     message = error(task, "--eval-only", *arguments, config=config)
     assert "is 'circle' here and 'disk' there" in message
-    # and where the names of the classes are not known, their number
+    # Where the names of the classes are not known, the message gives their number.
     Path(config).with_name("metadata.json").unlink()
     number = ["MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9]
     if task == "semantic":
         with pytest.raises(DatasetError):
             run(task, "--eval-only", *fewer, config=config)
-        assert "no metadata.json names them" in error(
+        assert "no metadata.json beside config and weights names them" in error(
             task, "--eval-only", *arguments[:-2], config=config
         )
     count = 5 if task == "instance" else 7
@@ -291,8 +291,8 @@ def test_a_run_on_own_data_asks_for_them_again(trained):
     assert "was your own data in an earlier run" in error(task, "--eval-only", config=config)
 
 
-def test_a_panoptic_model_can_be_judged_by_label_maps(shapes, tmp_path):
-    """Its ids of categories have gaps, label maps have none."""
+def test_a_panoptic_model_can_be_evaluated_on_label_maps(shapes, tmp_path):
+    """The model's category ids have gaps, and labels do not."""
     arguments = ["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False", "--classes"]
     arguments.append(_lines(tmp_path, CLASSES))
     cfg = run("panoptic", *flags(shapes, "panoptic"))

@@ -1,4 +1,4 @@
-"""Checks of a user's data before training: everything that is wrong, in one report."""
+"""Checks of a user's data before training, which list all mistakes in one report."""
 
 from .coco_instances import check_coco_json
 from .coco_panoptic import check_panoptic_json

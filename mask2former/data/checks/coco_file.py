@@ -1,15 +1,15 @@
-"""What the checks of COCO instance and panoptic files have in common."""
+"""Parts that the checks of COCO instance and panoptic files share."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from ...structures import Classes
 from ...utils.files import read_json
 from ..errors import DatasetError
-from ..segmentation import check_sides, is_whole_number
+from ..segmentation import is_whole_number
+from .image_files import record_size
 from .report import Report
 
 _CHUNK = 1 << 22
@@ -18,12 +18,12 @@ _MAX_NUMBER = 1e15
 
 
 def kind_of_json(json_file: str) -> str | None:
-    """Return "panoptic" or "instance" by the first key that gives a COCO file away.
+    """Return "panoptic" or "instance", depending on which key of a COCO file comes first.
 
-    The file is not parsed; those of COCO have hundreds of megabytes.
+    The file is not parsed, because COCO's files have hundreds of megabytes.
 
     Returns:
-        None if it has neither key or cannot be read.
+        The kind, or None if the file has neither key or cannot be read.
     """
     keys = {b'"segments_info"': "panoptic", b'"segmentation"': "instance"}
     overlap = max(map(len, keys)) - 1
@@ -36,12 +36,12 @@ def kind_of_json(json_file: str) -> str | None:
                 if found:
                     return found[min(found)]
     except OSError:
-        pass  # the check says what is wrong
+        pass  # the check will report it
     return None
 
 
 def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
-    """Return the content if it has the lists of a COCO file; else None, and `report` says why."""
+    """Read a file; return None if it lacks the lists of a COCO file, and add that to `report`."""
     try:
         content = read_json(json_file, DatasetError)
     except DatasetError as error:
@@ -63,38 +63,29 @@ def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a number of a size that pixels and areas can have."""
+    """Return whether `value` is a number that can be a size or an area in pixels."""
     is_real = is_whole_number(value) or isinstance(value, float)
     return is_real and -_MAX_NUMBER <= value <= _MAX_NUMBER
 
 
 def is_id(value: Any) -> bool:
-    """Whether it can be an id of an image or an annotation: a text or a number of 64 bits."""
+    """Return whether `value` can be the id of an image or an annotation: text or 64 bits."""
     return isinstance(value, str) or (is_whole_number(value) and -_MAX_ID <= value <= _MAX_ID)
 
 
 def is_category_id(value: Any) -> TypeGuard[int]:
-    """Whether it can be an id of a category: a whole number that evaluators can store."""
+    """Return whether `value` is a whole number that evaluators can store as a category id."""
     return is_whole_number(value) and 0 <= value <= _MAX_ID
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether it is a text that is not empty and can be printed and written to files."""
-    # JSON can hold halves of a character, and the end of C's texts.
+    """Return whether `value` is a text that is not empty and can be printed and written."""
+    # JSON texts can hold halves of a character, and the character that ends texts in C.
     return isinstance(value, str) and value != "" and re.search("[\ud800-\udfff\0]", value) is None
 
 
-def has_size(image: Mapping[str, Any]) -> bool:
-    """Whether the record of an image has a usable width and height."""
-    try:
-        check_sides(image.get("height"), image.get("width"))
-    except ValueError:
-        return False
-    return True
-
-
 def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dict[str, Any]]:
-    """Return image id -> record for the images whose records are sound enough to go on with."""
+    """Check the records of images; return image id -> record for those with an id and a name."""
     report.num_images = len(records)
     if not records:
         report.add("no images", True, "'images' is empty")
@@ -111,14 +102,14 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
             continue
         where = {"file_name": name, "image_id": image_id}
         size = [record.get("width"), record.get("height")]
-        if not has_size(record):
+        if record_size(record) is None:
             detail = f"width and height are {size}; whole numbers above 0 are needed"
             report.add("image without a usable size", True, detail, **where)
         if image_id in images:
-            detail = f"the id is also that of {images[image_id]['file_name']}"
+            detail = f"{images[image_id]['file_name']} has the same id"
             report.add("image id used twice", True, detail, **where)
         elif name in names:
-            detail = f"the file is also that of image id {names[name]!r}"
+            detail = f"image id {names[name]!r} has the same file"
             report.add("image file listed twice", False, detail, **where)
         images.setdefault(image_id, record)
         names.setdefault(name, image_id)
@@ -126,7 +117,7 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
 
 
 def check_categories(records: list[dict[str, Any]], report: Report) -> None:
-    """Put the classes into `report`, in the order of their ids, with what is wrong with them."""
+    """Check the categories; put usable ones into `report.classes` in the order of their ids."""
     if not records:
         report.add("no categories", True, "'categories' is empty")
     usable: dict[int, dict[str, Any]] = {}

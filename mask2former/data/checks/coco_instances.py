@@ -1,4 +1,4 @@
-"""Check a COCO instance JSON and its images before training starts, and list all that is wrong."""
+"""Checking a COCO instance JSON and its images before training, to list all mistakes at once."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from ..segmentation import checked_run_lengths, parse_polygon
 from .coco_file import (
     check_categories,
     check_images,
-    has_size,
     is_category_id,
     is_id,
     is_number,
     load_coco,
 )
-from .image_files import check_image_files, progress
+from .image_files import check_image_files, progress, record_size
 from .report import Report
 
 
 def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) -> Report:
     """Check a COCO instance file and the headers of the image files it names.
 
-    Errors are what would stop training or evaluation or silently change what is learned; warnings
-    are what they can live with.
+    Errors would stop training or evaluation, or silently change what the model learns. Warnings
+    are mistakes that do neither.
 
     Args:
         json_file: COCO instance annotations.
         image_root: folder that ``file_name`` of the images is relative to.
-        evaluated: whether the set is evaluated on, which needs fields that training does not.
+        evaluated: whether the data set is for evaluation, which needs more fields than training.
 
     Returns:
-        The report; it never raises for what is wrong with the data.
+        The report. Bad data never raises an exception.
     """
     report = Report(str(json_file))
     content = load_coco(str(json_file), report)
@@ -52,7 +51,13 @@ def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) 
 
 
 class _AnnotationChecker:
-    """Checks annotations against the images and categories of the file."""
+    """Checks annotations against the images and categories of the file.
+
+    Args:
+        report: where problems are added; it knows the categories.
+        images: image id -> record.
+        evaluated: see `check_coco_json`.
+    """
 
     def __init__(self, report: Report, images: dict[Any, dict[str, Any]], evaluated: bool):
         self.report = report
@@ -78,7 +83,7 @@ class _AnnotationChecker:
                 detail = f"number {number} of 'annotations' has the id {annotation_id!r}"
                 self._error("annotation without a usable id", detail)
             elif annotation_id in used_ids:
-                self._error("annotation id used twice", "ids must be unique in the whole file")
+                self._error("annotation id used twice", "ids must be unique within the file")
             else:
                 used_ids.add(annotation_id)
             if annotation_id == 0 and self.evaluated:
@@ -124,7 +129,7 @@ class _AnnotationChecker:
             self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r:.50}")
         missing = [key for key in ("area", "iscrowd") if key not in annotation]
         if missing and self.evaluated:
-            detail = f"without {' and '.join(missing)} pycocotools and evaluators like it fail"
+            detail = f"without {' and '.join(missing)}, pycocotools and similar evaluators fail"
             self._warning("annotation without area or iscrowd", detail)
 
     def _check_box(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
@@ -140,8 +145,8 @@ class _AnnotationChecker:
             return
         x, y, w, h = box
         if w <= 0 or h <= 0:
-            self._warning("bbox without area", f"{box}; masks are used, boxes only in evaluation")
-        elif has_size(image) and (
+            self._warning("bbox without area", f"{box}; boxes are used only in evaluation")
+        elif record_size(image) is not None and (
             x + w > image["width"] + 1 or y + h > image["height"] + 1 or x < -1 or y < -1
         ):
             detail = f"{box}; COCO boxes are [x, y, width, height]"
@@ -149,9 +154,9 @@ class _AnnotationChecker:
 
     def _check_segmentation(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
         segmentation = annotation.get("segmentation")
-        if not has_size(image):
-            return  # reported with the image
-        width, height = image["width"], image["height"]
+        if (size := record_size(image)) is None:
+            return  # the report has this with the image
+        height, width = size
         if isinstance(segmentation, dict):
             try:
                 runs = checked_run_lengths(segmentation, height, width)
@@ -159,23 +164,23 @@ class _AnnotationChecker:
                 self._error("RLE does not decode", str(error))
                 return
             if not runs[1::2].sum():
-                self._error("mask is empty", "the RLE has no pixel that is set")
+                self._error("mask is empty", "the RLE sets no pixel")
         elif isinstance(segmentation, list) and segmentation:
             if annotation.get("iscrowd") == 1:
                 self._warning("crowd region with polygons", "COCO stores crowd regions as RLE")
             self._check_polygons(segmentation, height, width)
         elif segmentation in (None, [], ""):
             if annotation.get("iscrowd", 0) == 0:
-                self._error("annotation without segmentation", "masks are what is learned")
+                self._error("annotation without segmentation", "the model learns masks")
         else:
-            detail = f"a {type(segmentation).__name__}: a list of polygons or an RLE is needed"
-            self._error("segmentation of a wrong type", detail)
+            detail = f"{type(segmentation).__name__}; a list of polygons or an RLE is needed"
+            self._error("segmentation of the wrong type", detail)
 
     def _check_polygons(self, polygons: list[Any], height: int, width: int) -> None:
         ignored = []
         for polygon in polygons:
             if isinstance(polygon, list) and len(polygon) < 6 and len(polygon) % 2 == 0:
-                ignored.append(f"a polygon of {len(polygon)} coordinates; at least 6 are needed")
+                ignored.append(f"a polygon has {len(polygon)} coordinates; at least 6 are needed")
                 continue
             try:
                 points = parse_polygon(polygon, height, width)

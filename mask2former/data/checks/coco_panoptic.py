@@ -1,4 +1,4 @@
-"""Check COCO panoptic JSON, its PNG files and its images, and list all that is wrong.
+"""Checking a COCO panoptic JSON, its PNG files and its images, to list all mistakes at once.
 
 The id of a segment is R + 256 G + 65536 B of its pixels in the PNG; 0 is void.
 """
@@ -10,20 +10,21 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...utils.size import Size
 from ...utils.text import some_of
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
 from ..segmentation import is_whole_number
-from .coco_file import (
-    check_categories,
-    check_images,
-    has_size,
-    is_category_id,
-    is_id,
-    is_text,
-    load_coco,
+from .coco_file import check_categories, check_images, is_category_id, is_id, is_text, load_coco
+from .image_files import (
+    CaseHints,
+    check_image_files,
+    count_values,
+    map_files,
+    read_header,
+    record_size,
+    size_difference,
 )
-from .image_files import CaseHints, check_image_files, count_values, map_files, read_header
 from .report import Report
 
 _MAX_ID = (1 << 24) - 1
@@ -39,19 +40,19 @@ def check_panoptic_json(
 ) -> Report:
     """Check a COCO panoptic file, the headers of its images and the pixels of its PNG files.
 
-    Errors are what would stop training or evaluation or silently change what is learned; warnings
-    are what they can live with.
+    Errors would stop training or evaluation, or silently change what the model learns. Warnings
+    are mistakes that do neither.
 
     Args:
         json_file: COCO panoptic annotations.
         image_root: folder that ``file_name`` of ``images`` is relative to.
         panoptic_root: folder that ``file_name`` of ``annotations`` is relative to.
-        evaluated: whether the set is evaluated on.
-        pixels: whether to read the PNG files, which takes some milliseconds each. Otherwise only
-            their headers are looked at.
+        evaluated: whether the data set is for evaluation.
+        pixels: whether to read the PNG files, which takes some milliseconds each, or only their
+            headers.
 
     Returns:
-        The report; it never raises for what is wrong with the data.
+        The report. Bad data never raises an exception.
     """
     report = Report(str(json_file), unit="segments")
     content = load_coco(str(json_file), report)
@@ -75,13 +76,14 @@ def check_panoptic_json(
 
 
 def _check_kinds(records: list[dict[str, Any]], report: Report) -> None:
-    """Check what panoptic categories have beyond others."""
+    """Check the fields that only panoptic categories have."""
     for record in records:
         category_id, where = record.get("id"), f"category id {record.get('id')!r}"
         if not isinstance(category_id, int):
-            continue  # reported already
+            continue  # the report has this already
         if "isthing" not in record:
-            detail = f"{where}, {record.get('name')!r}: 1 for things, which are told apart, or 0"
+            detail = f"{where}, {record.get('name')!r}: 1 for things, whose objects are separate, "
+            detail += "or 0 for stuff"
             report.add("category without isthing", True, detail)
         elif record["isthing"] not in (0, 1):
             report.add("isthing is neither 0 nor 1", True, f"{where}: {record['isthing']!r}")
@@ -89,19 +91,24 @@ def _check_kinds(records: list[dict[str, Any]], report: Report) -> None:
 
 @dataclass
 class _Map:
-    """One PNG file and what the JSON says of it."""
+    """One PNG file and its description in the JSON."""
 
     file_name: str
     where: dict[str, Any]
     """Keyword arguments of `Report.add`."""
-    size: tuple[int, int] | None
-    """Width and height of the image, where they are sound."""
+    size: Size | None
+    """(height, width) of the image, if they are usable."""
     segments: dict[int, dict[str, Any]] = field(default_factory=dict)
-    """Those whose id is sound."""
+    """Segments with a usable id."""
 
 
 class _AnnotationChecker:
-    """Checks annotations against the images and categories of the file."""
+    """Checks annotations against the images and categories of the file.
+
+    Args:
+        report: where problems are added; it knows the categories.
+        images: image id -> record.
+    """
 
     def __init__(self, report: Report, images: dict[Any, dict[str, Any]]):
         self.report = report
@@ -121,15 +128,14 @@ class _AnnotationChecker:
                 report.add("annotation of an unknown image", True, detail, **where)
                 continue
             if image_id in maps:
-                detail = "all segments of an image belong into one annotation"
+                detail = "all segments of an image belong to one annotation"
                 report.add("image annotated twice", True, detail, **where)
                 continue
             name, segments = annotation.get("file_name"), annotation.get("segments_info")
             if not is_text(name):
                 report.add("annotation without file_name", True, f"{name!r}", **where)
                 name = ""
-            size = (image["width"], image["height"]) if has_size(image) else None
-            maps[image_id] = _Map(name, where, size)
+            maps[image_id] = _Map(name, where, record_size(image))
             if isinstance(segments, list) and all(isinstance(s, dict) for s in segments):
                 self._check_segments(segments, maps[image_id])
             else:
@@ -141,7 +147,7 @@ class _AnnotationChecker:
     def _check_missing(self, maps: dict[Any, _Map]) -> None:
         for image_id, image in self.images.items():
             if image_id not in maps:
-                detail = "annotate it, with no segments if all of it is void, or remove the image"
+                detail = "annotate it, without segments if it is all void, or remove the image"
                 where = {"file_name": image["file_name"], "image_id": image_id}
                 self.report.add("image without annotation", True, detail, **where)
         self.report.num_empty_images = sum(not entry.segments for entry in maps.values())
@@ -160,7 +166,7 @@ class _AnnotationChecker:
                 report.add("segment without a usable id", True, detail, **where)
                 continue
             if segment_id in entry.segments:
-                report.add("segment id used twice", True, "ids are unique in an image", **where)
+                report.add("segment id used twice", True, "ids are unique per image", **where)
                 continue
             entry.segments[segment_id] = segment
             if not is_category_id(category_id) or category_id not in report.classes.index:
@@ -175,17 +181,17 @@ class _AnnotationChecker:
 
 @dataclass
 class _Png:
-    """What was found in a PNG file."""
+    """The content of a PNG file."""
 
-    size: tuple[int, int]
+    size: Size
     mode: str
     format: str
     areas: dict[int, int] | None = None
-    """Segment id -> pixels, without void; None if the pixels were not read."""
+    """Segment id -> number of pixels, without void; None if the pixels were not read."""
 
 
 def _read(path: str, pixels: bool) -> _Png | str | None:
-    """Return what is in the file; or why it cannot be read; or None if it is not there."""
+    """Return the content of the file, or why it cannot be read, or None if it is missing."""
     header = read_header(path)
     if header is None or isinstance(header, str):
         return header
@@ -203,13 +209,13 @@ def _read(path: str, pixels: bool) -> _Png | str | None:
 def _check_png_files(
     maps: list[_Map], root: str, report: Report, evaluated: bool, pixels: bool
 ) -> None:
-    """Add to `report` what is wrong with the PNG files."""
+    """Add the problems of the PNG files to `report`."""
     if not os.path.isdir(root):
         report.add("folder of panoptic PNG files not found", True, root)
         return
     uses = Counter(entry.file_name for entry in maps)
     for name in [name for name, count in uses.items() if count > 1]:
-        report.add("PNG file of several images", True, f"{name} is that of {uses[name]} images")
+        report.add("PNG file of several images", True, f"{uses[name]} images have {name}")
     hint = CaseHints()
     paths = [os.path.join(root, entry.file_name) for entry in maps]
     results = map_files(lambda path: _read(path, pixels), paths, "Checking panoptic PNG files")
@@ -219,19 +225,11 @@ def _check_png_files(
         elif isinstance(png, str):
             report.add("PNG file cannot be read", True, f"{path}: {png}", **entry.where)
         elif entry.size is not None and png.size != entry.size:
-            _add_size_problem(entry, png, report)
+            texts = f"{entry.file_name} is", "the JSON says"
+            detail = size_difference(texts, (png.size, entry.size))
+            report.add("PNG size differs", True, detail, **entry.where)
         elif png.areas is not None:
             _check_ids(entry, png, png.areas, report, evaluated)
-
-
-def _add_size_problem(entry: _Map, png: _Png, report: Report) -> None:
-    assert entry.size is not None
-    (width, height), (expected_width, expected_height) = png.size, entry.size
-    detail = f"{entry.file_name} is {width}x{height}, the JSON says "
-    detail += f"{expected_width}x{expected_height}"
-    if png.size == entry.size[::-1]:
-        detail += "; width and height look swapped"
-    report.add("PNG size differs", True, detail, **entry.where)
 
 
 def _check_ids(
@@ -244,7 +242,7 @@ def _check_ids(
     if (unknown or absent) and not encoded:
         detail = (
             f"{entry.file_name} is a {png.format} file with pixels of mode {png.mode}; segment ids "
-            "are R + 256 G + 65536 B of a PNG with 8 bit RGB"
+            "are R + 256 G + 65536 B of a PNG with 8-bit RGB"
         )
         report.add("panoptic map is not an RGB PNG", True, detail, **entry.where)
         return
@@ -258,18 +256,16 @@ def _check_ids(
     for segment_id in absent:
         detail = f"{entry.file_name} has no pixel of this id"
         where = {**entry.where, "segment_id": segment_id}
-        # In training it is left out; panoptic quality counts it as missed.
+        # Training leaves the segment out; panoptic quality counts it as missed.
         report.add("segment without pixels", evaluated, detail, **where)
     for segment_id in areas.keys() & entry.segments.keys():
         area = entry.segments[segment_id].get("area", areas[segment_id])
         if area != areas[segment_id]:
-            detail = (
-                f"'area' is {area!r:.50}, {entry.file_name} has {areas[segment_id]} pixels of it"
-            )
+            detail = f"'area' is {area!r:.50}, {entry.file_name} has {areas[segment_id]} pixels"
             where = {**entry.where, "segment_id": segment_id}
             report.add("segment area differs", False, detail, **where)
 
 
 def _swapped(segment_id: int) -> int:
-    """Return the id with red and blue exchanged."""
+    """Return the id with red and blue swapped."""
     return segment_id & 0xFF00 | segment_id >> 16 | (segment_id & 0xFF) << 16

@@ -1,10 +1,10 @@
-"""What the checks of data sets share: image headers, reading many files, values of label maps."""
+"""Parts that all checks share: image headers, reading many files, values of label maps."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,28 +12,30 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from ...utils.size import Size
+from ..errors import DatasetError
 from ..image import ImageReadError, exif_orientation, open_image
+from ..segmentation import check_sides
 from .report import Report
 
-# Orientations that exchange width and height when Detectron2 turns the image upright.
+# EXIF orientations for which turning the image upright swaps width and height.
 _TRANSPOSED = (5, 6, 7, 8)
 # Seconds before a progress bar appears.
 _PROGRESS_AFTER = 2.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Size = tuple[int, int]  # (width, height), as Pillow has it
 
 
 def map_files(
     function: Callable[[Item], Result], items: Sequence[Item], description: str
 ) -> Iterator[Result]:
-    """Yield `function` of each item, in order, with a progress bar if it takes long.
+    """Yield the results of `function` in order, with a progress bar if it takes long.
 
-    Threads do it: opening files waits for the disk or the network, and decoders let other threads
-    run.
+    The function runs in threads: opening files waits for the disk or the network, and decoders let
+    other threads run.
     """
-    # More than there are cores, for headers alone wait rather than compute.
+    # More threads than cores, because reading headers mostly waits.
     workers = max(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
@@ -47,26 +49,26 @@ def map_files(
         while pending:
             yield pending.popleft().result()
             bar.update()
-    finally:  # an interrupted check does not go through the rest first
+    finally:  # so that an interrupted check does not process the rest first
         bar.close()
         pool.shutdown(cancel_futures=True)
 
 
 def progress(items: Sequence[Item], description: str, unit: str) -> Iterable[Item]:
-    """Return the items under a progress bar that appears if it takes long."""
+    """Return the items with a progress bar, which appears if it takes long."""
     return tqdm(items, desc=description, unit=unit, unit_scale=True, delay=_PROGRESS_AFTER)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image file says.
+    """The header of an image file.
 
     Attributes:
-        stored: width and height as stored.
-        upright: width and height once the image is turned by its EXIF orientation.
+        stored: (height, width) as stored.
+        upright: (height, width) after turning the image upright by its EXIF orientation.
         orientation: EXIF orientation, 1 to 8.
         mode: Pillow's name for the kind of pixels, such as "RGB".
-        format: such as "PNG".
+        format: Pillow's name for the file format, such as "PNG".
     """
 
     stored: Size
@@ -77,26 +79,37 @@ class Header:
 
 
 def read_header(path: str) -> Header | str | None:
-    """Return the header of an image file; or why it cannot be read; or None if it is not there."""
+    """Return the header of an image file, or why it cannot be read, or None if it is missing."""
     if not os.path.isfile(path):
         return None
     try:
         with open_image(path) as image:
             orientation = exif_orientation(image)
-            # Pillow gives the size of a TIFF file once it is turned.
+            # Pillow gives the size of a TIFF file after turning it.
             tags = getattr(image, "tag_v2", None)
             width, height = (tags[256], tags[257]) if tags else image.size
-            upright = (height, width) if orientation in _TRANSPOSED else (width, height)
-            return Header((width, height), upright, orientation, image.mode, image.format or "")
+            upright = (width, height) if orientation in _TRANSPOSED else (height, width)
+            return Header((height, width), upright, orientation, image.mode, image.format or "")
     except ImageReadError as error:
         return str(error).removeprefix(f"{path}: ")
 
 
-def count_values(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the values of a label map, ascending, and how many pixels have each.
+def image_header(path: str | os.PathLike[str]) -> Header:
+    """Read the header of an image file.
 
-    Labels come in runs, so that only the ends of runs need sorting: many times as fast as
-    `numpy.unique`.
+    Raises:
+        DatasetError: the file is missing or cannot be read.
+    """
+    header = read_header(os.fspath(path))
+    if not isinstance(header, Header):
+        raise DatasetError(f"{os.fspath(path)}: {header or 'no such file'}")
+    return header
+
+
+def count_values(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values of a label map in ascending order, and how many pixels have each.
+
+    Labels come in long runs. Sorting one value per run is many times faster than `numpy.unique`.
     """
     pixels = labels.reshape(-1)
     if not pixels.size:
@@ -109,13 +122,13 @@ def count_values(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class CaseHints:
-    """Finds what a missing file may be called instead; folders are listed once."""
+    """Finds files whose names differ from a missing one only in case; lists each folder once."""
 
     def __init__(self) -> None:
         self._listings: dict[str, dict[str, str]] = {}
 
     def __call__(self, path: str) -> str:
-        """Return a hint in brackets, or nothing."""
+        """Return a hint in brackets, or an empty text."""
         folder, name = os.path.split(path)
         if folder not in self._listings:
             names = os.listdir(folder) if os.path.isdir(folder) else []
@@ -127,8 +140,8 @@ class CaseHints:
 def check_image_files(images: dict[Any, dict[str, Any]], root: str, report: Report) -> None:
     """Add to `report` the image files that are missing, unreadable or of another size.
 
-    Only headers are read. Sizes are compared as Detectron2 does: after the image is turned upright
-    by its EXIF orientation.
+    This reads only headers. Like Detectron2, it compares sizes after turning the image upright by
+    its EXIF orientation.
 
     Args:
         images: image id -> record of the COCO file, with a ``file_name``.
@@ -147,23 +160,37 @@ def check_image_files(images: dict[Any, dict[str, Any]], root: str, report: Repo
             report.add("image file not found", True, path + hint(path), **where)
         elif isinstance(header, str):
             report.add("image file cannot be read", True, header, **where)
-        else:
-            _check_size(record, header, report, where)
+        elif (size := record_size(record)) not in (None, header.upright):
+            texts, remedy = ("the file is", "the JSON says"), "annotate the upright image"
+            detail = size_difference(texts, (header.upright, size), header, remedy)
+            report.add("image size differs", True, detail, **where)
 
 
-def _check_size(
-    record: dict[str, Any], header: Header, report: Report, where: dict[str, Any]
-) -> None:
-    expected = (record.get("width"), record.get("height"))
-    upright = header.upright
-    if upright == expected or not all(type(side) is int for side in expected):
-        return
-    detail = f"the file is {upright[0]}x{upright[1]}, the JSON says {expected[0]}x{expected[1]}"
-    if header.upright != header.stored == expected:
-        detail += (
-            f"; its EXIF orientation is {header.orientation} and images are turned upright when "
-            "read: annotate the upright image, or remove the EXIF tag"
+def record_size(record: Mapping[str, Any]) -> Size | None:
+    """Return (height, width) of the record of an image, or None if they are not usable."""
+    size: Any = record.get("height"), record.get("width")
+    try:
+        check_sides(*size)
+    except ValueError:
+        return None
+    return size
+
+
+def size_difference(
+    texts: tuple[str, str], sizes: tuple[Size, Size], image: Header | None = None, remedy: str = ""
+) -> str:
+    """Describe two sizes that differ, and the likely cause.
+
+    Args:
+        texts: the words before each size.
+        sizes: the sizes.
+        image: the header of the image, if one of the sizes is that of the upright image.
+        remedy: what to do if the other size is that of the image as stored.
+    """
+    detail = ", ".join(f"{text} {w}x{h}" for text, (h, w) in zip(texts, sizes, strict=True))
+    if image is not None and image.stored != image.upright and image.stored in sizes:
+        return (
+            f"{detail}; its EXIF orientation is {image.orientation} and images are turned upright "
+            f"when read: {remedy}, or remove the EXIF tag"
         )
-    elif upright == expected[::-1]:
-        detail += "; width and height look swapped"
-    report.add("image size differs", True, detail, **where)
+    return detail + ("; width and height look swapped" if sizes[0] == sizes[1][::-1] else "")

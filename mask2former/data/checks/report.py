@@ -1,4 +1,4 @@
-"""A report of everything that is wrong with a data set, sorted by kind and capped in length."""
+"""A report of all problems of a data set, sorted by kind and capped in length."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _LISTED_CLASSES = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem; its place is given as far as it is known.
 
     Attributes:
-        kind: the heading it is listed under.
-        is_error: whether training or evaluation cannot go on; otherwise it is a warning.
-        detail: what is wrong here.
-        file_name: the image, where there is one.
-        image_id: its id.
-        annotation_id: the annotation, where there is one.
-        segment_id: the segment of a panoptic annotation, where there is one.
+        kind: the heading in the report.
+        is_error: whether it prevents training or evaluation; otherwise it is a warning.
+        detail: what is wrong.
+        file_name: the image.
+        image_id: the id of the image.
+        annotation_id: the annotation.
+        segment_id: the segment of a panoptic annotation.
     """
 
     kind: str
@@ -50,18 +50,18 @@ class Problem:
 
 @dataclass
 class Report:
-    """What the check of one data set found.
+    """The result of checking one data set.
 
     Attributes:
         source: the annotation file, or the folder of label maps.
-        unit: what is counted for each class: "objects", "segments" or "pixels".
+        unit: what is counted per class: "objects", "segments" or "pixels".
         problems: up to 100 of each kind.
         counts: kind -> number of all problems of that kind.
-        classes: those of the data set that are usable.
-        num_images: images in the data set.
-        num_annotations: annotations, or segments; 0 for label maps.
-        num_empty_images: images without objects, segments or labelled pixels.
-        num_per_category: category id -> units; crowd regions are not counted.
+        classes: the usable classes of the data set.
+        num_images: number of images.
+        num_annotations: number of annotations or segments; 0 for label maps.
+        num_empty_images: number of images without objects, segments or labelled pixels.
+        num_per_category: category id -> number of units, without crowd regions.
     """
 
     source: str
@@ -85,7 +85,7 @@ class Report:
         annotation_id: Any = None,
         segment_id: Any = None,
     ) -> None:
-        """Count a problem and keep it unless there are many of its kind already."""
+        """Count a problem, and keep it unless there are many of the same kind already."""
         self.counts[kind] += 1
         if self.counts[kind] <= _STORED_PER_KIND:
             self.problems.append(
@@ -94,21 +94,21 @@ class Report:
 
     @property
     def num_errors(self) -> int:
-        """Number of all errors, those that are not stored included."""
+        """The number of all errors, including those that are not kept."""
         return sum(self.counts[kind] for kind in {p.kind for p in self.errors})
 
     @property
     def errors(self) -> list[Problem]:
-        """Problems that must be solved first."""
+        """Problems that prevent training or evaluation."""
         return [p for p in self.problems if p.is_error]
 
     @property
     def warnings(self) -> list[Problem]:
-        """Problems that training and evaluation can live with."""
+        """Problems that do not prevent training or evaluation."""
         return [p for p in self.problems if not p.is_error]
 
     def summary(self) -> str:
-        """Return images and what they show of each class in a few lines."""
+        """Return the number of images, and of objects, segments or pixels per class, in words."""
         counts = [
             (self.num_per_category[i], name)
             for i, name in zip(self.classes.ids, self.classes.names, strict=True)
@@ -138,7 +138,7 @@ class Report:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """Return errors, then warnings, by kind, with the first few of each."""
+        """Return the errors and then the warnings, by kind, with the first few of each."""
         lines = []
         for heading, problems in (("ERROR", self.errors), ("WARNING", self.warnings)):
             kinds: dict[str, list[Problem]] = {}

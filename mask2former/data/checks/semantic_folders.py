@@ -1,4 +1,4 @@
-"""Check a folder of images and one of label maps, and list all that is wrong."""
+"""Checking a folder of images and a folder of label maps, to list all mistakes at once."""
 
 from __future__ import annotations
 
@@ -15,25 +15,23 @@ from ..errors import DatasetError
 from ..files import files_by_stem, walk_files
 from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES, read_label_map
-from .image_files import Header, count_values, map_files, read_header
+from .image_files import Header, count_values, map_files, read_header, size_difference
 from .report import Report
 
-Size = tuple[int, int]  # (width, height)
-
-# Bits a pixel by Pillow's mode; a PNG of 16 bits was "I" for older versions of it.
+# Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
 _BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
 _IGNORE_LABELS = {8: 255, 16: 65535}
 _WHAT_TO_DO = (
-    "save the number of the class of each pixel as PNG of one channel of 8 or 16 bit, or with a "
-    "palette, whose indices are taken"
+    "save the class number of each pixel as a PNG with one channel of 8 or 16 bits, or as the "
+    "index into a palette"
 )
 
 
 def read_class_names(path: str) -> list[str]:
-    """Read class names, in the order of their numbers: one a line, or a JSON list.
+    """Read class names in the order of their numbers: one per line, or a JSON list.
 
     Raises:
-        DatasetError: the file cannot be read, or names a class twice or not at all.
+        DatasetError: the file cannot be read, or a name is missing or occurs twice.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig").strip()
@@ -45,7 +43,7 @@ def read_class_names(path: str) -> list[str]:
         except ValueError as error:
             raise DatasetError(f"{path}: not JSON: {error}") from error
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DatasetError(f"{path}: JSON of class names is a list of texts: the first is 0's")
+            raise DatasetError(f"{path}: class names in JSON must be a list of texts, from class 0")
     else:
         names = text.splitlines()
     names = [name.strip() for name in names]
@@ -72,21 +70,22 @@ def check_semantic_folders(
 ) -> Report:
     """Check the headers of images and the pixels of their label maps.
 
-    Errors are what would stop training or evaluation or silently change what is learned; warnings
-    are what they can live with.
+    Errors would stop training or evaluation, or silently change what the model learns. Warnings
+    are mistakes that do neither.
 
     Args:
-        image_root: folder of the images; those in subfolders count.
-        label_root: folder of the label maps, each of its image's path, suffix aside.
+        image_root: folder of the images, including subfolders.
+        label_root: folder of the label maps, which have the paths of their images, apart from the
+            suffix.
         classes: class names in the order of their labels.
-        ignore_label: value of pixels without class; None is for 255 in maps of up to 8 bit and
-            65535 in those of 16.
-        pixels: whether to read the label maps, which takes some milliseconds each. Otherwise only
-            their headers are looked at.
+        ignore_label: label of pixels without a class; None stands for 255 in maps of up to 8 bits
+            and 65535 in maps of 16 bits.
+        pixels: whether to read the label maps, which takes some milliseconds each, or only their
+            headers.
 
     Returns:
-        The report; its ``classes.ignore_label`` is the value that was found to stand for no class.
-        It never raises for what is wrong with the data.
+        The report; its ``classes.ignore_label`` is the label of pixels without a class. Bad data
+        never raises an exception.
     """
     report = Report(str(label_root), unit="pixels", classes=Classes(classes, range(len(classes))))
     pairs = _pair(str(image_root), str(label_root), report)
@@ -105,26 +104,26 @@ def check_semantic_folders(
 
 @dataclass
 class _Pair:
-    """An image and its label map, and what is in them."""
+    """An image and its label map, and their content."""
 
     name: str
-    """Of the image, relative to its folder."""
+    """Path of the image, relative to its folder."""
     image_path: str
     label_path: str
     image: Header | str | None = None
     label: Header | str | None = None
     areas: dict[int, int] = field(default_factory=dict)
-    """Label -> pixels."""
+    """Label -> number of pixels."""
 
     @property
     def bits(self) -> int:
-        """8 or 16; 0 if the file is no label map."""
+        """8 or 16, or 0 if the file is not a label map."""
         mode = self.label.mode if isinstance(self.label, Header) else ""
         return 16 if mode.startswith("I;16") else _BITS.get(mode, 0)
 
 
 def _pair(image_root: str, label_root: str, report: Report) -> list[_Pair]:
-    """Return the pairs of files; add to `report` what has no counterpart."""
+    """Pair the files; add those without a counterpart to `report`."""
     for root, what in ((image_root, "images"), (label_root, "label maps")):
         if not os.path.isdir(root):
             report.add(f"folder of {what} not found", True, root)
@@ -149,23 +148,23 @@ def _pair(image_root: str, label_root: str, report: Report) -> list[_Pair]:
 
 
 def _by_stem(root: str, suffixes: Sequence[str], what: str, report: Report) -> dict[str, str]:
-    """Return the files with one of `suffixes` by their names without it; see `files_by_stem`."""
+    """Call `files_by_stem` and add its problems to `report`."""
     found, twins = files_by_stem(root, suffixes)
     for one, other in twins:
-        report.add(f"two {what} of one name", True, f"{root}: {one} and {other}")
+        report.add(f"two {what} of the same name", True, f"{root}: {one} and {other}")
     if not found:
         detail = f"{root} has no file that ends in {', '.join(suffixes)}"
         others = Counter(os.path.splitext(name)[1].lower() for name in walk_files(root))
         if others:
-            detail += f"; what it has ends in {some_of([repr(s) for s in others])}"
+            detail += f"; its files end in {some_of([repr(s) for s in others])}"
         if ".jpg" in others or ".jpeg" in others:
-            detail += "; JPEG changes labels at their borders"
+            detail += "; JPEG changes labels at borders of regions"
         report.add(f"no {what}", True, detail)
     return found
 
 
 def _suffix_hint(images: Sequence[str], labels: Sequence[str]) -> str:
-    """Return which ends of names keep images and label maps apart, if it is that; else nothing."""
+    """Return a hint if all names would match without their common ends, else an empty text."""
     image_end, label_end = _common_end(images), _common_end(labels)
     for ends in ((image_end, label_end), ("", label_end), (image_end, "")):
         stripped = [
@@ -174,8 +173,8 @@ def _suffix_hint(images: Sequence[str], labels: Sequence[str]) -> str:
         ]
         if ends[0] != ends[1] and stripped[0] == stripped[1] != {""}:
             kinds = zip(("images", "label maps"), ends, strict=True)
-            named = " and ".join(f"{end!r} from those of {kind}" for kind, end in kinds if end)
-            return f" (take the end {named} away)"
+            named = " and ".join(f"{end!r} from the names of {kind}" for kind, end in kinds if end)
+            return f" (remove the end {named})"
     return ""
 
 
@@ -187,7 +186,7 @@ def _common_end(names: Sequence[str]) -> str:
 
 
 def _read(pair: _Pair, pixels: bool) -> _Pair:
-    """Fill in what is in the files."""
+    """Read the files of a pair and fill in their content."""
     pair.image, pair.label = read_header(pair.image_path), read_header(pair.label_path)
     if pixels and pair.bits:
         try:
@@ -199,7 +198,7 @@ def _read(pair: _Pair, pixels: bool) -> _Pair:
 
 
 def _is_sound(pair: _Pair, report: Report) -> bool:
-    """Whether the labels can be compared with the classes; add what is wrong to `report`."""
+    """Return whether the labels can be compared with the classes; add problems to `report`."""
     image, label = pair.image, pair.label
     if not isinstance(image, Header):
         reason = image or "no such file"
@@ -214,33 +213,21 @@ def _is_sound(pair: _Pair, report: Report) -> bool:
         report.add(kind, True, detail, file_name=pair.name)
         return False
     if isinstance(image, Header) and label.stored != image.upright:
-        report.add("label map of another size", True, _size_problem(pair), file_name=pair.name)
+        texts, sizes = (f"{pair.label_path} is", "the image"), (label.stored, image.upright)
+        detail = size_difference(texts, sizes, image, "turn the label map too")
+        report.add("label map of another size", True, detail, file_name=pair.name)
     return True
-
-
-def _size_problem(pair: _Pair) -> str:
-    assert isinstance(pair.image, Header) and isinstance(pair.label, Header)
-    label, image = pair.label.stored, pair.image.upright
-    detail = f"{pair.label_path} is {label[0]}x{label[1]}, the image {image[0]}x{image[1]}"
-    if pair.image.stored == label:
-        detail += (
-            f"; its EXIF orientation is {pair.image.orientation} and images are turned upright "
-            "when read: turn the label map too, or remove the EXIF tag"
-        )
-    elif label == image[::-1]:
-        detail += "; width and height look swapped"
-    return detail
 
 
 # --- Labels ---
 
 
 def _ignore_label(maps: Sequence[_Pair], report: Report) -> int:
-    """Return the value that stands for no class where the user gave none."""
+    """Return the label of pixels without a class, which the user did not give."""
     examples = {pair.bits: pair.label_path for pair in maps}
     if len(examples) > 1:
-        detail = f"such as {examples[8]} and {examples[16]}: which value stands for no class? "
-        report.add("label maps of 8 and of 16 bit", True, detail + "Give it: --ignore-label N")
+        detail = f"such as {examples[8]} and {examples[16]}: which label stands for no class? "
+        report.add("label maps of 8 and of 16 bits", True, detail + "Give it: --ignore-label N")
     return _IGNORE_LABELS[min(examples, default=8)]
 
 
@@ -271,12 +258,12 @@ def _check_labels(maps: Sequence[_Pair], report: Report) -> None:
 
 
 def _numbering_hint(strange: Counter[int], report: Report) -> str:
-    """Return what labels without a class may mean, or nothing."""
+    """Return a hint at the meaning of labels without a class, or an empty text."""
     num_classes, ignored = len(report.classes), report.classes.ignore_label
     if len(strange) > 1:
         return ""
     label = next(iter(strange))
     hint = f"; if {label} stands for no class, add --ignore-label {label}"
     if label == num_classes:
-        hint += f"; if classes are numbered from 1, number them from 0, and no class {ignored}"
+        hint += f"; if classes are numbered from 1, number them from 0 and use {ignored} for none"
     return hint

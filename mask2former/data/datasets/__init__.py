@@ -1,8 +1,8 @@
-"""Classes of the built-in data sets: JSON files, one class a line, in the order of contiguous ids.
+"""Classes of the built-in data sets: JSON files, one class per line, in order of contiguous ids.
 
-| file | each class |
+| file | fields per class |
 |---|---|
-| ade20k.json | id (as panoptic JSON has it), name, isthing, color; instance_name where the instance set has another name |
+| ade20k.json | id (as in panoptic JSON), name, isthing, color; instance_name if the instance set uses another name |
 | ade20k_full.json | name |
 | coco_stuff_10k.json | id, name |
 | mapillary_vistas.json | id, name, isthing, color |
@@ -21,6 +21,6 @@ def read_classes(name: str) -> list[Any]:
     """Read the classes of a data set.
 
     Args:
-        name: of a file here, without ".json".
+        name: name of a file in this folder, without ".json".
     """
     return json.loads((Path(__file__).parent / f"{name}.json").read_text(encoding="utf-8"))

@@ -1,12 +1,12 @@
 """Data sets that are registered by name, in the folder that ``DETECTRON2_DATASETS`` names.
 
-These are the data sets of the published models beyond those that Detectron2 registers itself, with
-the names, folders and metadata of the published code, and the synthetic one. docs/datasets.md lists
-them, with the files that each expects.
+These are the data sets of the published models that Detectron2 does not register itself, with the
+names, folders and metadata of the published code, and the synthetic data set. docs/datasets.md
+lists them and the files of each.
 
-Another package may register the same names. What it registered before this package is imported
-stays as it is. If it is to be imported afterwards, call `unregister_builtin` in between:
-Detectron2 refuses to register a name twice.
+Another package may register the same names. If it does so before this package is imported, its
+data sets stay. If it is imported afterwards, call `unregister_builtin` first, because Detectron2
+does not register a name twice.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from .synthetic_shapes import FOLDER, SPLITS, STUFF_CLASSES, STUFF_IDS, THING_CL
 _LONG_SPLITS = {"train": "training", "val": "validation"}
 _PREPARE = "Make it with: python -m mask2former.data.preparation"
 _COCO_FILES = "COCO's 2017 images and panoptic annotations have it."
-_VISTAS_FILES = "Mapillary Vistas 1.2 has it; put its folders into that of the data sets."
+_VISTAS_FILES = "Mapillary Vistas 1.2 has it; put its folders into the folder of the data sets."
 
 
 @dataclass(frozen=True)
 class _Builtin:
-    """What this module puts into the DatasetCatalog, to be told from what others put there."""
+    """An entry of the DatasetCatalog that this module made; other entries are functions."""
 
     load: Callable[[], list[dict[str, Any]]]
 
@@ -44,7 +44,7 @@ class _Builtin:
 
 @dataclass(frozen=True)
 class _Explained:
-    """Detectron2's own data set of label maps, which says how to make them if there are none."""
+    """Detectron2's data set of label maps, which says how to make them if they are missing."""
 
     load: Callable[[], list[dict[str, Any]]]
     sem_seg_root: str
@@ -56,10 +56,10 @@ class _Explained:
 
 
 def register_builtin(root: str | os.PathLike[str]) -> None:
-    """Register every built-in data set, to be read from folders of `root`.
+    """Register every built-in data set, in folders of `root`, without looking at its files.
 
-    No file of a data set is looked at. What an earlier call registered is replaced; what others
-    registered under the same names stays.
+    This replaces data sets that an earlier call registered. Data sets that others registered under
+    the same names stay.
     """
     root = os.path.expanduser(os.fspath(root))
     _register_ade20k(os.path.join(root, "ADEChallengeData2016"))
@@ -71,7 +71,7 @@ def register_builtin(root: str | os.PathLike[str]) -> None:
 
 
 def unregister_builtin() -> None:
-    """Remove from Detectron2's catalogs what `register_builtin` put there."""
+    """Remove the data sets of `register_builtin` from Detectron2's catalogs."""
     for name, load in list(DatasetCatalog.data.items()):
         if isinstance(load, _Builtin):
             DatasetCatalog.remove(name)
@@ -92,24 +92,24 @@ def _register(register: Callable[..., None], name: str, *args: Any, **kwargs: An
 
 
 def _register_instances(name: str, json_file: str, image_root: str, **kwargs: Any) -> None:
-    """Do `register_coco_json`, and say how to make the files where they are missing."""
+    """Call `register_coco_json`; loading says how to make files that are missing."""
     preparation = kwargs.pop("preparation")
     register_coco_json(name, json_file, image_root, **kwargs)
     load = DatasetCatalog[name]
 
-    def load_if_there() -> list[dict[str, Any]]:
+    def load_existing() -> list[dict[str, Any]]:
         require(json_file, "file of instance annotations", preparation)
         require(image_root, "folder of images", preparation)
         return load()
 
-    DatasetCatalog[name] = load_if_there
+    DatasetCatalog[name] = load_existing
 
 
 def register_synthetic(root: str | os.PathLike[str]) -> None:
-    """Register ``synthetic_shapes_{instance,panoptic,semantic}_{train,val}`` of ``root``.
+    """Register ``synthetic_shapes_{instance,panoptic,semantic}_{train,val}`` in ``root``.
 
-    Registrations that are already there, such as those made at import, are replaced. The files need
-    not exist yet; `mask2former.data.preparation.synthetic` writes them.
+    This replaces existing registrations, such as those made at import. The files need not exist
+    yet; `mask2former.data.preparation.synthetic` writes them.
     """
     folder = os.path.join(os.path.expanduser(os.fspath(root)), FOLDER)
     preparation = (
@@ -153,7 +153,7 @@ def register_synthetic(root: str | os.PathLike[str]) -> None:
 
 
 def _register_ade20k(folder: str) -> None:
-    """ADE20K with 150 classes; Detectron2 registers its semantic set."""
+    """Register ADE20K with 150 classes; Detectron2 registers its semantic set."""
     categories = read_classes("ade20k")
     things = [category for category in categories if category["isthing"]]
     for split, long_split in _LONG_SPLITS.items():
@@ -182,7 +182,7 @@ def _register_ade20k(folder: str) -> None:
 
 
 def _complete_ade20k_semantic(name: str, categories: list[dict[str, Any]]) -> None:
-    """Add to Detectron2's data set what it lacks: colours, and how to make the label maps."""
+    """Add colours to Detectron2's data set, and a message on how to make the label maps."""
     metadata, load = MetadataCatalog.get(name), DatasetCatalog.data.get(name)
     if metadata.get("stuff_colors") is None:
         metadata.stuff_colors = [category["color"] for category in categories]
@@ -192,7 +192,7 @@ def _complete_ade20k_semantic(name: str, categories: list[dict[str, Any]]) -> No
 
 
 def _register_ade20k_full(folder: str) -> None:
-    """ADE20K with 847 classes, whose label maps have 16 bits."""
+    """Register ADE20K with 847 classes, whose label maps have 16 bits."""
     classes = read_classes("ade20k_full")
     for split, long_split in _LONG_SPLITS.items():
         _register(
@@ -207,9 +207,9 @@ def _register_ade20k_full(folder: str) -> None:
 
 
 def _register_coco_panoptic(folder: str) -> None:
-    """COCO panoptic together with the label maps that are made of it.
+    """Register COCO panoptic with the label maps made from it.
 
-    Detectron2's own ``coco_2017_{train,val}_panoptic`` are the same without those.
+    Detectron2's ``coco_2017_{train,val}_panoptic`` are the same without label maps.
     """
     for split in SPLITS:
         _register(
@@ -226,7 +226,7 @@ def _register_coco_panoptic(folder: str) -> None:
 
 
 def _register_coco_stuff_10k(folder: str) -> None:
-    """COCO-Stuff 10K, 171 classes."""
+    """Register COCO-Stuff 10K, with 171 classes."""
     classes = read_classes("coco_stuff_10k")
     for split in ("train", "test"):
         _register(
@@ -240,7 +240,7 @@ def _register_coco_stuff_10k(folder: str) -> None:
 
 
 def _register_mapillary_vistas(folder: str) -> None:
-    """Mapillary Vistas 1.2, 65 classes. The 66th, "Unlabeled", is the label to ignore."""
+    """Register Mapillary Vistas 1.2, with 65 classes. The 66th, "Unlabeled", is ignored."""
     categories = read_classes("mapillary_vistas")
     names = [category["name"] for category in categories]
     colors = [category["color"] for category in categories]
@@ -266,8 +266,8 @@ def _register_mapillary_vistas(folder: str) -> None:
             evaluator_type="mapillary_vistas_panoptic_seg",
             ignore_label=65,
             preparation=_VISTAS_FILES,
-            # As Detectron2 does for COCO and Cityscapes: all classes, so that contiguous ids index
-            # the names of things, too.
+            # All classes, so that contiguous ids also index the names of things, as Detectron2
+            # has it for COCO and Cityscapes.
             thing_classes=names,
             thing_colors=colors,
         )

@@ -1,4 +1,4 @@
-"""Register COCO instance JSON files with Detectron2."""
+"""Registering COCO instance JSON files with Detectron2."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def register_coco_json(
 ) -> None:
     """Register a COCO instance data set under `name`.
 
-    Unlike `detectron2.data.datasets.register_coco_instances` the class names are known before the
-    data set is loaded, and annotations keep their ``id``, so that a wrong one can be named.
+    Unlike with `detectron2.data.datasets.register_coco_instances`, the class names are known before
+    the data set is loaded, and annotations keep their ``id``, so that messages can name a bad one.
 
     Args:
         name: name for ``cfg.DATASETS``.
@@ -36,7 +36,7 @@ def register_coco_json(
             classes are numbered in the order of their ids, as Detectron2 does.
 
     Raises:
-        DatasetError: `categories` is to be read from the file, and cannot be.
+        DatasetError: `categories` is not given, and the file cannot be read.
     """
     if categories is None:
         content = read_json(json_file, DatasetError)
@@ -55,9 +55,9 @@ def register_coco_json(
 def _load(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
     """Load dataset dicts with contiguous category ids, in the order of image ids.
 
-    Detectron2's own loader would number the categories of this very file: others than those of the
-    training set where a validation file lists fewer. It also gives run lengths unchecked to
-    pycocotools, which writes beyond its memory if they are wrong.
+    Detectron2's loader would number the categories that this file lists. If a validation file lists
+    fewer than the training file, a category would have two numbers. It also passes unchecked run
+    lengths to pycocotools, which writes beyond its memory if they are wrong.
     """
     content = read_json(PathManager.get_local_path(json_file), DatasetError)
     ids: set[Any] = set()
@@ -107,7 +107,7 @@ def _load_annotation(
     if not segmentation:
         return loaded
     if isinstance(segmentation, dict):
-        try:  # compressed, they take less memory
+        try:  # compressed run lengths take less memory
             segmentation = to_rle(segmentation, (image["height"], image["width"]))
         except ValueError as error:
             raise DatasetError(f"{name}: {error}.") from error

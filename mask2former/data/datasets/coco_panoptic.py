@@ -1,4 +1,4 @@
-"""Register panoptic data sets in COCO's format: a JSON of segments and a PNG of their ids an image.
+"""Registering panoptic data sets in COCO's format: a JSON of segments, and a PNG of ids per image.
 
 The id of a segment is R + 256 G + 65536 B of its pixels; 0 is void.
 """
@@ -40,21 +40,22 @@ def register_coco_panoptic(
 
     Args:
         name: name for ``cfg.DATASETS``.
-        panoptic_json: ``images``, ``annotations`` with their ``segments_info``, ``categories``.
+        panoptic_json: file with ``images``, ``annotations`` (with ``segments_info``) and
+            ``categories``.
         panoptic_root: folder of the PNG files that ``annotations`` name.
         image_root: folder of the image files that ``images`` name.
-        categories: {id, name, isthing} and perhaps color (RGB, 0..255) of each class, in the order
-            of contiguous ids; by default read from `panoptic_json`, in the order of their ids.
-        sem_seg_root: folder of the same ground truth as label maps of contiguous ids, if there is
-            one: PNG files of the names of those in `panoptic_root`.
-        json_file: COCO instance annotations of the same images, if there are any.
-        evaluator_type: which evaluator suits.
-        ignore_label: value of pixels without class in `sem_seg_root`.
-        preparation: a sentence that says how to make the files, for the message where they miss.
-        metadata: what else to set in the ``MetadataCatalog``, or instead of what is set there.
+        categories: id, name, isthing and perhaps color (RGB, 0..255) of each class, in the order
+            of contiguous ids; by default those of `panoptic_json`, in the order of their ids.
+        sem_seg_root: folder of the same ground truth as label maps of contiguous ids, if it
+            exists. These PNG files have the same names as those in `panoptic_root`.
+        json_file: COCO instance annotations of the same images, if they exist.
+        evaluator_type: the kind of evaluator; see `mask2former.evaluation.build_evaluator`.
+        ignore_label: label of pixels without a class in `sem_seg_root`.
+        preparation: a sentence that says how to make the files, for messages about missing ones.
+        metadata: further entries of the ``MetadataCatalog``; they take precedence.
 
     Raises:
-        DatasetError: `categories` is to be read from the JSON, and cannot be.
+        DatasetError: `categories` is not given, and the JSON cannot be read.
     """
     if categories is None:
         content = _read_json(panoptic_json, preparation)
@@ -94,25 +95,27 @@ def load_coco_panoptic(
     sem_seg_root: str | None = None,
     preparation: str = "",
 ) -> list[dict[str, Any]]:
-    """Read the dataset dicts; arguments as of `register_coco_panoptic`.
+    """Read the dataset dicts; for the arguments see `register_coco_panoptic`.
 
-    Where the whole folder `sem_seg_root` is missing, the dicts have no ``sem_seg_file_name``: the
-    same labels are in the panoptic PNG files.
+    If the folder `sem_seg_root` does not exist, the dicts have no ``sem_seg_file_name``, because
+    the panoptic PNG files hold the same labels.
 
     Returns:
         Detectron2's dataset dicts in the order of ``annotations``, with file_name, height, width,
-        image_id (as the JSON has it), pan_seg_file_name, segments_info (``category_id``
-        contiguous, ``isthing`` bool), and sem_seg_file_name where there is a `sem_seg_root`.
+        image_id (as in the JSON), pan_seg_file_name, segments_info (with contiguous
+        ``category_id`` and ``isthing`` as bool), and sem_seg_file_name if `sem_seg_root` exists.
 
     Raises:
-        DatasetError: a file is missing or the JSON contradicts itself; the message says where.
+        DatasetError: a file is missing, or the JSON contradicts itself; the message says where.
     """
     content = _read_json(panoptic_json, preparation)
     require(image_root, "folder of images", preparation)
     require(panoptic_root, "folder of panoptic PNG files", preparation)
     if sem_seg_root is not None and not os.path.isdir(sem_seg_root):
         logger.info(
-            "There is no folder %s: semantic labels come from %s.", sem_seg_root, panoptic_root
+            "The folder %s does not exist: semantic labels come from %s.",
+            sem_seg_root,
+            panoptic_root,
         )
         sem_seg_root = None
     images = {image["id"]: image for image in content["images"]}
@@ -167,7 +170,7 @@ def _segments(
                 f"{sorted(classes.ids)}."
             )
         if segment_id in result:
-            raise DatasetError(f"{where}: segment id {segment_id} is there twice.")
+            raise DatasetError(f"{where}: segment id {segment_id} occurs twice.")
         index = classes.index[category_id]
         result[segment_id] = {
             "iscrowd": 0,
@@ -197,7 +200,7 @@ def _read_json(path: str, preparation: str) -> dict[str, Any]:
 
 
 def _check_files(records: Sequence[Mapping[str, Any]], source: str, preparation: str) -> None:
-    """Raise `DatasetError` for files of the dataset dicts that are not there."""
+    """Raise `DatasetError` if files of the dataset dicts are missing."""
     for key, what in (
         ("file_name", "images"),
         ("pan_seg_file_name", "panoptic PNG files"),
@@ -206,6 +209,6 @@ def _check_files(records: Sequence[Mapping[str, Any]], source: str, preparation:
         missing = missing_files(record[key] for record in records if key in record)
         if missing:
             raise DatasetError(
-                f"{len(missing)} of {len(records)} {what} that {source} names are not there: "
+                f"{len(missing)} of {len(records)} {what} that {source} names are missing: "
                 f"{some_of(missing)}. {preparation}".strip()
             )

@@ -1,4 +1,4 @@
-"""Register data sets for semantic segmentation: a folder of images and one of label maps."""
+"""Registering semantic data sets: a folder of images and a folder of label maps."""
 
 from __future__ import annotations
 
@@ -29,25 +29,28 @@ def register_semantic_folders(
     preparation: str = "",
     **metadata: Any,
 ) -> None:
-    """Register a semantic data set under `name`. Nothing is read until it is loaded.
+    """Register a semantic data set under `name`. Files are read only when it is loaded.
 
-    An image and its label map have the same path relative to their folders, suffixes aside;
+    An image and its label map have the same path relative to their folders, apart from the suffix;
     subfolders are searched.
 
     Args:
         name: name for ``cfg.DATASETS``.
         image_root: folder of the images.
-        sem_seg_root: folder of the label maps: one channel of 8 or 16 bit, whose values are
+        sem_seg_root: folder of the label maps, with one channel of 8 or 16 bits, whose values are
             contiguous class ids and `ignore_label`.
         classes: class names in the order of their ids.
         colors: RGB of each class, 0..255.
-        ignore_label: value of pixels that have no class.
-        evaluator_type: which evaluator suits.
-        image_suffixes: what the names of images end in, upper or lower case, such as
-            "_leftImg8bit.png". A file that ends otherwise is none.
-        label_suffixes: the same of label maps.
-        preparation: a sentence that says how to make the files, for the message where they miss.
-        metadata: what else to set in the ``MetadataCatalog``.
+        ignore_label: label of pixels without a class.
+        evaluator_type: the kind of evaluator; see `mask2former.evaluation.build_evaluator`.
+        image_suffixes: possible ends of the names of images, in upper or lower case, such as
+            "_leftImg8bit.png". Other files are not images of the data set.
+        label_suffixes: possible ends of the names of label maps.
+        preparation: a sentence that says how to make the files, for messages about missing ones.
+        metadata: further entries of the ``MetadataCatalog``.
+
+    Raises:
+        ValueError: the numbers of colours and of classes differ.
     """
     if colors is not None and len(colors) != len(classes):
         raise ValueError(f"data set {name}: {len(colors)} colours for {len(classes)} classes")
@@ -81,14 +84,14 @@ def load_semantic_folders(
     label_suffixes: Sequence[str] = LABEL_SUFFIXES,
     preparation: str = "",
 ) -> list[dict[str, Any]]:
-    """Pair images with label maps; arguments as of `register_semantic_folders`.
+    """Pair images with label maps; for the arguments see `register_semantic_folders`.
 
     Returns:
         Detectron2's dataset dicts, sorted by ``image_id``, which is the path of the image relative
-        to its folder, without suffix. No image is opened, so there is no height and no width.
+        to its folder, without suffix. They have no height and width, because no image is opened.
 
     Raises:
-        DatasetError: a folder is missing or empty, or an image lacks its label map, or the reverse.
+        DatasetError: a folder is missing or empty, or an image or a label map has no counterpart.
     """
     require(image_root, "folder of images", preparation)
     require(sem_seg_root, "folder of label maps", preparation)
@@ -114,7 +117,7 @@ def load_semantic_folders(
 
 
 def _by_stem(root: str, suffixes: Sequence[str], what: str) -> dict[str, str]:
-    """Return the path of each file by its path relative to `root` without the suffix."""
+    """Return the path of each file, by its path relative to `root` without the suffix."""
     found, twins = files_by_stem(root, suffixes)
     if twins:
         one, other = (os.path.join(root, name) for name in twins[0])

@@ -5,7 +5,7 @@ SPLITS = ("train", "val")
 
 THING_CLASSES = ("disk", "ring", "rectangle", "triangle", "star")
 STUFF_CLASSES = ("paper", "gravel")
-# Category ids in the JSON files. They have gaps, as in COCO itself, so that nothing that uses the
-# set can confuse them with contiguous ids.
+# Category ids in the JSON files. They have gaps, as in COCO, so that code that confuses them with
+# contiguous ids fails.
 THING_IDS = (1, 2, 3, 5, 8)
 STUFF_IDS = (20, 21)

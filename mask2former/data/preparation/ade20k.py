@@ -29,13 +29,14 @@ import pycocotools.mask as mask_util
 from ...utils.text import some_of
 from ..checks.coco_instances import check_coco_json
 from ..checks.coco_panoptic import check_panoptic_json
+from ..checks.image_files import image_header
 from ..checks.report import Report
 from ..checks.semantic_folders import check_semantic_folders
 from ..datasets import read_classes
 from ..errors import DatasetError
 from ..files import missing_files, require
 from ..label_maps import check_size, read_label_map, read_panoptic_png
-from .job import Job, image_header
+from .job import Job
 from .segments import panoptic_of, regions_of
 
 FOLDER = "ADEChallengeData2016"
@@ -114,7 +115,7 @@ class _Ade20k(Job):
 
     def image_record(self, name: str) -> dict[str, Any]:
         """Return the entry of the image `name` in JSON files."""
-        width, height = image_header(self.image(name)).upright
+        height, width = image_header(self.image(name)).upright
         return {
             "id": self.image_id(name),
             "file_name": f"{name}.jpg",
@@ -154,8 +155,9 @@ class _Ade20k(Job):
         return numbers, {number: things[found[0] - 1] for number, found in classes.items()}
 
     def _check_size(self, path: str, pixels: np.ndarray, name: str) -> None:
-        width, height = image_header(self.image(name)).upright
-        check_size(path, pixels.shape, str(self.image(name)), (height, width))
+        check_size(
+            path, pixels.shape, str(self.image(name)), image_header(self.image(name)).upright
+        )
 
     @abstractmethod
     def check(self) -> Report:

@@ -19,7 +19,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...utils.files import write_atomically, write_json
-from ..checks.image_files import Header, read_header
 from ..checks.report import Report
 from ..errors import DatasetError
 
@@ -75,14 +74,6 @@ class Job(ABC):
         """Write the PNG file of `name`; it appears only once it is complete."""
         image = Image.fromarray(pixels)
         write_atomically(self.png(name), lambda file: image.save(file, format="png"))
-
-
-def image_header(path: str | os.PathLike[str]) -> Header:
-    """Read the header of an image file, or raise `DatasetError`."""
-    header = read_header(os.fspath(path))
-    if not isinstance(header, Header):
-        raise DatasetError(f"{os.fspath(path)}: {header or 'there is no such image'}")
-    return header
 
 
 def run(

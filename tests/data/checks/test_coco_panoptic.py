@@ -1,4 +1,4 @@
-"""The check of COCO panoptic data, by a sound data set that is broken in one way at a time."""
+"""The check of COCO panoptic data, on a sound data set with one mistake at a time."""
 
 import json
 
@@ -138,7 +138,8 @@ def swap_red_and_blue(data):
 
 IMAGE, SEGMENT = ("a.jpg", 7, None), ("a.jpg", 7, CAT)
 NOWHERE = (None, None, None)
-# What is broken -> kind, whether it is an error, (file, image id, segment id), part of the text
+# Mistake -> how to make it, kind, whether it is an error, (file, image id, segment id), part of
+# the text
 CASES = {
     "no isthing": (
         lambda d: d.content["categories"][1].pop("isthing"),
@@ -228,13 +229,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_broken_part_is_named(data, case):
+def test_each_mistake_is_named(data, case):
     break_it, kind, is_error, where, text = CASES[case]
     break_it(data)
     report = data.check()
     found = [p for p in report.problems if kind in p.kind]
     assert len(found) == 1, str(report)
-    # an unreadable list of segments also leaves the ids of the PNG unexplained
+    # Without a list of segments, the ids of the PNG are unknown, which is a second problem.
     assert len(report.problems) == (2 if case == "no segments" else 1), str(report)
     problem = found[0]
     assert problem.is_error == is_error
@@ -255,7 +256,7 @@ def test_ids_that_a_png_cannot_hold(data, wrong):
     assert repr(wrong) in report.errors[0].detail
 
 
-def test_an_id_that_is_used_twice(data):
+def test_an_id_used_twice(data):
     data.segment["id"] = DOG
     report = data.check()
     assert "segment id used twice" in report.counts
@@ -287,7 +288,7 @@ def test_without_pixels_only_headers_are_read(data):
     assert list(data.check(pixels=False).counts) == ["PNG size differs"]
 
 
-def test_a_png_that_was_packed_into_a_palette_is_the_same(data):
+def test_a_png_with_a_palette_gives_the_same_ids(data):
     with Image.open(data.panoptic / "a.png") as image:
         packed = image.convert("P", palette=Image.Palette.ADAPTIVE)
     packed.save(data.panoptic / "a.png")
@@ -300,7 +301,7 @@ def test_all_problems_come_at_once(data):
     (data.panoptic / "sub/b.png").unlink()
     report = data.check()
     assert report.num_errors == 3
-    assert str(report).count("sub/b") == 4  # the image of two problems, and two paths
+    assert str(report).count("sub/b") == 4  # each of two problems names an image and a path
 
 
 @pytest.mark.parametrize(

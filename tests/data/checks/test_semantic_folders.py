@@ -1,4 +1,4 @@
-"""The check of label maps, by a sound data set that is broken in one way at a time."""
+"""The check of label maps, on a sound data set with one mistake at a time."""
 
 import json
 import time
@@ -70,7 +70,7 @@ def test_files_of_other_kinds(data, kind):
     array = labels(ignore=255)
     if kind == "palette":
         image = Image.fromarray(array, mode="P")
-        image.putpalette(list(range(255, -1, -1)) * 3)  # colours that are no indices
+        image.putpalette(list(range(255, -1, -1)) * 3)  # the colours differ from the indices
         image.save(path)
     elif kind == "TIFF":
         path.unlink()
@@ -108,7 +108,7 @@ def rename(name, new):
     return lambda data: (data.labels / name).rename(data.labels / new)
 
 
-# What is broken -> kind, whether it is an error, image, part of the text
+# Mistake -> how to make it, kind, whether it is an error, image, part of the text
 CASES = {
     "no label map": (
         remove("labels/a.png"),
@@ -120,14 +120,14 @@ CASES = {
     "no image": (remove("images/a.jpg"), "label map without image", True, None, "labels/a.png"),
     "two images": (
         lambda d: Image.new("RGB", (WIDTH, HEIGHT)).save(d.images / "a.png"),
-        "two images of one name",
+        "two images of the same name",
         True,
         None,
         "a.",
     ),
     "two maps": (
         lambda d: save(labels(), d.labels / "a.tif"),
-        "two label maps of one name",
+        "two label maps of the same name",
         True,
         None,
         "a.tif",
@@ -158,7 +158,7 @@ CASES = {
         "not an image",
     ),
     "label": (paint(7), "without a class: there are 3, 0 to 2", True, "a.jpg", "7 (3 pixels)"),
-    "bits": (paint(2, np.uint16), "of 8 and of 16 bit", True, None, "--ignore-label"),
+    "bits": (paint(2, np.uint16), "of 8 and of 16 bits", True, None, "--ignore-label"),
     "empty": (
         lambda d: save(np.full((HEIGHT, WIDTH), 255, np.uint8), d.labels / "a.png"),
         "label map without labels",
@@ -170,11 +170,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_broken_part_is_named(data, case):
+def test_each_mistake_is_named(data, case):
     break_it, kind, is_error, file_name, text = CASES[case]
     break_it(data)
     report = data.check()
-    if case == "bits":  # 255 is not what is ignored in both
+    if case == "bits":  # the ignored label differs, so pixels would give more problems
         report = data.check(pixels=False)
     assert len(report.problems) == 1, str(report)
     problem = report.problems[0]
@@ -202,13 +202,13 @@ def test_classes_that_never_occur(data):
 
 
 def test_labels_without_class_suggest_what_they_mean(data):
-    # one value more than there are classes: its number is given, or numbers start at 1
+    # One label more than classes: it stands for no class, or classes are numbered from 1.
     text = str(data.check(CLASSES[:2]))
     assert "a.png has 2 (50 pixels)" in text
     assert "if 2 stands for no class, add --ignore-label 2" in text
     assert "numbered from 1" in text
     assert not data.check(CLASSES[:2], ignore_label=2).counts["label without a class"]
-    # 255 is a label like others in 16 bit
+    # In 16 bits, 255 is a label like any other.
     for name in ("a", "sub/b"):
         save(labels(np.uint16), data.labels / f"{name}.png")
     text = str(data.check())
@@ -226,9 +226,9 @@ def test_an_ignored_class_counts_no_pixels(data):
 @pytest.mark.parametrize(
     "image_end, label_end, hint",
     [
-        ("", "_mask", "(take the end '_mask' from those of label maps away)"),
-        ("_photo", "", "(take the end '_photo' from those of images away)"),
-        ("_photo", "_mask", "'_photo' from those of images and '_mask' from those of label maps"),
+        ("", "_mask", "(remove the end '_mask' from the names of label maps)"),
+        ("_photo", "", "(remove the end '_photo' from the names of images)"),
+        ("_photo", "_mask", "'_photo' from the names of images and '_mask' from the names of"),
     ],
 )
 def test_names_that_end_differently(tmp_path, image_end, label_end, hint):
@@ -239,11 +239,11 @@ def test_names_that_end_differently(tmp_path, image_end, label_end, hint):
     report = check_semantic_folders(str(tmp_path / "images"), str(tmp_path / "labels"), CLASSES)
     assert report.num_errors == 6
     assert hint in str(report)
-    # there is no such hint if that would not pair them all
+    # There is no such hint if it would not pair all files.
     next((tmp_path / "images").glob("c2*")).rename(tmp_path / f"images/d2{image_end}.png")
     report = check_semantic_folders(str(tmp_path / "images"), str(tmp_path / "labels"), CLASSES)
     assert report.num_errors == 6
-    assert "away" not in str(report)
+    assert "remove the end" not in str(report)
 
 
 def test_folders_that_do_not_fit(data, tmp_path):

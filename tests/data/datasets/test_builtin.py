@@ -1,4 +1,4 @@
-"""Every built-in data set is registered as the published code registers it."""
+"""Every built-in data set is registered in the same way as in the published code."""
 
 import builtins
 import gzip
@@ -27,7 +27,7 @@ OURS = sorted(set(PUBLISHED) - DETECTRON2S)
 
 @pytest.fixture
 def registrations():
-    """Whatever the test registers is gone afterwards."""
+    """Undo the registrations of the test afterwards."""
     datasets, metadata = dict(DatasetCatalog.data), dict(MetadataCatalog.data)
     register_builtin("datasets")
     yield
@@ -35,14 +35,14 @@ def registrations():
 
 
 def as_json(value):
-    """With the keys that JSON makes of ids."""
+    """Convert ids that are keys to texts, as JSON does."""
     if isinstance(value, dict):
         return {str(key): item for key, item in value.items()}
     return value
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_metadata_is_the_published(name, registrations):
+def test_metadata_equals_the_published(name, registrations):
     assert name in DatasetCatalog
     metadata = MetadataCatalog.get(name)
     for key, value in PUBLISHED[name].items():
@@ -101,7 +101,7 @@ def test_detectron2s_ade20k_says_how_to_make_its_label_maps(registrations, tmp_p
         DatasetCatalog.get(name)
     explained = DatasetCatalog[name]
     register_builtin(tmp_path)
-    assert DatasetCatalog[name] is explained  # and not one around the other
+    assert DatasetCatalog[name] is explained  # not wrapped twice
     folder.mkdir()
     assert DatasetCatalog.get(name) == ["a record"]
 
@@ -141,7 +141,7 @@ def test_another_root_replaces_the_first(registrations, tmp_path, monkeypatch):
     assert MetadataCatalog.get(OURS[0]).image_root.startswith("/home/somebody/data/")
 
 
-def test_what_others_registered_first_stays(registrations, tmp_path):
+def test_earlier_registrations_of_others_stay(registrations, tmp_path):
     unregister_builtin()
     theirs = [{"file_name": "theirs.jpg"}]
     DatasetCatalog.register("ade20k_panoptic_val", lambda: theirs)
@@ -158,14 +158,14 @@ def test_what_others_registered_first_stays(registrations, tmp_path):
 def test_others_can_register_afterwards(registrations):
     unregister_builtin()
     assert not set(OURS) & set(DatasetCatalog)
-    assert "coco_2017_train_panoptic" in DatasetCatalog  # Detectron2's own stay
+    assert "coco_2017_train_panoptic" in DatasetCatalog  # Detectron2's data sets stay
     for name in OURS:
         metadata = {k: v for k, v in PUBLISHED[name].items() if k != "name"}
         DatasetCatalog.register(name, list)
         MetadataCatalog.get(name).set(**metadata)
 
 
-def test_registration_looks_at_no_file_of_a_data_set(registrations, monkeypatch):
+def test_registration_does_not_look_at_files_of_data_sets(registrations, monkeypatch):
     def guard(module, name):
         original = getattr(module, name)
 

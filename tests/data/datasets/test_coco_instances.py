@@ -108,7 +108,8 @@ def rle(**changes):
 
 IMAGE, OBJECT = ("a.png", 7, None), ("a.png", 7, 101)
 NAN = float("nan")
-# What is broken -> kind, whether it is an error, (file, image id, annotation id), part of the text
+# Mistake -> how to make it, kind, whether it is an error, (file, image id, annotation id), part of
+# the text
 ANNOTATION_CASES = {
     "duplicate id": (annotation(id=102), "annotation id used twice", True, ("a.png", 7, 102), ""),
     "no id": (without("id"), "without a usable id", True, ("a.png", 7, None), "number 0"),
@@ -153,7 +154,7 @@ ANNOTATION_CASES = {
 
 
 @pytest.mark.parametrize("case", ANNOTATION_CASES)
-def test_each_broken_annotation_is_named(tmp_path, images, case):
+def test_each_bad_annotation_is_named(tmp_path, images, case):
     break_it, kind, is_error, where, text = ANNOTATION_CASES[case]
     content = sound_content()
     break_it(content)
@@ -196,7 +197,7 @@ IMAGE_CASES = {
 
 
 @pytest.mark.parametrize("case", IMAGE_CASES)
-def test_each_broken_image_or_category_is_an_error(tmp_path, images, case):
+def test_each_bad_image_or_category_is_an_error(tmp_path, images, case):
     break_it, kind, text = IMAGE_CASES[case]
     content = sound_content()
     break_it(content)
@@ -323,7 +324,7 @@ def test_custom_data_sets_share_the_classes_of_the_training_set(tmp_path, images
     train_name, val_name, classes = registered.train, registered.val, list(registered.classes.names)
     assert classes == ["cat", "tree"]
     assert MetadataCatalog.get(val_name).thing_classes == classes
-    # 4 is the only category of the validation file, and still class 1.
+    # The validation file has only category 4, which is still class 1.
     dicts = DatasetCatalog.get(val_name)
     assert [a["category_id"] for d in dicts for a in d["annotations"]] == [1]
     assert MetadataCatalog.get(val_name).thing_classes == classes

@@ -13,7 +13,7 @@ from mask2former.data import DatasetError, register_coco_panoptic
 from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
 from mask2former.structures import Classes
 
-# As ADE20K's: things are not the first ones.
+# As in ADE20K, things are not the first classes.
 CATEGORIES = [
     {"id": 3, "name": "wall", "isthing": 0, "color": [1, 2, 3]},
     {"id": 5, "name": "bed", "isthing": 1, "color": [4, 5, 6]},
@@ -118,18 +118,18 @@ def test_semantic_label_maps(root, content, caplog):
     folder = root / "semantic"
     with caplog.at_level("INFO"):
         records = load(root, content, sem_seg_root=str(folder))
-    assert f"There is no folder {folder}" in caplog.text
+    assert f"The folder {folder} does not exist" in caplog.text
     assert not any("sem_seg_file_name" in record for record in records)
     folder.mkdir()
     (folder / "one.png").touch()
-    with pytest.raises(DatasetError, match=rf"1 of 2 label maps .* not there: {folder}/two\.png"):
+    with pytest.raises(DatasetError, match=rf"1 of 2 label maps .* missing: {folder}/two\.png"):
         load(root, content, sem_seg_root=str(folder))
     (folder / "two.png").touch()
     records = load(root, content, sem_seg_root=str(folder))
     assert [r["sem_seg_file_name"] for r in records] == [f"{folder}/one.png", f"{folder}/two.png"]
 
 
-def test_synthetic_set_is_what_detectron2_reads(shapes):
+def test_detectron2_reads_the_same_from_the_synthetic_set(shapes):
     name = "synthetic_shapes_panoptic_train"
     metadata = MetadataCatalog.get(name)
     theirs = load_coco_panoptic_json(
@@ -209,7 +209,7 @@ def broken(change):
         ),
         (
             lambda c: c["annotations"][0]["segments_info"][1].update(id=70),
-            "image id 'one': segment id 70 is there twice",
+            "image id 'one': segment id 70 occurs twice",
         ),
         (
             lambda c: c["annotations"][0]["segments_info"][1].pop("id"),
@@ -239,7 +239,7 @@ def test_contradictions_are_named(root, change, message):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '"x"'])
-def test_other_files_are_none(root, text):
+def test_other_files_are_rejected(root, text):
     (root / "panoptic.json").write_text(text)
     with pytest.raises(DatasetError, match=r"panoptic\.json(: not | is not JSON)"):
         load_coco_panoptic(str(root / "panoptic.json"), "", "", classes=CLASSES)

@@ -24,7 +24,7 @@ def load(folders, **kwargs):
     return load_semantic_folders(*map(str, folders), **kwargs)
 
 
-def test_pairs_are_those_of_detectron2(folders):
+def test_pairs_equal_those_of_detectron2(folders):
     images, labels = folders
     write(images, "b.jpg", "a.jpg", "10.jpg", "9.jpg")
     write(labels, "a.png", "9.png", "b.png", "10.png")
@@ -66,7 +66,7 @@ def test_suffixes_longer_than_extensions(folders):
     assert record["sem_seg_file_name"].endswith("aachen/1_labelTrainIds.png")
 
 
-def test_what_has_no_counterpart_is_named(folders):
+def test_files_without_counterpart_are_named(folders):
     images, labels = folders
     write(images, *(f"{i}.jpg" for i in range(10)))
     write(labels, "0.png", "1.png", "extra.png")
@@ -79,7 +79,7 @@ def test_what_has_no_counterpart_is_named(folders):
     )
 
 
-def test_two_files_of_one_name(folders):
+def test_two_files_of_the_same_name(folders):
     images, labels = folders
     write(images, "1.jpg", "1.png")
     write(labels, "1.png")
