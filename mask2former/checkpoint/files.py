@@ -1,13 +1,8 @@
-"""Reading and writing files of weights, without running code that they may contain.
-
-A pickle is a program. `.pkl` and `.pth` files are therefore read by unpicklers that only build
-tensors, arrays and plain containers, and refuse everything else.
-"""
+"""Reading and writing files of weights, without running code that they may contain."""
 
 from __future__ import annotations
 
 import collections
-import io
 import os
 import pickle
 import re
@@ -18,10 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..utils.files import read_json, write_atomically
+from .pickles import read_pickle
 
 State = dict[str, Tensor]
 
@@ -72,28 +67,23 @@ def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) ->
         elif path.suffix == ".json":
             content = _read_shards(path, allow_unsafe)
         elif path.suffix == ".pkl" and not _is_zip(path):
-            content = _read_pickle(path, allow_unsafe)
+            with path.open("rb") as file:
+                content = read_pickle(file, allow_unsafe)
         else:
             content = torch.load(path, map_location="cpu", weights_only=not allow_unsafe)
+        checkpoint = _nest(content, path)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"cannot load the weights {path}: {_why_not_unpickled(str(error))}"
         ) from error
-    except (
-        SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError,
-        AttributeError, ImportError, IndexError,
-    ) as error:  # fmt: skip  # what damaged files make the readers raise
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # damaged files make the readers raise any kind
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise WeightsError(
             f"cannot load the weights {path}, the file may be damaged: {reason}"
         ) from error
-    if not isinstance(content, dict):
-        raise WeightsError(
-            f"{path} holds a {type(content).__name__}, not a dict of parameter names and tensors"
-        )
-    return _nest(content, path)
+    return checkpoint
 
 
 def hf_weights_file(folder: Path) -> Path:
@@ -170,8 +160,12 @@ def _read_shards(index: Path, allow_unsafe: bool) -> State:
     return state
 
 
-def _nest(content: dict[Any, Any], path: Path) -> dict[str, Any]:
+def _nest(content: Any, path: Path) -> dict[str, Any]:
     """Return the content with its weights, as tensors, under "model"."""
+    if not isinstance(content, dict):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, not a dict of parameter names and tensors"
+        )
     for key in _NESTED_UNDER:
         if isinstance(content.get(key), dict):
             weights = content[key]
@@ -221,57 +215,6 @@ def _as_safetensors(content: dict[str, Any], path: Path) -> bytes:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04"
-
-
-# --- Pickles ---
-
-
-def _read_pickle(path: Path, allow_unsafe: bool) -> Any:
-    with path.open("rb") as file:
-        # latin1: Python 2 wrote some of the published files.
-        unpickler = pickle.Unpickler if allow_unsafe else _WeightsUnpickler
-        return unpickler(file, encoding="latin1").load()
-
-
-def _tensor_storage_from_bytes(content: bytes) -> Any:
-    """Do what `torch.storage._load_from_bytes` does, without trusting the bytes."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def _numpy_builders() -> dict[tuple[str, str], Any]:
-    """Return NumPy's builders of arrays, under the module names of NumPy 1 and 2."""
-    builders = {
-        ("multiarray", "_reconstruct"): np.zeros(1).__reduce__()[0],
-        ("multiarray", "scalar"): np.float32(0).__reduce__()[0],
-        ("numeric", "_frombuffer"): np.zeros(1).__reduce_ex__(5)[0],
-    }
-    return {
-        (f"numpy.{core}.{module}", name): function
-        for core in ("core", "_core")
-        for (module, name), function in builders.items()
-    }
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    **_numpy_builders(),
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): lambda text, encoding: text.encode(encoding),  # how Python 2 wrote bytes
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch.storage", "_load_from_bytes"): _tensor_storage_from_bytes,
-}
-
-
-class _WeightsUnpickler(pickle.Unpickler):
-    """Builds only tensors, arrays and plain containers."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return _ALLOWED[module, name]
 
 
 def _why_not_unpickled(error: str) -> str:
