@@ -36,7 +36,7 @@ def test_train_resume_and_evaluate_on_own_json(shapes, tmp_path):
         assert (out / name).exists(), name
     assert json.loads((out / "metadata.json").read_text())["thing_classes"] == THINGS
 
-    # in a set of one's own, images without objects are there on purpose
+    # a user's own images without objects are negative examples
     assert "FILTER_EMPTY_ANNOTATIONS: false" in (out / "config.yaml").read_text()
 
     more = [*options, "SOLVER.MAX_ITER", 6]

@@ -43,7 +43,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
         if image.mode not in _LABEL_MODES:
             raise DatasetError(
                 f"{os.fspath(path)}: its pixels are {image.mode}, but a label map has one channel "
-                "of whole numbers, or a palette. Save it as grey of 8 or 16 bit."
+                "of whole numbers, or a palette. Save it as grey with 8 or 16 bits."
             )
         encodings = [tile[3] for tile in getattr(image, "tile", ())]
         labels = np.asarray(image)

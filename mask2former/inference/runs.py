@@ -107,7 +107,7 @@ class VideoRun:
         """Do nothing: results never replace frames."""
 
     def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
-        """Process the frames; return whether any were, without an error."""
+        """Process the frames; return whether there were any, and no error occurred."""
         begin, number = time.perf_counter(), 0
         try:
             for number, frame in enumerate(self.reader, start=1):

@@ -21,7 +21,7 @@ def packed(values, bits):
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
 def test_png_of_few_bits_is_read_as_stored(tmp_path, bits, palette):
     values = np.random.default_rng(bits).integers(0, 1 << bits, (5, 11))
-    # Colours that are no indices: 255, 254, ...
+    # Colours that differ from the indices: 255, 254, ...
     colors = bytes(range(255, -1, -1)) * 3 if palette else None
     content = raw_png(
         packed(values, bits), bits=bits, width=11, palette=colors and colors[: 3 << bits]
