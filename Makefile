@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
 
 quickstart: install
 	$(BIN)/python -m mask2former.data.preparation.synthetic --output $(SHAPES)
-	$(BIN)/python train_net.py --config-file configs/quickstart/$(TASK).yaml OUTPUT_DIR $(OUTPUT)
+	$(BIN)/python train_net.py --config-file configs/quickstart/$(TASK).yaml --resume OUTPUT_DIR $(OUTPUT)
 	$(BIN)/python demo/demo.py --config-file $(OUTPUT)/config.yaml \
 		--input "$(SHAPES)/val/*[05].*" --output $(OUTPUT)/pictures
 	@echo "Model, logs and results: $(OUTPUT)"

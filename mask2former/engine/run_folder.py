@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import logging
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import IO
 
 from ..checkpoint.resume import newest_checkpoints, remove_unfinished
+
+fcntl: ModuleType | None = None
+with contextlib.suppress(ImportError):  # Windows does not have it: there, folders are not locked
+    import fcntl
 
 LOCK = ".lock"
 
@@ -45,7 +50,7 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
 
 def _lock(folder: Path) -> None:
     path = folder.resolve() / LOCK
-    if path in _held:
+    if path in _held or fcntl is None:
         return
     # Unlike those of `flock`, these locks are not inherited by data loading workers, which may
     # outlive a killed run by seconds.
