@@ -7,6 +7,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..checkpoint.resume import FINAL, newest_checkpoints
 from ..structures import Classes
 
 logger = logging.getLogger(__name__)
@@ -16,17 +17,15 @@ def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
     """Add the weights of the run that wrote `config_file` to `overrides`, unless they name weights.
 
     The config in an output folder still names the weights that training started from. If
-    `model_final.pth` or, for an unfinished run, `last_checkpoint` is beside it, the user means
-    those. A Hugging Face folder as `config_file` names its own weights.
+    `model_final.pth` or, for an unfinished run, another checkpoint is beside it, that is the one
+    meant. A Hugging Face folder as `config_file` names its own weights.
     """
     if "MODEL.WEIGHTS" in overrides[::2] or Path(config_file).is_dir():
         return list(overrides)
     folder = Path(config_file).parent
-    weights = folder / "model_final.pth"
-    last = folder / "last_checkpoint"
-    if not weights.exists() and last.exists():
-        weights = folder / Path(last.read_text().strip()).name
-    if not weights.exists():
+    final = folder / FINAL
+    weights = final if final.exists() else next(iter(newest_checkpoints(folder)), None)
+    if weights is None:
         return list(overrides)
     logger.info("Using the weights beside the config file: %s", weights)
     return [*overrides, "MODEL.WEIGHTS", str(weights)]
