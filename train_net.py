@@ -17,6 +17,8 @@ def main(args: argparse.Namespace) -> dict | None:
             return run(args)
     except OSError as error:  # a full disk or a folder that cannot be written to
         sys.exit(f"error: {error}. Checkpoints written before are whole: continue with --resume")
+    except FloatingPointError as error:  # the losses became NaN or infinite
+        sys.exit(f"error: {error}. Checkpoints written before are kept")
 
 
 def run(args: argparse.Namespace) -> dict | None:

@@ -13,6 +13,15 @@ _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 _UNFINISHED = re.compile(rf"\.(.+\.(pth|json)|{LAST_CHECKPOINT})\.[a-z0-9_]{{8}}")
 
 
+def numbered_checkpoints(folder: Path) -> dict[Path, int]:
+    """Return the checkpoints that are named by their iteration, with that iteration."""
+    return {
+        path: int(match[1])
+        for path in folder.glob("model_*.pth")
+        if (match := _PERIODIC.fullmatch(path.name))
+    }
+
+
 def newest_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a run, the one to continue from first.
 
@@ -23,11 +32,7 @@ def newest_checkpoints(folder: Path) -> list[Path]:
     Args:
         folder: the `OUTPUT_DIR` of the run. It need not exist.
     """
-    iterations = {
-        path: int(match[1])
-        for path in folder.glob("model_*.pth")
-        if (match := _PERIODIC.fullmatch(path.name))
-    }
+    iterations = numbered_checkpoints(folder)
 
     def rank(path: Path) -> float:
         """Return the iteration; a checkpoint without number follows those written before it."""

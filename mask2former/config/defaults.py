@@ -61,6 +61,15 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # SOLVER.IMS_PER_BATCH 16. An iteration, which SOLVER.MAX_ITER and SOLVER.STEPS count, is one
     # optimizer step.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Save a checkpoint after this many minutes at the latest, whatever SOLVER.CHECKPOINT_PERIOD
+    # says; 0 sets no limit.
+    cfg.SOLVER.CHECKPOINT_PERIOD_MINUTES = 0.0
+    # Keep only so many of the newest periodic checkpoints; 0 keeps all. model_final.pth and
+    # model_best.pth do not count.
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
+    # Keep the weights with the highest value of this metric in model_best.pth: a name as in
+    # metrics.json, such as "segm/AP". Each evaluation (TEST.EVAL_PERIOD) is compared.
+    cfg.SOLVER.BEST_METRIC = ""
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:

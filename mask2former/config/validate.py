@@ -72,6 +72,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             for key in (
                 "BASE_LR", "WEIGHT_DECAY", "WEIGHT_DECAY_NORM", "WEIGHT_DECAY_EMBED",
                 "BACKBONE_MULTIPLIER", "GAMMA", "MOMENTUM", "WARMUP_FACTOR", "WARMUP_ITERS",
+                "CHECKPOINT_PERIOD_MINUTES",
             )
         ),
         f"{_HEAD}TRANSFORMER_ENC_LAYERS",
@@ -93,6 +94,9 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
+    _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
+        "SOLVER.CHECKPOINTS_TO_KEEP",
+    ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
 }  # fmt: skip

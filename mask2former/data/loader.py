@@ -19,6 +19,7 @@ from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..utils.workers import leave_signals_to_main_process
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
 from .training_set import load_training_set
@@ -196,6 +197,7 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=list,
         persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_main_process,
         # The loader draws a seed for its workers. It has its own generator, so that the global
         # one does not depend on how often a run was resumed.
         generator=torch.Generator().manual_seed(seed),
@@ -204,4 +206,8 @@ def build_train_loader(
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
     """Build Detectron2's test loader of one data set with this package's mapper."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=build_mapper(cfg, is_train=False))
+    loader = build_detection_test_loader(
+        cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
+    )
+    loader.worker_init_fn = leave_signals_to_main_process
+    return loader

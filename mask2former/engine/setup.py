@@ -94,9 +94,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
-    # A full disk is reported in one line, without the traceback of Detectron2's loop.
+    # These are reported in one line, without the traceback of Detectron2's loop.
+    reported = (OSError, FloatingPointError)
     logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], OSError))
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], reported))
     )
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)

@@ -11,6 +11,10 @@ import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Pixels of 16-bit files are below this, and training reads 8 bits per channel.
+LARGEST_PIXEL = 2**16
 
 
 class TrainLoop(SimpleTrainer):
@@ -54,21 +58,41 @@ class TrainLoop(SimpleTrainer):
         )
 
     def run_step(self) -> None:
-        """Run one iteration: ``accumulate_steps`` batches and one optimizer step."""
+        """Run one iteration: ``accumulate_steps`` batches and one optimizer step.
+
+        Raises:
+            FloatingPointError: a loss or a running statistic of a normalisation is not finite. The
+                weights and the statistics stay those of the last iteration.
+        """
+        statistics = [buffer.clone() for buffer in self._statistics()]
+        try:
+            self._run_step()
+        except FloatingPointError:
+            for buffer, before in zip(self._statistics(), statistics, strict=True):
+                buffer.copy_(before)
+            raise
+
+    def _run_step(self) -> None:
         self._seed_draws()
         self.optimizer.zero_grad()
         totals: dict[str, torch.Tensor] = {}
         data_time = 0.0
+        batches = []
         for i in range(self.accumulate_steps):
             start = time.perf_counter()
             data = next(self._data_loader_iter)
             data_time += time.perf_counter() - start
             last = i == self.accumulate_steps - 1
-            for name, loss in self._backward(data, synchronise=last).items():
+            try:
+                losses = self._backward(data, synchronise=last)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} {_describe(data)}") from error
+            for name, loss in losses.items():
                 totals[name] = totals.get(name, 0.0) + loss.detach() / self.accumulate_steps
+            batches += data
         self.after_backward()
-        # This raises if a loss is not finite. It comes before the step, so that the weights stay
-        # those of the last good iteration.
+        # Before the step, so that the weights stay those of the last good iteration
+        self._check_finite(totals, batches)
         self._write_metrics(totals, data_time)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
@@ -85,6 +109,22 @@ class TrainLoop(SimpleTrainer):
             total = sum(losses.values()) / self.accumulate_steps
             self.grad_scaler.scale(total).backward()
         return losses
+
+    def _statistics(self) -> list[torch.Tensor]:
+        """Return the running means and variances of the model's batch normalisations."""
+        layers = (m for m in self.model.modules() if isinstance(m, _BatchNorm))
+        return [
+            b for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None
+        ]
+
+    def _check_finite(self, losses: dict[str, torch.Tensor], data: list[dict[str, Any]]) -> None:
+        # Normalised by its own statistics, a huge input has a finite loss.
+        values = [*(loss.reshape(1) for loss in losses.values()), *self._statistics()]
+        if torch.cat([value.flatten().float() for value in values]).isfinite().all():
+            return
+        wrong = [f"{name} is {loss.item()}" for name, loss in losses.items() if not loss.isfinite()]
+        what = ", ".join(wrong) or "the running statistics of a batch normalisation are not finite"
+        raise FloatingPointError(f"iteration {self.iter}: {what}. {_describe(data)}")
 
     def _seed_draws(self) -> None:
         # torch mixes a seed's bits, so neighbouring seeds give unrelated draws.
@@ -104,3 +144,16 @@ class TrainLoop(SimpleTrainer):
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
         self.seed = state_dict.get("seed", self.seed)
+
+
+def _describe(data: list[dict[str, Any]]) -> str:
+    """Name the images of a batch; only those with impossible pixels if there are any."""
+    images = [(str(x.get("file_name", f"number {i}")), x.get("image")) for i, x in enumerate(data)]
+    wrong = [
+        name
+        for name, image in images
+        if isinstance(image, torch.Tensor) and not (image.abs() < LARGEST_PIXEL).all()
+    ]
+    if wrong:
+        return f"Images with NaN, infinite or huge pixels: {', '.join(wrong)}"
+    return f"Images of this step: {', '.join(name for name, _ in images[:16])}"

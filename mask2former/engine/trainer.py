@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
-from detectron2.engine.hooks import EvalHook
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -22,7 +22,7 @@ from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
-from .interruption import SaveAndStop
+from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 
@@ -74,25 +74,37 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase | None]:
-        """Build Detectron2's hooks and `SaveAndStop`; only the last evaluation augments its images.
-
-        Test-time augmentation takes many times as long as plain evaluation.
-        """
+        """Build Detectron2's hooks, with those of this package for checkpoints and endings."""
+        solver = self.cfg.SOLVER
+        self._best = BestCheckpoint(
+            self.checkpointer.model, self.cfg.OUTPUT_DIR, solver.BEST_METRIC
+        )
         hooks: list[HookBase | None] = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
-                period, device = self.cfg.SOLVER.CHECKPOINT_PERIOD, self.cfg.MODEL.DEVICE
-                hooks.append(SaveAndStop(self.checkpointer, period, device))
-                hook = EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
-            hooks.append(hook)
+                saves = SaveCheckpoints(
+                    self.checkpointer,
+                    period=solver.CHECKPOINT_PERIOD,
+                    minutes=solver.CHECKPOINT_PERIOD_MINUTES,
+                    keep=solver.CHECKPOINTS_TO_KEEP,
+                    device=self.cfg.MODEL.DEVICE,
+                )
+                hooks += [saves, Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
+            elif isinstance(hook, PeriodicWriter):
+                hooks.append(WriteMetrics(hook._writers, hook._period))
+            elif not isinstance(hook, PeriodicCheckpointer):
+                hooks.append(hook)
         return hooks
 
     def _evaluate(self) -> dict:
+        """Evaluate; test-time augmentation, which takes many times as long, comes at the end."""
         plain = self.cfg.clone()
         plain.defrost()
         plain.TEST.AUG.ENABLED = False
         last = self.iter + 1 >= self.max_iter
         self._last_eval_results = self.test(self.cfg if last else plain, self.model)
+        if self.cfg.SOLVER.BEST_METRIC:
+            self._best.update(self._last_eval_results, self.iter)
         return self._last_eval_results
 
     def train(self) -> dict | None:
@@ -128,6 +140,8 @@ class Trainer(DefaultTrainer):
                     "says. To change it, start a new run with MODEL.WEIGHTS %s",
                     name, value, wanted[name], self.checkpointer.resumed_from,
                 )  # fmt: skip
+        if self.cfg.SOLVER.BEST_METRIC:
+            self._best.restore()
         self.start_iter = self.iter + 1  # a checkpoint holds the iteration that had just finished
         sampler = getattr(self.data_loader, "sampler", None)
         if isinstance(sampler, ResumableSampler):

@@ -1,0 +1,179 @@
+"""When a run saves, which checkpoints it keeps, and how it ends after an error."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import EvalHook, PeriodicWriter
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from torch import nn
+
+from ..checkpoint import Checkpointer, WeightsError, read_checkpoint
+from ..checkpoint.resume import FINAL, numbered_checkpoints
+from .interruption import request, requested_signal
+
+logger = logging.getLogger(__name__)
+
+
+class SaveCheckpoints(HookBase):
+    """Saves every so many iterations or minutes, at the end, and when a signal asks to stop.
+
+    It comes after the schedule and before the evaluation. See `stop_on_signals`.
+
+    Args:
+        checkpointer: saves in the main process.
+        period: iterations between checkpoints.
+        minutes: the longest time between checkpoints; 0 sets no limit.
+        keep: how many numbered checkpoints to keep; 0 keeps all. An older one is deleted after
+            the newer one is on the disk.
+        device: where the processes exchange that one of them has received a signal.
+    """
+
+    def __init__(
+        self, checkpointer: Checkpointer, *, period: int, minutes: float, keep: int, device: str
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._period = period
+        self._seconds = 60 * minutes if minutes else math.inf
+        self._keep = keep
+        self._device = device
+        self._saved_at = time.monotonic()
+        self._saved = True
+
+    def before_train(self) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def before_step(self) -> None:
+        """Note that the weights are about to change."""
+        self._saved = False
+        request.in_iteration = True
+
+    def after_step(self) -> None:
+        """Save where it is time; then stop if a signal has come.
+
+        Raises:
+            FloatingPointError: a weight is not finite. The checkpoints before it are kept.
+            OSError: the disk is full or the folder cannot be written to.
+        """
+        done = self.trainer.iter + 1
+        if done % self._period == 0 or time.monotonic() - self._saved_at >= self._seconds:
+            self._save(f"model_{self.trainer.iter:07d}")
+        if done >= self.trainer.max_iter:
+            self._save(Path(FINAL).stem)
+        request.in_iteration = False
+        if number := requested_signal(self._device):
+            raise SystemExit(128 + number)
+
+    def after_train(self) -> None:
+        """Save what a stop would lose."""
+        if isinstance(sys.exc_info()[1], SystemExit) and not request.in_iteration:
+            if not self._saved:
+                self._save(f"model_{self.trainer.iter:07d}")
+            logger.info("Stopped; continue with --resume")
+
+    def _save(self, name: str) -> None:
+        if not comm.is_main_process():
+            return
+        check_finite(self._checkpointer.model, self.trainer.iter)
+        self._checkpointer.save(name, iteration=self.trainer.iter)
+        self._saved, self._saved_at = True, time.monotonic()
+        numbers = numbered_checkpoints(Path(self._checkpointer.save_dir))
+        # Later ones are of an earlier run that was resumed from a checkpoint in its middle.
+        past = sorted((n, path) for path, n in numbers.items() if n <= self.trainer.iter)
+        for _, path in past[: -self._keep] if self._keep else ():
+            path.unlink()
+            logger.info("Deleted the older checkpoint %s", path)
+
+
+def check_finite(model: nn.Module, iteration: int) -> None:
+    """Raise `FloatingPointError` if a weight or buffer of the model is NaN or infinite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise FloatingPointError(
+                f"after iteration {iteration}, {name} holds NaN or infinite values; nothing is "
+                "saved. The weights have most likely diverged: continue from an earlier checkpoint "
+                "with a lower SOLVER.BASE_LR"
+            )
+
+
+class _Untagged(Checkpointer):
+    """A checkpointer of files that training does not continue from."""
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        pass
+
+
+class BestCheckpoint:
+    """The weights with the highest value of a metric so far, in ``model_best.pth``.
+
+    The file holds the metric and the iteration, too. Training does not continue from it.
+
+    Args:
+        model: the model.
+        folder: where to write.
+        metric: name as in ``metrics.json``, such as "segm/AP".
+    """
+
+    def __init__(self, model: nn.Module, folder: str, metric: str) -> None:
+        self._checkpointer = _Untagged(model, folder)
+        self._path = Path(folder, "model_best.pth")
+        self._metric = metric
+        self._value = -math.inf
+
+    def restore(self) -> None:
+        """Go on from the value of an earlier part of the run."""
+        try:
+            best = read_checkpoint(self._path)["best"] if self._path.exists() else {}
+        except (WeightsError, KeyError) as error:
+            logger.warning("The next evaluation replaces %s: %s", self._path, error)
+            return
+        if best.get("metric") == self._metric:
+            self._value = best["value"]
+
+    def update(self, results: dict[str, Any], iteration: int) -> None:
+        """Save the model if the results of its evaluation are the best so far."""
+        if not comm.is_main_process():
+            return
+        values = flatten_results_dict(results)
+        if self._metric not in values:
+            logger.warning(
+                "No best checkpoint: SOLVER.BEST_METRIC is %r, but the evaluation gives %s",
+                self._metric, ", ".join(values) or "nothing",
+            )  # fmt: skip
+        value = float(values.get(self._metric, math.nan))
+        if value > self._value:  # false for NaN
+            check_finite(self._checkpointer.model, iteration)
+            best = {"metric": self._metric, "value": value}
+            self._checkpointer.save(self._path.stem, iteration=iteration, best=best)
+            self._value = value
+            logger.info("%s %.4f is the best so far", self._metric, value)
+
+
+class Evaluate(EvalHook):
+    """Detectron2's hook, but a run that ends by an error or a signal is not evaluated."""
+
+    def after_train(self) -> None:
+        """Evaluate at the end of the schedule."""
+        if sys.exc_info()[1] is None:
+            super().after_train()
+
+
+class WriteMetrics(PeriodicWriter):
+    """Detectron2's hook, but a full disk does not hide the error that ended the run."""
+
+    def after_train(self) -> None:
+        """Write what is not written yet, after a stop too."""
+        ending = sys.exc_info()[1]
+        try:
+            super().after_train()
+        except OSError:
+            if ending is None:
+                raise

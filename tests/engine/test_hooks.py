@@ -1,0 +1,159 @@
+"""Which checkpoints a run keeps, and how it ends when numbers are not finite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mask2former.checkpoint import read_checkpoint
+from mask2former.engine import Trainer
+
+
+class Scripted(Trainer):
+    """A trainer whose evaluations give the values of a list."""
+
+    values: list[float]
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        return {"segm": {"AP": cls.values.pop(0), "AP50": 0.0}}
+
+
+def trained(cfg, kind=Trainer, **run):
+    torch.manual_seed(0)
+    trainer = kind(cfg)
+    trainer.resume_or_load(**run)
+    trainer.train()
+    return trainer
+
+
+def names(cfg, pattern="*.pth"):
+    return sorted(path.stem for path in Path(cfg.OUTPUT_DIR).glob(pattern))
+
+
+@pytest.fixture
+def cfg(tiny_cfg):
+    tiny_cfg.DATASETS.TEST = ()
+    return tiny_cfg
+
+
+def test_the_last_checkpoints_are_kept(cfg):
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
+    trained(cfg)
+    assert names(cfg) == ["model_0000002", "model_0000003", "model_final"]
+    cfg.SOLVER.MAX_ITER = 5
+    trainer = trained(cfg, resume=True)
+    assert trainer.start_iter == 4
+    assert names(cfg) == ["model_0000003", "model_0000004", "model_final"]
+
+
+def test_an_older_checkpoint_outlives_a_failure_to_save(cfg, monkeypatch):
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 1
+    cfg.SOLVER.MAX_ITER = 1
+    trained(cfg)
+    (kept,) = names(cfg, "model_0*.pth")
+    cfg.SOLVER.MAX_ITER = 3
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mask2former.checkpoint.checkpointer.write_checkpoint", full)
+    with pytest.raises(OSError, match="cannot save a checkpoint: No space left"):
+        trained(cfg, resume=True)
+    assert names(cfg, "model_0*.pth") == [kept]
+
+
+def test_checkpoints_by_the_clock(cfg):
+    cfg.SOLVER.CHECKPOINT_PERIOD_MINUTES = 1e-9
+    trained(cfg)
+    assert names(cfg, "model_0*.pth") == [f"model_000000{i}" for i in range(4)]
+    cfg.OUTPUT_DIR += "_slow"
+    cfg.SOLVER.CHECKPOINT_PERIOD_MINUTES = 60.0
+    trained(cfg)
+    assert names(cfg) == ["model_final"]
+
+
+def test_the_best_checkpoint_stays_across_a_resumption(cfg):
+    cfg.SOLVER.BEST_METRIC = "segm/AP"
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD = 1
+    Scripted.values = [float("nan"), 10.0, 30.0, 20.0]
+    trainer = trained(cfg, Scripted)
+    assert not Scripted.values
+    best = f"{cfg.OUTPUT_DIR}/model_best.pth"
+    assert read_checkpoint(best)["best"] == {"metric": "segm/AP", "value": 30.0}
+    assert read_checkpoint(best)["iteration"] == 2
+    at_that_time = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_0000002.pth")["model"]
+    for name, value in read_checkpoint(best)["model"].items():
+        assert torch.equal(value, at_that_time[name])
+    assert trainer.checkpointer.get_checkpoint_file().endswith("model_final.pth")
+
+    cfg.SOLVER.MAX_ITER = 6
+    Scripted.values = [25.0, 31.0]
+    trained(cfg, Scripted, resume=True)
+    assert read_checkpoint(best)["iteration"] == 6  # of the evaluation after training
+
+
+def test_an_unknown_metric_is_named(cfg, caplog):
+    cfg.SOLVER.BEST_METRIC = "AP"
+    Scripted.values = [1.0]
+    trained(cfg, Scripted)
+    assert "SOLVER.BEST_METRIC is 'AP', but the evaluation gives segm/AP, segm/AP50" in caplog.text
+    assert names(cfg) == ["model_final"]
+
+
+class Spoilt(Trainer):
+    """A trainer with trainable batch normalisation, whose third batch holds an odd pixel."""
+
+    pixel: float
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        for number, batch in enumerate(super().build_train_loader(cfg)):
+            for sample in batch:
+                sample["image"] = sample["image"].float()
+            if number == 2:
+                batch[1]["image"][0, 5, 5] = cls.pixel
+                batch[1]["file_name"] = "odd.png"
+            yield batch
+
+
+@pytest.mark.parametrize("pixel", [1e30, float("nan"), float("inf")])
+def test_an_odd_input_ends_the_run_and_spoils_nothing(cfg, pixel):
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    Spoilt.pixel = pixel
+    trainer = Spoilt(cfg)
+    trainer.resume_or_load(resume=False)
+    with pytest.raises(FloatingPointError, match=r"huge pixels: odd\.png$") as error:
+        trainer.train()
+    assert "\n" not in str(error.value)
+    assert names(cfg) == ["model_0000000", "model_0000001"]
+    saved = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_0000001.pth")["model"]
+    running = [name for name in saved if "running_" in name]
+    assert running
+    for name, value in trainer.model.state_dict().items():
+        assert value.isfinite().all(), name
+        if name in running:
+            assert torch.equal(value, saved[name])
+
+
+class Diverging(Trainer):
+    """A trainer whose second step makes a weight NaN."""
+
+    def before_step(self):
+        super().before_step()
+        if self.iter == 1:
+            self.optimizer.register_step_post_hook(self._spoil)
+
+    def _spoil(self, *args):
+        self.model.backbone.res2[0].conv1.weight.data[0] = torch.nan
+
+
+def test_weights_that_are_not_finite_are_not_saved(cfg):
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    with pytest.raises(FloatingPointError, match=r"after iteration 1, backbone\.res2\.0\.conv1\.w"):
+        trained(cfg, Diverging)
+    assert names(cfg) == ["model_0000000"]
