@@ -6,32 +6,31 @@
     timm://swin_tiny_patch4_window7_224.ms_in1k   timm's, on the Hugging Face Hub
     detectron2://..., https://...                 as in Detectron2
 
-A file is downloaded into Detectron2's cache (`$FVCORE_CACHE`, or ~/.torch/iopath_cache) the first
-time it is used. Where its SHA-256 is published, it enters the cache only if the two agree. Append
-`#sha256=<64 hexadecimal digits>` to any address to accept exactly that file.
+    catalog://..., and those of handlers that      as in Detectron2: its `PathManager` opens them
+    were registered with `PathManager`
+
+A file is downloaded into a cache (see `downloads`) the first time it is used. Where its SHA-256 is
+published, it enters the cache only if the two agree; the file in the cache is verified each time.
+Append `#sha256=<64 hexadecimal digits>` to any address to accept exactly that file. Without it,
+http:// and ftp:// are refused.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
-import http.client
 import logging
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlparse
 
 import torchvision
+from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
-from iopath.common.download import download
-from iopath.common.file_io import file_lock, get_cache_dir
 
+from .downloads import cached_download, sha256_of
 from .files import WeightsError
 
 PYTORCH_URL = "https://download.pytorch.org/models/"
@@ -97,15 +96,21 @@ def local_weights(address: str) -> str:
             is not the published or the requested one.
     """
     plain, pin = _split_pin(address)
+    if not plain:
+        raise WeightsError("no weights are named: give a file, a folder or an address")
     if plain.startswith(PUBLISHED_URL):
         _state_licence_once()
     url = web_address(plain)
     if url is not None:
-        return str(_download(url, address, pin))
+        hub = HUGGING_FACE_URL if url.startswith(HUGGING_FACE_URL) else None
+        expected = pin or _hash_in_name(url)
+        return str(cached_download(url, address, expected, pinned=pin is not None, hub=hub))
     path = PathManager.get_local_path(plain)
     if not os.path.exists(path):
         raise WeightsError(f"there are no weights {plain}{_hint(plain)}")
-    if pin and not (found := _sha256(Path(path))).startswith(pin):
+    if pin and not os.path.isfile(path):
+        raise WeightsError(f"{plain} is not a regular file: only files have a SHA-256")
+    if pin and (found := sha256_of(Path(path))) != pin:
         raise WeightsError(f"{plain} has the SHA-256 {found}, not the requested {pin}")
     return path
 
@@ -124,8 +129,13 @@ def web_address(address: str) -> str | None:
         WeightsError: the name in the address is unknown.
     """
     prefix, separator, name = address.partition("://")
-    if prefix in ("http", "https"):
+    if prefix in ("http", "https", "ftp"):
         return address
+    if address.startswith(ModelCatalogHandler.PREFIX):
+        try:
+            return ModelCatalog.get(name)
+        except RuntimeError as error:
+            raise WeightsError(f"{address}: no such weights in Detectron2's catalog") from error
     if address.startswith(Detectron2Handler.PREFIX):
         return Detectron2Handler.S3_DETECTRON2_PREFIX + name
     if prefix + separator not in WeightsHandler.PREFIXES:
@@ -187,96 +197,7 @@ def _split_pin(address: str) -> tuple[str, str | None]:
     return plain, pin.lower()
 
 
-def _download(url: str, address: str, pin: str | None) -> Path:
-    """Return the cached file of a URL, downloading it first if there is none."""
-    path = PurePosixPath(urlparse(url).path.lstrip("/"))
-    if not path.name or ".." in path.parts:
-        raise WeightsError(f"{address}: {url} names no file")
-    # Detectron2 caches in the same place: what it downloaded is not downloaded again.
-    cached = Path(get_cache_dir(), path)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    with file_lock(str(cached)):
-        if cached.is_file():
-            _check(cached, pin or _hash_in_name(url), url, address)
-            return cached
-        new = cached.with_name(f"{cached.name}.unchecked")
-        try:
-            expected = pin or _hash_in_name(url) or _hash_on_hub(url)
-            # This removes the partial file if it is interrupted.
-            download(url, str(cached.parent), filename=new.name)
-        except (OSError, http.client.HTTPException) as error:
-            raise _not_downloaded(url, address, cached, error) from error
-        _check(new, expected, url, address)
-        if expected is None:
-            logger.info(
-                "No hash of %s is known. To accept only this file from now on, write %s%s%s",
-                url, address, _PIN, _sha256(new),
-            )  # fmt: skip
-        new.replace(cached)
-    return cached
-
-
-def _not_downloaded(url: str, address: str, cached: Path, error: Exception) -> WeightsError:
-    # The Hugging Face Hub answers 401 for names that it does not have.
-    if isinstance(error, urllib.error.HTTPError) and error.code in (401, 404):
-        return WeightsError(f"{address}: there is no {url} (HTTP {error.code}); check the name")
-    return WeightsError(
-        f"{address} cannot be downloaded from {url}: {error or type(error).__name__}. "
-        f"On a machine without a connection, put the file at {cached}, or set MODEL.WEIGHTS to "
-        "the path of a copy"
-    )
-
-
-def _check(path: Path, expected: str | None, url: str, address: str) -> None:
-    """Remove a file and raise `WeightsError` unless its SHA-256 begins with `expected`."""
-    if expected is None or (found := _sha256(path)).startswith(expected):
-        return
-    path.unlink()
-    raise WeightsError(
-        f"{address}: the file from {url} has the SHA-256 {found}, expected {expected}. It was "
-        "removed from the cache. Try again; if the hash is still wrong, do not trust the source"
-    )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _hash_in_name(url: str) -> str | None:
     """Return the first digits of the SHA-256, which end the names of PyTorch's own files."""
     match = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     return match[1] if match and url.startswith(PYTORCH_URL) else None
-
-
-def _hash_on_hub(url: str) -> str | None:
-    """Ask the Hugging Face Hub for the SHA-256 of a file of weights."""
-    if not url.startswith(HUGGING_FACE_URL):
-        return None
-    request = urllib.request.Request(url, method="HEAD")
-    try:
-        with urllib.request.build_opener(_StopAtHash).open(request, timeout=60) as response:
-            headers = response.headers
-    except urllib.error.HTTPError as error:
-        headers = error.headers
-        if headers.get(_HUB_HASH) is None:
-            raise
-    tag = headers.get(_HUB_HASH, "").strip('"')
-    return tag if re.fullmatch("[0-9a-f]{64}", tag) else None
-
-
-_HUB_HASH = "X-Linked-Etag"
-
-
-class _StopAtHash(urllib.request.HTTPRedirectHandler):
-    """Follows redirects up to the one that states the hash, which the storage does not repeat."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any
-    ) -> urllib.request.Request | None:
-        if headers.get(_HUB_HASH) is not None:
-            return None
-        return super().redirect_request(req, fp, code, msg, headers, newurl)

@@ -2,7 +2,12 @@
 
 import hashlib
 import logging
+import shutil
+import socket
+import ssl
+import subprocess
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +16,8 @@ from pathlib import Path
 import pytest
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 
-from mask2former.checkpoint import WeightsError, sources
+from mask2former.checkpoint import WeightsError, downloads, sources
+from mask2former.checkpoint.downloads import cached_path
 from mask2former.checkpoint.sources import SWIN_RELEASES, local_weights
 
 CONTENT = bytes(range(256)) * 5000
@@ -29,19 +35,29 @@ class Answer:
     stop_after: int | None = None
     """Number of bytes after which the server closes the connection."""
     chunked: bool = False
+    pause: float = 0.0
+    """Seconds before each hundredth of the body."""
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self, certificate: Path | None = None):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[str, Answer] = {}
         self.requests: list[str] = []
+        self.scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_):
+        pass  # clients that give up
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -63,7 +79,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             if answer.chunked:
                 self.wfile.write(f"{len(answer.body):x}\r\n".encode())
-            self.wfile.write(answer.body[: answer.stop_after])
+            body = answer.body[: answer.stop_after]
+            step = len(body) // 100 + 1 if answer.pause else len(body) + 1
+            for start in range(0, len(body), step):
+                time.sleep(answer.pause)
+                self.wfile.write(body[start : start + step])
 
     do_GET = do_HEAD = answer  # noqa: N815  # names that http.server asks for
 
@@ -77,9 +97,38 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Path:
+    """A key and a certificate for 127.0.0.1 in one file."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the command openssl")
+    path = tmp_path_factory.mktemp("certificate") / "server.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-keyout", path, "-out", path.with_suffix(".crt"), "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with path.open("a") as file:
+        file.write(path.with_suffix(".crt").read_text())
+    return path
+
+
 @pytest.fixture
-def server(cache, monkeypatch):
+def plain_server(cache):
+    """A server without encryption."""
     with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def server(cache, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with Server(certificate) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setattr(sources, "PYTORCH_URL", f"{server.url}/pytorch/")
@@ -92,9 +141,9 @@ def server(cache, monkeypatch):
 
 
 def files(cache: Path) -> list[str]:
-    """List the files in the cache, except locks, which stay there as Detectron2's do."""
-    found = (path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return sorted(str(path.relative_to(cache)) for path in found)
+    """List the names of the files in the cache, except locks and hashes."""
+    found = (path for path in cache.rglob("*") if path.is_file())
+    return sorted(path.name for path in found if path.suffix not in (".lock", ".sha256"))
 
 
 # --- Downloads ---
@@ -103,29 +152,51 @@ def files(cache: Path) -> list[str]:
 def test_a_file_is_downloaded_once_and_its_hash_is_logged(server, cache, caplog):
     server.answers["/some/model.pth"] = Answer()
     address = f"{server.url}/some/model.pth"
-    with caplog.at_level(logging.INFO, sources.__name__):
+    with caplog.at_level(logging.INFO, downloads.__name__):
         path = local_weights(address)
-    assert Path(path) == cache / "some/model.pth"
+    assert Path(path) == cached_path(address, address)
+    assert Path(path).parent.parent == cache / "weights"
     assert Path(path).read_bytes() == CONTENT
     assert f"{address}#sha256={SHA256}" in caplog.text
-    assert files(cache) == ["some/model.pth"]
+    assert files(cache) == ["model.pth"]
     server.answers.clear()
     assert local_weights(address) == path
     assert server.requests == ["GET /some/model.pth"]
-    # Detectron2 finds what was downloaded here in its cache.
-    assert PathManager.get_local_path(address) == path
 
 
-def test_addresses_with_prefixes(server, cache):
+def test_each_url_has_a_file_of_its_own(server, plain_server, cache):
+    """What one server sent is never used for another, another path or another query."""
+    body = {f"/{name}": name.encode() for name in ("a/x.pth", "b/x.pth", "a/x.pth?v=2")}
+    server.answers = {path: Answer(content) for path, content in body.items()}
+    for path, content in body.items():
+        assert Path(local_weights(server.url + path)).read_bytes() == content
+    assert files(cache) == ["x.pth"] * 3
+    plain_server.answers["/a/x.pth"] = Answer()
+    assert Path(local_weights(f"{plain_server.url}/a/x.pth#sha256={SHA256}")).read_bytes() == (
+        CONTENT
+    )
+    # What Detectron2's cache holds under the path alone is not used.
+    (cache / "c").mkdir()
+    (cache / "c/x.pth").write_bytes(CONTENT)
+    with pytest.raises(WeightsError, match="HTTP 404"):
+        local_weights(f"{server.url}/c/x.pth")
+
+
+def test_addresses_with_prefixes(server, monkeypatch):
     name = SWIN_RELEASES[0]
+    monkeypatch.setattr(
+        sources.ModelCatalog, "get", lambda name: f"{server.url}/catalog/{name}.pkl"
+    )
     for address, path in {
+        "catalog://R-50": "catalog/R-50.pkl",
         f"swin://{name}": f"swin/{name}.pth",
         "timm://some.model_1k": "hub/timm/some.model_1k/resolve/main/model.safetensors",
         "detectron2://a/R-50.pkl": "d2/a/R-50.pkl",
     }.items():
         server.answers[f"/{path}"] = Answer()
-        assert Path(local_weights(address)) == cache / path
-        assert Path(local_weights(f"{address}#sha256={SHA256.upper()}")) == cache / path
+        expected = cached_path(f"{server.url}/{path}", "")
+        assert Path(local_weights(address)) == expected
+        assert Path(local_weights(f"{address}#sha256={SHA256.upper()}")) == expected
 
 
 def test_the_licence_of_the_published_weights_is_stated_once(server, monkeypatch, caplog):
@@ -166,7 +237,7 @@ def test_an_interrupted_download_leaves_nothing(server, cache, chunked):
     with pytest.raises(WeightsError, match="cannot be downloaded from") as error:
         local_weights(address)
     assert address in str(error.value)
-    assert str(cache / "model.pth") in str(error.value)
+    assert str(cached_path(address, "")) in str(error.value)
     assert files(cache) == []
     server.answers["/model.pth"] = Answer()
     assert Path(local_weights(address)).read_bytes() == CONTENT
@@ -181,12 +252,12 @@ def test_no_connection(server, cache):
     for part in (
         "swin://swin_tiny_patch4_window7_224",
         f"{server.url}/swin/swin_tiny_patch4_window7_224.pth",
-        f"put the file at {cache}/swin/swin_tiny_patch4_window7_224.pth",
+        f"put the file at {cache}/weights/",
+        "/swin_tiny_patch4_window7_224.pth, or",
         "MODEL.WEIGHTS",
     ):
         assert part in str(error.value)
-    (cache / "swin").mkdir(exist_ok=True)
-    (cache / "swin/swin_tiny_patch4_window7_224.pth").write_bytes(CONTENT)
+    cached_path(f"{server.url}/swin/swin_tiny_patch4_window7_224.pth", "").write_bytes(CONTENT)
     assert local_weights("swin://swin_tiny_patch4_window7_224").startswith(str(cache))
 
 
@@ -199,11 +270,108 @@ def test_a_file_that_the_server_does_not_have(server, cache):
     assert files(cache) == []
 
 
-@pytest.mark.parametrize("path", ["/../../escape.pth", "/a/..", "/", ""])
-def test_a_url_names_a_file_within_the_cache(server, path):
+@pytest.mark.parametrize("path", ["/a/..", "/", "", "/a/.", "/a/?b=c.pth"])
+def test_a_url_names_a_file(server, path):
     with pytest.raises(WeightsError, match="names no file"):
         local_weights(server.url + path)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["/../../escape.pth", "/a%2f..%2fb.pth", f"/{'a' * 5000}.pth"])
+def test_no_url_leaves_the_cache(server, cache, name):
+    server.answers[name] = Answer()
+    path = Path(local_weights(server.url + name))
+    assert path.parent.parent == cache / "weights" and path.suffix == ".pth"
+
+
+@pytest.mark.parametrize(
+    "address", ["https://[::1/a.pth", "https://a b/c.pth", "https://h:x/a.pth", "https://\ud800/a"]
+)
+def test_malformed_urls_are_one_line(cache, address):
+    with pytest.raises(WeightsError) as error:
+        local_weights(address)
+    assert "\n" not in str(error.value)
+
+
+# --- Encryption and time ---
+
+
+def test_plain_http_needs_a_pin(plain_server, cache):
+    plain_server.answers["/model.pth"] = Answer()
+    address = f"{plain_server.url}/model.pth"
+    with pytest.raises(WeightsError, match=r"anyone on the way .* append #sha256="):
+        local_weights(address)
+    with pytest.raises(WeightsError, match="anyone on the way"):
+        local_weights(f"ftp://127.0.0.1/model.pth#sha256={SHA256}")
+    assert plain_server.requests == []
+    assert Path(local_weights(f"{address}#sha256={SHA256}")).read_bytes() == CONTENT
+    with pytest.raises(WeightsError, match="anyone on the way"):
+        local_weights(address)  # in the cache too
+
+
+@pytest.mark.parametrize("target", ["{plain}/model.pth", "ftp://127.0.0.1/a", "file:///etc/passwd"])
+def test_redirects_stay_encrypted(server, plain_server, cache, target):
+    plain_server.answers["/model.pth"] = Answer()
+    location = {"Location": target.format(plain=plain_server.url)}
+    server.answers["/model.pth"] = Answer(b"", 302, location)
+    for pin in ("", f"#sha256={SHA256}"):
+        with pytest.raises(WeightsError, match="cannot be downloaded"):
+            local_weights(f"{server.url}/model.pth{pin}")
+    assert plain_server.requests == []
+    assert files(cache) == []
+
+
+def test_a_certificate_of_strangers_is_refused(server, monkeypatch):
+    server.answers["/model.pth"] = Answer()
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(WeightsError, match="CERTIFICATE_VERIFY_FAILED"):
+        local_weights(f"{server.url}/model.pth")
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr(downloads, "STALL_SECONDS", 0.5)
+
+
+@pytest.mark.parametrize("pause", [0.1, 5], ids=["trickles", "is silent"])
+def test_a_server_that_sends_hardly_anything_is_given_up(server, cache, impatient, pause):
+    server.answers["/model.pth"] = Answer(b"a" * 10_000, pause=pause)
+    before = time.monotonic()
+    with pytest.raises(WeightsError, match=r"silent or very slow for 0\.5 s"):
+        local_weights(f"{server.url}/model.pth")
+    assert time.monotonic() - before < 4
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("header", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nA: "])
+def test_a_server_that_never_answers_is_given_up(cache, impatient, header):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def trickle():
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(header)
+                for _ in range(40):
+                    time.sleep(0.1)
+                    if header.endswith(b": "):
+                        connection.sendall(b"a")
+
+        threading.Thread(target=trickle, daemon=True).start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/model.pth#sha256={SHA256}"
+        before = time.monotonic()
+        with pytest.raises(WeightsError, match="silent or very slow"):
+            local_weights(url)
+        assert time.monotonic() - before < 4
+
+
+def test_leftovers_of_a_killed_download_are_removed(server, cache):
+    address = f"{server.url}/model.pth"
+    path = cached_path(address, address)
+    path.parent.mkdir(parents=True)
+    path.with_name(".model.pth.abcdefgh").write_bytes(CONTENT[:100])
+    server.answers["/model.pth"] = Answer()
+    assert local_weights(address) == str(path)
+    assert files(cache) == ["model.pth"]
 
 
 # --- Hashes ---
@@ -234,17 +402,26 @@ def test_a_damaged_file_in_the_cache_is_found_by_its_hash(server, cache):
         assert Path(local_weights(wanted)).read_bytes() == CONTENT
 
 
+def test_a_file_without_published_hash_is_verified_by_that_of_its_download(server, cache):
+    server.answers["/model.pth"] = Answer()
+    address = f"{server.url}/model.pth"
+    Path(local_weights(address)).write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(WeightsError, match=f"expected {SHA256}.*removed from the cache"):
+        local_weights(address)
+    assert Path(local_weights(address)).read_bytes() == CONTENT
+
+
 def test_hash_in_the_name_of_pytorchs_files(server, cache, caplog):
     for folder in ("pytorch", "elsewhere"):
         for digits in (SHA256[:8], "01234567"):
             server.answers[f"/{folder}/tiny-{digits}.pth"] = Answer()
-    with caplog.at_level(logging.INFO, sources.__name__):
+    with caplog.at_level(logging.INFO, downloads.__name__):
         local_weights(f"{server.url}/pytorch/tiny-{SHA256[:8]}.pth")
     assert "No hash" not in caplog.text
     with pytest.raises(WeightsError, match="expected 01234567"):
         local_weights(f"{server.url}/pytorch/tiny-01234567.pth")
     local_weights(f"{server.url}/elsewhere/tiny-01234567.pth")  # digits may be a date there
-    assert files(cache) == ["elsewhere/tiny-01234567.pth", f"pytorch/tiny-{SHA256[:8]}.pth"]
+    assert files(cache) == sorted(["tiny-01234567.pth", f"tiny-{SHA256[:8]}.pth"])
 
 
 def hub(server, sha256):
@@ -258,11 +435,10 @@ def hub(server, sha256):
 
 def test_hash_on_the_hub(server, cache, caplog):
     hub(server, SHA256)
-    with caplog.at_level(logging.INFO, sources.__name__):
+    with caplog.at_level(logging.INFO, downloads.__name__):
         path = local_weights("timm://old")
     assert Path(path).read_bytes() == CONTENT
     assert "No hash" not in caplog.text
-    # the question for the hash stops before the storage
     assert [request for request in server.requests if "storage" in request] == ["GET /storage/file"]
     asked = len(server.requests)
     assert local_weights("timm://old") == path
