@@ -7,7 +7,6 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from support import REPOSITORY
 
 from mask2former import load_config, model_zoo
 from mask2former.checkpoint import WeightsError
+from mask2former.checkpoint.downloads import cached_path
 from mask2former.model_zoo.model_zoo import WEIGHTS_HASHES
 
 R50 = "coco/instance-segmentation/maskformer2_R50_bs16_50ep"
@@ -103,7 +103,7 @@ def test_untrained_model_reads_no_file(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_trained_model_comes_from_detectron2s_cache(monkeypatch, tmp_path):
+def test_trained_model_comes_from_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     untrained = model_zoo.get(R50, trained=False, device="meta")
     # As Detectron2 writes published models
@@ -111,7 +111,7 @@ def test_trained_model_comes_from_detectron2s_cache(monkeypatch, tmp_path):
         name: np.full(tensor.shape, 0.5, "float32")
         for name, tensor in untrained.state_dict().items()
     }
-    file = tmp_path / urlparse(model_zoo.get_checkpoint_url(R50)).path.lstrip("/")
+    file = cached_path(model_zoo.get_checkpoint_url(R50), R50)
     file.parent.mkdir(parents=True)
     file.write_bytes(pickle.dumps({"model": state, "__author__": "tests"}))
 
