@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _IncompatibleKeys
-from torch import nn
+from torch import Tensor, nn
 
 from ..modeling.meta_arch.mask_former_head import migrate_names
 from ..utils.files import write_atomically
@@ -205,13 +206,37 @@ class Checkpointer(DetectionCheckpointer):
         if not fit:
             raise WeightsError(report(fit, self._source, state, model))
         fitting = {name: t for name, t in state.items() if name in model}
-        fitting = {name: t for name, t in fitting.items() if t.shape == model[name].shape}
+        fitting = {
+            name: self._converted(name, t, model[name])
+            for name, t in fitting.items()
+            if t.shape == model[name].shape
+        }
+        others = {str(state[name].dtype) for name in fitting} - {
+            str(model[name].dtype) for name in fitting
+        }
+        if others:
+            note += f" Tensors of {', '.join(sorted(others))} were converted."
         self.model.load_state_dict(fitting, strict=False)
         self.logger.info(
             "%d of the model's %d tensors were loaded from %s. %s",
             len(fitting), len(model), self._source, note,
         )  # fmt: skip
         return None
+
+    def _converted(self, name: str, tensor: Tensor, own: Tensor) -> Tensor:
+        """Return a tensor of the file in the type of the model's, which must be able to hold it."""
+        found = tensor.to(own.dtype)
+        if tensor.is_floating_point() != own.is_floating_point():
+            problem = f"is of {tensor.dtype}, in the model of {own.dtype}"
+        elif (
+            found.is_floating_point() and found.dtype != tensor.dtype and not found.isfinite().all()
+        ):
+            problem = f"holds numbers that {own.dtype}, its type in the model, cannot hold"
+        elif name.endswith("relative_position_index") and not torch.equal(found, own.cpu()):
+            problem = "does not number the positions in a window as the model does"
+        else:
+            return found
+        raise WeightsError(f"the weights {self._source} do not fit the model: {name} {problem}")
 
 
 def load_weights(model: nn.Module, path: str, *, allow_unsafe: bool = False) -> None:
@@ -227,4 +252,6 @@ def load_weights(model: nn.Module, path: str, *, allow_unsafe: bool = False) -> 
         WeightsError: the file does not exist, cannot be read or does not fit the model. The model
             stays as it was.
     """
+    if not path:
+        raise WeightsError("no weights are named: give a file, a folder or an address")
     Checkpointer(model, allow_unsafe=allow_unsafe).load(path, checkpointables=[])

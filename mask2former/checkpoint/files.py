@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ..utils.files import read_json, write_atomically
-from .pickles import read_pickle
+from .digests import METADATA, append_digest, digest_holds, insert_digest
+from .pickles import is_zip, read_archive, read_pickle
+from .rebuild import WEIGHT_DTYPES, NotPlain
 
 State = dict[str, Tensor]
 
@@ -29,6 +31,8 @@ HF_WEIGHT_FILES = (
 )
 # Keys under which files store their weights: Detectron2 and Swin, many others, pycls.
 _NESTED_UNDER = ("model", "state_dict", "model_state")
+# In an index: other files beside it, so that no index can refer to itself.
+_SHARD = re.compile(r"(?!\.)[\w. +-]{1,200}\.(safetensors|bin)")
 _TRUST = (
     "If you trust the author of the file, allow it with --allow-unsafe-weights (in Python: "
     "allow_unsafe=True)"
@@ -60,18 +64,11 @@ def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) ->
     if path.is_dir():
         path = hf_weights_file(path)
     if not path.is_file():
-        raise WeightsError(f"cannot load the weights: no such file: {path}")
+        what = "not a regular file" if path.exists() else "no such file"
+        raise WeightsError(f"cannot load the weights: {what}: {path}")
     try:
-        if path.suffix == ".safetensors":
-            content: Any = safetensors.torch.load_file(path)
-        elif path.suffix == ".json":
-            content = _read_shards(path, allow_unsafe)
-        elif path.suffix == ".pkl" and not _is_zip(path):
-            with path.open("rb") as file:
-                content = read_pickle(file, allow_unsafe)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=not allow_unsafe)
-        checkpoint = _nest(content, path)
+        content = _read(path, allow_unsafe)
+        return _nest(content, path)
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
@@ -79,11 +76,30 @@ def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) ->
             f"cannot load the weights {path}: {_why_not_unpickled(str(error))}"
         ) from error
     except Exception as error:  # damaged files make the readers raise any kind
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = str(error).partition("\n")[0][:300] or type(error).__name__
         raise WeightsError(
             f"cannot load the weights {path}, the file may be damaged: {reason}"
         ) from error
-    return checkpoint
+
+
+def _read(path: Path, allow_unsafe: bool) -> Any:
+    if path.suffix == ".json":
+        return _read_shards(path, allow_unsafe)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if not digest_holds(file, path.suffix == ".safetensors"):
+            raise WeightsError(
+                f"{path} has changed since it was written, by a damaged disk, for example: its "
+                "SHA-256 is another. Use an earlier checkpoint or another copy"
+            )
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        pickled = path.suffix == ".pkl" and not is_zip(file)
+        if allow_unsafe:
+            if pickled:
+                return pickle.Unpickler(file, encoding="latin1").load()
+            return torch.load(file, map_location="cpu", weights_only=False)
+        return read_pickle(file, size) if pickled else read_archive(file, size)
 
 
 def hf_weights_file(folder: Path) -> Path:
@@ -125,7 +141,13 @@ def write_checkpoint(
         raise WeightsError(f"{path} exists already")
     content = {**checkpoint, "model": with_versions(checkpoint["model"])}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: writers[path.suffix](content, file))
+
+    def write(file: BinaryIO) -> None:
+        writers[path.suffix](content, file)
+        if path.suffix != ".safetensors":
+            append_digest(file)
+
+    write_atomically(path, write)
 
 
 def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:
@@ -148,15 +170,23 @@ def with_versions(state: State) -> collections.OrderedDict[str, Tensor]:
 
 def _read_shards(index: Path, allow_unsafe: bool) -> State:
     """Read the files that a Hugging Face index names."""
-    names = read_json(index)["weight_map"]
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise WeightsError(f"{index}: 'weight_map' does not map names of tensors to files")
+    shards = list(dict.fromkeys(map(str, names.values())))
+    for shard in shards:
+        if not _SHARD.fullmatch(shard):
+            raise WeightsError(
+                f"{index}: {shard[:100]!r} in 'weight_map' is not the name of a .safetensors or "
+                ".bin file beside it"
+            )
     state: State = {}
-    for shard in sorted(set(names.values())):
-        if Path(shard).name != shard:
-            raise WeightsError(f"{index}: {shard!r} is not the name of a file beside it")
+    for shard in sorted(shards):
         state.update(read_checkpoint(index.parent / shard, allow_unsafe)["model"])
-    missing = sorted(set(names) - set(state))
-    if missing:
-        raise WeightsError(f"{index} lists {missing[0]}, but none of its files holds it")
+    missing = next((name for name in names if name not in state), None)
+    if missing is not None:
+        raise WeightsError(f"{index} lists {missing[:200]!r}, but none of its files holds it")
     return state
 
 
@@ -178,6 +208,8 @@ def _nest(content: Any, path: Path) -> dict[str, Any]:
             weights = {k: v for k, v in weights.items() if not str(k).endswith("_momentum")}
             checkpoint = {"__author__": "Caffe2", "matching_heuristics": True}
     state = {name: _as_tensor(name, value, path) for name, value in weights.items()}
+    if not state:
+        raise WeightsError(f"{path} holds no tensors")
     if hasattr(weights, "_metadata"):
         state = collections.OrderedDict(state)
         state._metadata = weights._metadata  # type: ignore[attr-defined]
@@ -185,13 +217,31 @@ def _nest(content: Any, path: Path) -> dict[str, Any]:
 
 
 def _as_tensor(name: object, value: object, path: Path) -> Tensor:
-    if isinstance(name, str) and isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(name, str) and isinstance(value, np.ndarray | np.generic):
-        return torch.from_numpy(np.array(value))
-    raise WeightsError(
-        f"{path} does not hold weights: {name!r} is a {type(value).__name__}, not a tensor"
-    )
+    """Return the tensor of a parameter: dense, of a plain type, and finite."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = torch.from_numpy(np.array(value))
+    if isinstance(name, str) and not (name.isprintable() and len(name) <= 1000):
+        raise WeightsError(f"{path}: {name[:200]!r} is not the name of a parameter")
+    if not isinstance(name, str) or not isinstance(value, Tensor):
+        kind = value.kind if isinstance(value, NotPlain) else f"a {type(value).__name__}"
+        raise WeightsError(
+            f"{path} does not hold weights: {str(name)[:200]!r} is {kind}, not a tensor of numbers"
+        )
+    value = value.detach()
+    if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
+        kind = "quantised" if value.is_quantized else str(value.layout).removeprefix("torch.")
+        kind = f"on the device {value.device}" if value.device.type != "cpu" else kind
+        raise WeightsError(f"{path}: {name[:200]!r} is {kind}; weights are dense and hold data")
+    if value.dtype not in WEIGHT_DTYPES:
+        raise WeightsError(f"{path}: {name[:200]!r} is of {value.dtype}, which weights are not")
+    # Models are of float32: numbers beyond its range would become infinite there.
+    as_loaded = value.float() if value.dtype == torch.float64 else value
+    if value.is_floating_point() and not as_loaded.isfinite().all():
+        raise WeightsError(
+            f"{path}: {name[:200]!r} holds NaN or infinity, as after training that diverged. "
+            "Use an earlier checkpoint or another copy"
+        )
+    return value
 
 
 def _as_numpy(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -209,16 +259,12 @@ def _as_safetensors(content: dict[str, Any], path: Path) -> bytes:
     if others:
         raise WeightsError(f"{path}: .safetensors holds weights only, not {', '.join(others)}")
     state = {name: tensor.detach().contiguous() for name, tensor in content["model"].items()}
-    return safetensors.torch.save(state, metadata={"format": "pt"})
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+    return insert_digest(safetensors.torch.save(state, metadata={"format": "pt", **METADATA}))
 
 
 def _why_not_unpickled(error: str) -> str:
     refused = re.search(r"GLOBAL ([\w.]+)", error)
     if refused:
-        return f"it asks for {refused[1]}, which weights do not need and may run any code. {_TRUST}"
-    return f"the file may be damaged: {error.partition(chr(10))[0]}"
+        name = refused[1][:100]
+        return f"it asks for {name}, which weights do not need and may run any code. {_TRUST}"
+    return f"the file may be damaged: {error.partition(chr(10))[0][:300]}"

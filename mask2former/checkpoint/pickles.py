@@ -1,15 +1,17 @@
 """Reading pickles of weights without running code, and without trusting what they say of memory.
 
 A pickle is a program. The unpickler here knows a closed list of names, and arrays and tensors are
-rebuilt from a plain numeric type, a shape and exactly as many bytes as these need.
+rebuilt from a plain numeric type, a shape and exactly as many bytes as these need. It also reads
+what `torch.save` writes, zipped or in its older form, whose tensors lie beside a pickle.
 """
 
 from __future__ import annotations
 
 import collections
 import io
-import math
 import pickle
+import struct
+import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
@@ -17,143 +19,116 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_DTYPES = {
-    name: np.dtype(name)
-    for name in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
-}
-_MAX_DIMENSIONS = 32
-_MAX_LENGTH = 2**40
-_NDARRAY = "numpy.ndarray"  # stands for the class: nothing can be called
+from .rebuild import ALLOWED, RebuiltArray, RebuiltDtype, storage_of
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION = 1001
+# Bytes that a file may turn into, for each of its own. Weights hardly compress.
+_MOST_GROWTH = 10
+_SMALL = 2**20
+
+# Returns the storage of a key, which has this many bytes.
+_FindStorage = Callable[[str, int], torch.UntypedStorage]
 
 
-class _Dtype:
-    """A numeric type that a pickle names."""
-
-    def __init__(self, name: str, align: object = False, copy: object = False) -> None:
-        if not isinstance(name, str) or name not in _DTYPES:
-            raise pickle.UnpicklingError(f"arrays of type {str(name)[:40]!r} are not weights")
-        self.dtype = _DTYPES[name]
-
-    def set_state(self, state: Any) -> None:
-        """Check that the state adds nothing to the type but the byte order of this machine."""
-        plain = isinstance(state, tuple) and len(state) >= 5 and state[2:5] == (None, None, None)
-        if not plain or state[1] not in ("<", "|", "="):
-            raise pickle.UnpicklingError("an array has a structured or big-endian type")
-
-
-class _Array(np.ndarray):
-    """An array that the state in the pickle fills."""
-
-    def set_state(self, state: Any) -> None:
-        """Fill the array from (version, shape, type, order of Fortran, bytes), all checked."""
-        _, shape, dtype, fortran, content = state
-        content = content.encode("latin1") if isinstance(content, str) else content
-        plain = _check_array(content, dtype, shape)
-        super().__setstate__((1, shape, plain, bool(fortran), bytes(content)))  # type: ignore[arg-type]
-
-
-def read_pickle(file: BinaryIO, allow_unsafe: bool = False) -> Any:
+def read_pickle(file: BinaryIO, size: int) -> Any:
     """Read a pickle, of Python 2 too, that holds only tensors, arrays and plain containers.
 
     Args:
         file: the pickle.
-        allow_unsafe: build any object that the pickle asks for. This runs its author's code.
+        size: the length of the file in bytes.
 
     Raises:
         Exception: of any kind, if the pickle is damaged or asks for anything else.
     """
-    # latin1: Python 2 wrote some of the published files.
-    if allow_unsafe:
-        return pickle.Unpickler(file, encoding="latin1").load()
-    return _WeightsUnpickler(file, encoding="latin1").load()
+    return _WeightsUnpickler(file, size).load()
 
 
-def _check_shape(shape: Any) -> int:
-    """Return the number of elements of a shape."""
-    if (
-        not isinstance(shape, tuple)
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(length) is int and 0 <= length <= _MAX_LENGTH for length in shape)
-    ):
-        raise pickle.UnpicklingError("the shape of an array or tensor is invalid")
-    return math.prod(shape)
+def is_zip(file: BinaryIO) -> bool:
+    """Return whether a file begins as a zip archive does, and go back to its beginning."""
+    begins = file.read(4) == b"PK\x03\x04"
+    file.seek(0)
+    return begins
 
 
-def _check_array(content: Any, dtype: Any, shape: Any) -> np.dtype[Any]:
-    if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
-        raise pickle.UnpicklingError("an array is not built from a numeric type and bytes")
-    if len(content) != _check_shape(shape) * dtype.dtype.itemsize:
-        raise pickle.UnpicklingError(
-            f"an array of shape {shape} and type {dtype.dtype} has {len(content)} bytes"
-        )
-    return dtype.dtype
+def read_archive(file: BinaryIO, size: int) -> Any:
+    """Read what `torch.save` wrote, onto the CPU.
+
+    Args:
+        file: the file, at its beginning.
+        size: its length in bytes.
+
+    Raises:
+        Exception: of any kind, if the file is damaged or asks for anything but plain weights.
+    """
+    return _read_zip(file, size) if is_zip(file) else _read_legacy(file, size)
 
 
-def _empty_array(kind: object, shape: object, typecode: object) -> _Array:
-    return _Array(0)
+def _read_zip(file: BinaryIO, size: int) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if sum(entry.file_size for entry in entries.values()) > _MOST_GROWTH * size + _SMALL:
+            raise pickle.UnpicklingError("it unpacks to far more than its own size")
+        folders = {name.removesuffix("data.pkl") for name in entries if name.endswith("/data.pkl")}
+        if len(folders) != 1:
+            raise pickle.UnpicklingError("it is a zip archive without one data.pkl")
+        folder = folders.pop()
+        if f"{folder}constants.pkl" in entries:
+            raise pickle.UnpicklingError("it is a program of TorchScript, not weights")
+        order = f"{folder}byteorder"
+        if order in entries and archive.read(order) != b"little":
+            raise pickle.UnpicklingError("its numbers are not little-endian")
+        storages: dict[str, torch.UntypedStorage] = {}
+
+        def find(key: str, length: int) -> torch.UntypedStorage:
+            name = f"{folder}data/{key}"
+            if name not in entries or entries[name].file_size != length:
+                raise pickle.UnpicklingError(f"{name} does not have the length that is stated")
+            if key not in storages:
+                storages[key] = storage_of(archive.read(name))
+            return storages[key]
+
+        content = archive.read(f"{folder}data.pkl")
+        return _WeightsUnpickler(io.BytesIO(content), size, find).load()
 
 
-def _scalar(dtype: Any, content: Any) -> np.generic:
-    content = content.encode("latin1") if isinstance(content, str) else content
-    return np.frombuffer(bytes(content), _check_array(content, dtype, ()))[0]
+def _read_legacy(file: BinaryIO, size: int) -> Any:
+    """Read the pickles of a header and of the content, and then the storages, one after another."""
+    header = [read_pickle(file, size) for _ in range(3)]
+    if header[:2] != [_MAGIC, _LEGACY_VERSION]:
+        raise pickle.UnpicklingError("torch.save did not write it, or an early version did")
+    if not isinstance(header[2], dict) or header[2].get("little_endian") is not True:
+        raise pickle.UnpicklingError("its numbers are not little-endian")
+    storages: dict[str, torch.UntypedStorage] = {}
 
+    def find(key: str, length: int) -> torch.UntypedStorage:
+        if key not in storages:
+            if length + sum(storage.nbytes() for storage in storages.values()) > size:
+                raise pickle.UnpicklingError("its tensors need more bytes than the file has")
+            storages[key] = torch.UntypedStorage(length)
+        if storages[key].nbytes() != length:
+            raise pickle.UnpicklingError(f"two lengths are stated for the storage {key!r}")
+        return storages[key]
 
-def _array_from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    plain = _check_array(content, dtype, shape)
-    array = np.frombuffer(bytes(content), plain).reshape(shape, order="F" if order == "F" else "C")
-    return array.copy()
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Build bytes as Python 2 wrote them."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("bytes are encoded as text other than latin1")
-    return text.encode("latin1")
+    content = _WeightsUnpickler(file, size, find).load()
+    keys = read_pickle(file, size)
+    if not isinstance(keys, list) or len(keys) != len(storages) or set(keys) != set(storages):
+        raise pickle.UnpicklingError("it does not list the storages of its tensors")
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))  # elements, of 1 to 16 bytes each
+        length = storages[key].nbytes()
+        data = file.read(length)
+        if not count <= length <= 16 * count or len(data) != length:
+            raise pickle.UnpicklingError(f"the storage {key!r} is cut off or has another length")
+        storages[key].copy_(storage_of(data))
+    return content
 
 
 def _storage_from_bytes(content: Any) -> Any:
     """Do what `torch.storage._load_from_bytes` does, without trusting the bytes."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: object) -> Tensor:
-    """Rebuild a tensor that lies within its storage."""
-    count = _check_shape(shape)
-    _check_shape(strides)
-    if not isinstance(storage, torch.storage.TypedStorage) or len(strides) != len(shape):
-        raise pickle.UnpicklingError("a tensor is not built from a storage, a shape and strides")
-    _check_shape((offset,))
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    if count and last >= storage._size():
-        raise pickle.UnpicklingError(f"a tensor of shape {shape} reaches beyond its storage")
-    return torch._utils._rebuild_tensor(storage, offset, shape, strides)
-
-
-def _rebuild_parameter(data: Any, *_: object) -> Tensor:
-    if not isinstance(data, Tensor):
-        raise pickle.UnpicklingError("a parameter is not built from a tensor")
-    return data
-
-
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _Dtype,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("_codecs", "encode"): _encode,
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-    ("torch.storage", "_load_from_bytes"): _storage_from_bytes,
-    **{
-        (f"numpy.{core}.{module}", name): function
-        for core in ("core", "_core")  # of NumPy 1 and 2
-        for module, name, function in (
-            ("multiarray", "_reconstruct", _empty_array),
-            ("multiarray", "scalar", _scalar),
-            ("numeric", "_frombuffer", _array_from_buffer),
-        )
-    },
-}
+    if not isinstance(content, bytes):
+        raise pickle.UnpicklingError("a storage is not built from bytes")
+    return read_archive(io.BytesIO(content), len(content))
 
 
 class _WeightsUnpickler(pickle._Unpickler):
@@ -165,17 +140,45 @@ class _WeightsUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
 
+    def __init__(self, file: BinaryIO, size: int, find: _FindStorage | None = None) -> None:
+        super().__init__(file, encoding="latin1")  # Python 2 wrote some of the published files
+        self.find_storage = find
+        self.bytes_left = _MOST_GROWTH * size + _SMALL
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (module, name) == ("torch.storage", "_load_from_bytes"):
+            return _storage_from_bytes
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return _ALLOWED[module, name]
+        return ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> torch.storage.TypedStorage:
+        """Return a storage of a file that `torch.save` wrote."""
+        kind, dtype, key, _, count, *view = pid
+        plain = kind == "storage" and isinstance(dtype, torch.dtype) and isinstance(key, str)
+        if not plain or self.find_storage is None or view not in ([], [None]):
+            raise pickle.UnpicklingError("a storage is not described as torch.save does")
+        if type(count) is not int or count < 0:
+            raise pickle.UnpicklingError(f"the storage {key!r} has no valid length")
+        untyped = self.find_storage(key, count * dtype.itemsize)
+        return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
+
+    def load_reduce(self) -> None:
+        """Call an allowed function; what all calls build is bounded by the size of the file."""
+        self._spend(*self.stack[-1])
+        super().load_reduce()  # type: ignore[misc]
+        if isinstance(self.stack[-1], Tensor):
+            self._spend(self.stack[-1])
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
 
     def load_build(self) -> None:
         """Set the state of an array, a type or, for `_metadata`, a state dict."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, _Array | _Dtype):
+        if isinstance(target, RebuiltArray | RebuiltDtype):
             target.set_state(state)
+            self._spend(target)
         elif isinstance(target, collections.OrderedDict) and isinstance(state, dict):
             if "_metadata" in state:
                 target._metadata = state["_metadata"]  # type: ignore[attr-defined]
@@ -183,3 +186,17 @@ class _WeightsUnpickler(pickle._Unpickler):
             raise pickle.UnpicklingError(f"a {type(target).__name__} takes no state")
 
     dispatch[pickle.BUILD[0]] = load_build
+
+    def _spend(self, *values: Any) -> None:
+        self.bytes_left -= sum(map(_size_of, values))
+        if self.bytes_left < 0:
+            raise pickle.UnpicklingError("it unpacks to far more than its own size")
+
+
+def _size_of(value: Any) -> int:
+    """Return about how many bytes a call builds from a value."""
+    if isinstance(value, np.ndarray | Tensor):
+        return value.nbytes
+    if isinstance(value, bytes | str):
+        return len(value)
+    return 64 * len(value) if isinstance(value, dict | set | list | tuple) else 0

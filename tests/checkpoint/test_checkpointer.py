@@ -317,3 +317,39 @@ def test_caffe2s_imagenet_weights(cfg, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     Checkpointer(model, for_training=True).load(str(tmp_path / "R-50.pkl"), checkpointables=[])
     assert_state(model, {**before, **wanted})
+
+
+def test_nothing_is_loaded_from_weights_of_other_types(cfg, tmp_path):
+    model = fresh(cfg)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    name = "sem_seg_head.predictor.query_feat.weight"
+    for change, message in (
+        (lambda tensor: tensor.long(), r"is of torch\.int64, in the model of torch\.float32"),
+        (lambda tensor: tensor > 0, r"is of torch\.bool"),
+        (lambda tensor: tensor * float("nan"), "holds NaN"),
+        (lambda tensor: tensor.double() * 1e200, "holds NaN or infinity"),
+    ):
+        state = fresh(cfg, 0).state_dict()
+        state[name] = change(state[name] + 1)
+        torch.save({"model": state}, tmp_path / "a.pth")
+        with pytest.raises(WeightsError, match=f"{name}.*{message}") as error:
+            load_weights(model, str(tmp_path / "a.pth"))
+        assert "a.pth" in str(error.value) and "\n" not in str(error.value)
+        assert_state(model, before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_converted_with_a_line(cfg, tmp_path, caplog, dtype):
+    state = fresh(cfg, 0).state_dict()
+    changed = {n: t.to(dtype) if t.is_floating_point() else t for n, t in state.items()}
+    torch.save({"model": changed}, tmp_path / "a.pth")
+    model = fresh(cfg)
+    with caplog.at_level("INFO"):
+        load_weights(model, str(tmp_path / "a.pth"))
+    assert f"Tensors of {dtype} were converted." in caplog.text
+    assert_state(model, {n: t.to(state[n].dtype) for n, t in changed.items()})
+
+
+def test_no_name_is_no_weights(cfg):
+    with pytest.raises(WeightsError, match="no weights are named"):
+        load_weights(fresh(cfg), "")

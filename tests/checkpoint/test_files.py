@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -175,10 +176,10 @@ def test_a_hugging_face_folder(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
     assert_same(read_checkpoint(tmp_path)["model"], {**a, **b})
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
-    with pytest.raises(WeightsError, match="lists c, but none"):
+    with pytest.raises(WeightsError, match="lists 'c', but none"):
         read_checkpoint(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
-    with pytest.raises(WeightsError, match="not the name of a file beside it"):
+    with pytest.raises(WeightsError, match=r"not the name of a \.safetensors or \.bin file"):
         read_checkpoint(tmp_path)
     index.unlink()
     torch.save(a, tmp_path / "pytorch_model.bin")
@@ -211,3 +212,139 @@ def test_content_other_than_a_dict_of_tensors_is_refused(tmp_path):
         read_checkpoint(tmp_path / "a.pth")
     with pytest.raises(WeightsError, match=r"one of \.pth, \.pkl, \.safetensors"):
         write_checkpoint({"model": {}}, tmp_path / "a.bin")
+
+
+# --- Numbers that are not weights ---
+
+SOUND = {"a.b": torch.ones(2)}
+UNSOUND = {
+    "nan": (lambda: torch.tensor([1.0, float("nan")]), "holds NaN or infinity"),
+    "infinity": (lambda: torch.tensor([-float("inf")]).half(), "holds NaN or infinity"),
+    "beyond float32": (lambda: torch.tensor([1e300], dtype=torch.float64), "holds NaN or infinity"),
+    "complex": (lambda: torch.ones(2, dtype=torch.complex64), r"is of torch\.complex64"),
+    "sparse": (lambda: torch.eye(3).to_sparse(), "is a sparse tensor"),
+    "compressed": (lambda: torch.eye(3).to_sparse_csr(), "is a sparse tensor"),
+    "quantised": (
+        lambda: torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+        "is a quantised",
+    ),
+    "meta": (lambda: torch.ones(2, device="meta"), "is a tensor without data"),
+    "eight bits": (
+        lambda: torch.ones(2).to(torch.float8_e4m3fn),
+        r"is (a tensor of an unusual type|of)",
+    ),
+    "a list": (lambda: [1.0], "is a list"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", UNSOUND)
+@pytest.mark.parametrize("allow_unsafe", [False, True])
+def test_what_are_no_weights_is_named(kind, allow_unsafe, tmp_path):
+    make, message = UNSOUND[kind]
+    torch.save({"model": {**SOUND, "c.d": make()}}, tmp_path / "a.pth")
+    if allow_unsafe:
+        message = ""  # the real tensor is refused, for the same reason
+    with pytest.raises(WeightsError, match=rf"a\.pth.*'c\.d' .*{message}") as error:
+        read_checkpoint(tmp_path / "a.pth", allow_unsafe)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"model": {}}, {"state_dict": {}}])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_files_without_tensors_are_refused(content, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".pth":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match="holds no tensors"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors", ".index.json"])
+def test_what_is_no_file_is_refused_at_once(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"fifo{suffix}")
+    (tmp_path / f"folder{suffix}").mkdir()
+    (tmp_path / f"device{suffix}").symlink_to("/dev/zero")
+    for name in ("fifo", "device", "folder"):
+        with pytest.raises(WeightsError, match=name):
+            read_checkpoint(tmp_path / f"{name}{suffix}")
+
+
+def test_attributes_of_parameters_are_dropped(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.note = "kept by PyTorch"
+    torch.save({"a.b": parameter, "c.d": torch.nn.Buffer(torch.ones(2))}, tmp_path / "a.pth")
+    assert_same(read_checkpoint(tmp_path / "a.pth")["model"], {**SOUND, "c.d": torch.ones(2)})
+
+
+def test_training_state_is_as_torch_reads_it(tmp_path):
+    """Of an optimizer, a scheduler and a scaler of mixed precision, after a step."""
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 3])
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scheduler.step()
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "random": torch.get_rng_state(),
+        "types": [torch.float32, torch.device("cpu"), torch.Size([1]), {1}],
+    }
+    for zipped in (True, False):
+        path = tmp_path / "a.pth"
+        torch.save(content, path, _use_new_zipfile_serialization=zipped)
+        wanted = torch.load(path, weights_only=True)
+        found = read_checkpoint(path)
+        assert_same(found.pop("model"), wanted.pop("model"))
+        assert str(found) == str(wanted)
+
+
+# --- Digests ---
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_any_changed_bit_is_found(state, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    extra = {} if suffix == ".safetensors" else {"iteration": 7, "optimizer": {0: torch.ones(9)}}
+    write_checkpoint({"model": state, **extra}, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7 if suffix == ".pth" else 3):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=path.name):
+            read_checkpoint(path)
+    damaged = bytearray(whole)
+    damaged[-100] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(WeightsError, match=r"has changed since it was written.*earlier checkpoint"):
+        read_checkpoint(path)
+
+
+def test_other_readers_ignore_the_digest(state, tmp_path):
+    for name in ("a.pth", "a.pkl", "a.safetensors"):
+        write_checkpoint({"model": state}, tmp_path / name)
+    for options in ({"weights_only": True}, {"weights_only": False}, {"mmap": True}):
+        assert_same(torch.load(tmp_path / "a.pth", **options)["model"], state)
+    assert_same(safetensors.torch.load_file(tmp_path / "a.safetensors"), state)
+    with (tmp_path / "a.pkl").open("rb") as file:
+        assert sorted(pickle.load(file)["model"]) == sorted(state)
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive:
+        assert archive.testzip() is None and archive.comment.startswith(b"sha256:")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+def test_files_without_digest_are_read(state, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)
+    elif suffix == ".pth":
+        torch.save(state, path)
+    else:
+        path.write_bytes(pickle.dumps({name: tensor.numpy() for name, tensor in state.items()}))
+    assert_same(read_checkpoint(path)["model"], state)

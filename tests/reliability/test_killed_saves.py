@@ -169,6 +169,18 @@ def test_damaged_checkpoints_are_passed_over(tmp_path, caplog):
         state_after(tmp_path)
 
 
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_changed_bit_is_found_and_the_checkpoint_before_it_is_used(tmp_path, caplog, part):
+    saved_run(tmp_path)
+    newest = tmp_path / "model_0000002.pth"
+    content = bytearray(newest.read_bytes())
+    content[int(part * len(content))] ^= 1
+    newest.write_bytes(content)
+    assert state_after(tmp_path)[0] == 1
+    assert f"{newest} has changed since it was written" in caplog.text
+    assert "the checkpoint before it is tried" in caplog.text
+
+
 def test_weights_alone_are_not_resumed(tmp_path):
     Checkpointer(nn.Linear(4, 4), str(tmp_path)).save("model_final")
     with pytest.raises(WeightsError, match=r"MODEL\.WEIGHTS"):
