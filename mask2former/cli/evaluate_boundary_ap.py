@@ -9,9 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ..evaluation.boundary import DILATION_RATIO, boundary_average_precision
+from ..data.coco_format import read_coco, read_results
+from ..evaluation.boundary import (
+    DILATION_RATIO,
+    RESULT_FIELDS,
+    TRUTH_FIELDS,
+    boundary_average_precision,
+)
 from ..evaluation.tables import class_table
-from ..utils.files import read_json, write_json
+from ..utils.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         scores = boundary_average_precision(
-            read_json(args.truth),
-            read_json(args.results),
+            read_coco(args.truth, TRUTH_FIELDS),
+            read_results(args.results, RESULT_FIELDS),
             dilation_ratio=args.dilation_ratio,
             max_dets_per_image=args.max_dets,
             workers=args.workers,

@@ -20,6 +20,8 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from ..utils.files import is_special
+
 # Formats that Pillow reads and people keep pictures in. HEIC needs pillow-heif.
 # fmt: off
 IMAGE_SUFFIXES = (
@@ -120,8 +122,7 @@ def open_image(
         error: the exception to raise. Its message names the file and the reason. Exceptions of
             this type that the block itself raises are left as they are.
     """
-    # A pipe would be waited for. Paths that are not there may be those of a PathManager.
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+    if is_special(path):
         raise error(f"{os.fspath(path)}: not a regular file")
     try:
         with PathManager.open(os.fspath(path), "rb") as file, _decoder(file) as image:

@@ -95,8 +95,10 @@ def load_ground_truth(
         for part, keys in fields.items()
     }
     sizes = {i["id"]: (i.get("height"), i.get("width")) for i in selected["images"]}
+    # As in pycocotools, annotations of other images do not count.
+    selected["annotations"] = [a for a in selected["annotations"] if a["image_id"] in sizes]
     for annotation in selected["annotations"]:
-        size = sizes.get(annotation["image_id"], (None, None))
+        size = sizes[annotation["image_id"]]
         if annotation.get("segmentation") and None not in size:
             try:
                 check_segmentation(annotation["segmentation"], size)

@@ -28,6 +28,13 @@ from ..data.segmentation import to_rle
 from .average_precision import percent, summarize_coco
 
 DILATION_RATIO = 0.02
+# What is read of the files: see `read_coco`.
+TRUTH_FIELDS = {
+    "images": "id height width",
+    "annotations": "image_id category_id segmentation iscrowd? area?",
+    "categories": "id name",
+}
+RESULT_FIELDS = "image_id category_id score segmentation?"
 
 
 def mask_boundary(mask: np.ndarray, dilation_ratio: float = DILATION_RATIO) -> np.ndarray:
@@ -71,7 +78,7 @@ def boundary_average_precision(
     """Compute the boundary AP of predictions in COCO's result format.
 
     Args:
-        truth: COCO instance annotations.
+        truth: COCO instance annotations, with `TRUTH_FIELDS`.
         results: `image_id`, `category_id`, `score` and `segmentation` (RLE) of each prediction.
         dilation_ratio: see `mask_boundary`.
         max_dets_per_image: the highest-scoring detections per image and category that count.
@@ -89,7 +96,11 @@ def boundary_average_precision(
     _check(truth, results)
     images = {image["id"]: image for image in truth["images"]}
     # pycocotools treats an annotation with id 0 as none, and modifies its input.
-    annotations = [{**a, "id": i} for i, a in enumerate(truth["annotations"], start=1)]
+    annotations = [
+        {"area": None, **a, "id": i, "iscrowd": a.get("iscrowd") or 0}
+        for i, a in enumerate(truth["annotations"], start=1)
+        if a["image_id"] in images
+    ]
     detections = [
         {
             "id": i,
@@ -103,8 +114,8 @@ def boundary_average_precision(
     ]
     for entry in (*annotations, *detections):
         entry["segmentation"] = _as_rle(entry["segmentation"], images[entry["image_id"]])
-    for detection in detections:
-        detection["area"] = float(mask_util.area(detection["segmentation"]))
+        if entry.get("area") is None:
+            entry["area"] = float(mask_util.area(entry["segmentation"]))
     with multiprocessing.Pool(workers) if workers > 1 else contextlib.nullcontext() as pool:
         function = functools.partial(_rle_boundary, dilation_ratio=dilation_ratio)
         everything = [*annotations, *detections]

@@ -7,12 +7,13 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
+from detectron2.utils import comm
 
 from ..tasks import TASKS, tasks_of
 from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
-from .coco import COCOInstanceEvaluator
+from .coco import COCOInstanceEvaluator, needs_conversion
 from .panoptic import PanopticEvaluator
 from .semantic import SemanticEvaluator
 
@@ -124,16 +125,24 @@ def build_evaluator(
 
 
 def check_evaluation(cfg: CfgNode) -> None:
-    """Check before a long training that `DATASETS.TEST` can be evaluated, without reading files.
+    """Check before a long training that `DATASETS.TEST` can be evaluated.
+
+    This reads the annotations, but not the images, label maps and PNG files. Other processes than
+    the main one check only the config.
 
     Raises:
-        ValueError, ImportError: see `build_evaluator`.
+        ValueError, DatasetError, ImportError: see `build_evaluator`.
     """
     for dataset_name in cfg.DATASETS.TEST:
         builders = _builders(dataset_name)
         chosen = _choose(dataset_name, builders, predicted_tasks(cfg))
-        if any(builders[task] in (_cityscapes_instances, _cityscapes_semantic) for task in chosen):
+        chosen_builders = [builders[task] for task in chosen]
+        if _cityscapes_instances in chosen_builders or _cityscapes_semantic in chosen_builders:
             require_scripts(dataset_name)
+        elif comm.is_main_process():
+            DatasetCatalog.get(dataset_name)
+            if _coco not in chosen_builders or not needs_conversion(dataset_name):
+                build_evaluator(cfg, dataset_name)
 
 
 def predicted_tasks(cfg: CfgNode) -> set[str]:

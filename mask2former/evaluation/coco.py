@@ -21,12 +21,15 @@ import hotcoco
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
+from ..data.coco_format import read_coco
+from ..data.errors import DatasetError
 from .average_precision import (
     integer_image_ids,
     load_ground_truth,
@@ -39,6 +42,11 @@ from .instance_truth import PanopticInstances
 logger = logging.getLogger(__name__)
 
 _TASKS = ("bbox", "segm")
+_FIELDS = {
+    "images": "id height width file_name?",
+    "annotations?": "image_id category_id id? bbox? area? iscrowd? segmentation?",
+    "categories": "id name",
+}
 
 
 class COCOInstanceEvaluator(COCOEvaluator):
@@ -65,6 +73,9 @@ class COCOInstanceEvaluator(COCOEvaluator):
             COCO's own numbers use 100.
         distributed: whether to gather the predictions of all processes.
         allow_cached_coco: whether the conversion of an earlier run may be used.
+
+    Raises:
+        DatasetError: the annotations cannot be read or cannot be evaluated on.
     """
 
     def __init__(
@@ -79,27 +90,27 @@ class COCOInstanceEvaluator(COCOEvaluator):
         if max_dets_per_image < 1:
             raise ValueError(f"max_dets_per_image must be at least 1, got {max_dets_per_image}")
         self._panoptic = PanopticInstances.instead_of_json(dataset_name)
-        if self._panoptic is None:
-            super().__init__(
-                dataset_name,
-                tasks=_TASKS,
-                distributed=distributed,
-                output_dir=output_dir,
-                use_fast_impl=False,
-                allow_cached_coco=allow_cached_coco,
-            )
-            self._source = MetadataCatalog.get(dataset_name).json_file
-        else:  # Detectron2's constructor can only read a file. Do the same without one.
-            self._tasks = _TASKS
-            self._distributed = distributed
-            self._output_dir = output_dir
-            self._metadata = MetadataCatalog.get(dataset_name)
-            self._coco_api = COCO()
-            self._coco_api.dataset = self._panoptic.dataset([])
-            with contextlib.redirect_stdout(io.StringIO()):
-                self._coco_api.createIndex()
-            self._do_evaluation = True
-            self._source = self._panoptic.source
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if self._panoptic is not None:
+            dataset, self._source = self._panoptic.dataset([]), self._panoptic.source
+        else:
+            if needs_conversion(dataset_name):
+                self._convert(dataset_name, output_dir, allow_cached_coco)
+            self._source = self._metadata.json_file
+            dataset = read_coco(PathManager.get_local_path(self._source), _FIELDS)
+        # Detectron2's constructor would do the rest with a file that nobody has checked.
+        self._tasks = _TASKS
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._coco_api = COCO()
+        self._coco_api.dataset = dataset
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._coco_api.createIndex()
+        self._do_evaluation = "annotations" in dataset
+        self._number = integer_image_ids(self._coco_api.imgs)
+        self._ground_truth = None
+        if self._panoptic is None and self._do_evaluation and comm.is_main_process():
+            self._ground_truth = self._load_ground_truth(dataset)
         self._dataset_name = dataset_name
         self._max_dets = [min(limit, max_dets_per_image) for limit in (1, 10)]
         self._max_dets.append(max_dets_per_image)
@@ -109,6 +120,24 @@ class COCOInstanceEvaluator(COCOEvaluator):
             if "file_name" in image:
                 by_name.setdefault(os.path.basename(image["file_name"]), []).append(image["id"])
         self._ids_by_name = {name: ids[0] for name, ids in by_name.items() if len(ids) == 1}
+
+    @staticmethod
+    def _convert(dataset_name: str, output_dir: str | None, allow_cached: bool) -> None:
+        """Write the annotations of a data set that has no file of them, and note its path."""
+        if output_dir is None:
+            raise ValueError(
+                f"data set {dataset_name!r} has no json_file in its metadata: give an output_dir, "
+                "to write its annotations there"
+            )
+        path = os.path.join(output_dir, f"{dataset_name}_coco_format.json")
+        convert_to_coco_json(dataset_name, path, allow_cached=allow_cached)
+        MetadataCatalog.get(dataset_name).json_file = path
+
+    def _load_ground_truth(self, dataset: Mapping[str, Any]) -> hotcoco.COCO:
+        try:
+            return load_ground_truth(dataset, self._number)
+        except ValueError as error:
+            raise DatasetError(f"{self._source}: {error}") from error
 
     def _images(self) -> Sequence[Mapping[str, Any]]:
         return self._coco_api.dataset["images"]
@@ -179,11 +208,10 @@ class COCOInstanceEvaluator(COCOEvaluator):
             logger.info("The data set has no annotations, so nothing is evaluated.")
             return
 
-        dataset = self._coco_api.dataset
+        number, ground_truth = self._number, self._ground_truth
         if self._panoptic is not None:
-            dataset = self._panoptic.dataset(self._all_truth())
-        number = integer_image_ids(self._coco_api.imgs)
-        ground_truth = load_ground_truth(dataset, number)
+            ground_truth = self._load_ground_truth(self._panoptic.dataset(self._all_truth()))
+        assert ground_truth is not None
         results = [result | {"image_id": number[result["image_id"]]} for result in results]
         image_ids = None if img_ids is None else [number[i] for i in img_ids]
         category_ids, class_names = self._categories()
@@ -266,6 +294,12 @@ class COCOInstanceEvaluator(COCOEvaluator):
         values = zip(labels, percent(stats[6:]), strict=True)
         text = ", ".join(f"{label} {value:.2f}" for label, value in values)
         logger.info(f"Average recall for {task}: {text}")
+
+
+def needs_conversion(dataset_name: str) -> bool:
+    """Return whether a data set has neither a file of annotations nor panoptic ground truth."""
+    has_file = hasattr(MetadataCatalog.get(dataset_name), "json_file")
+    return not has_file and PanopticInstances.instead_of_json(dataset_name) is None
 
 
 def instances_to_coco_results(instances: Instances, image_id: Hashable) -> list[dict[str, Any]]:

@@ -18,11 +18,17 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
+from ..data.coco_format import classes_of, read_coco
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
 from ..data.segment_labels import Segment
 from ..structures import Classes
-from ..utils.files import read_json
+
+_FIELDS = {
+    "categories": "id name isthing?",
+    "annotations?": "image_id file_name segments_info",
+    "segments_info": "id category_id iscrowd?",
+}
 
 
 def panoptic_classes(metadata: Metadata) -> tuple[Classes, Classes]:
@@ -78,25 +84,19 @@ class PanopticTruth:
         Raises:
             DatasetError: the file is missing or has another format.
         """
-        content = read_json(panoptic_json, DatasetError)
-        try:
-            classes = Classes.from_categories(content["categories"])
-            images = None
-            if "annotations" in content:
-                images = {
-                    a["image_id"]: (
-                        os.path.join(panoptic_root, a["file_name"]),
-                        a["file_name"],
-                        a["segments_info"],
-                    )
-                    for a in content["annotations"]
-                }
-        except (KeyError, TypeError) as error:
-            raise DatasetError(
-                f"{panoptic_json} is not in COCO's panoptic format: {error!r} is missing"
-            ) from error
+        content = read_coco(panoptic_json, _FIELDS)
+        images = None
+        if "annotations" in content:
+            images = {
+                a["image_id"]: (
+                    os.path.join(panoptic_root, a["file_name"]), a["file_name"], a["segments_info"]
+                )
+                for a in content["annotations"]
+            }  # fmt: skip
+            if len(images) < len(content["annotations"]):
+                raise DatasetError(f"{panoptic_json}: an image has two annotations")
         header = {key: value for key, value in content.items() if key != "annotations"}
-        return cls(panoptic_json, classes, images, header)
+        return cls(panoptic_json, classes_of(content["categories"]), images, header)
 
     @classmethod
     def of_dataset(cls, dataset_name: str) -> PanopticTruth:

@@ -45,6 +45,14 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is that of a pipe, a socket or a device, which nothing here may open.
+
+    To open a pipe waits for its other end, and a device may never end.
+    """
+    return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
 def read_json(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> Any:
     """Read a UTF-8 JSON file.
 
@@ -55,8 +63,7 @@ def read_json(path: str | os.PathLike[str], error: type[ValueError] = ValueError
     Raises:
         ValueError: the file cannot be opened, is no regular file, or is not JSON.
     """
-    # A pipe would be waited for, and a device may never end. Folders have a message of their own.
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+    if is_special(path):
         raise error(f"{path} cannot be read: not a regular file")
     try:
         with open(path, encoding="utf-8") as file:

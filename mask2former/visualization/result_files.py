@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from ..data.coco_format import check_coco, check_records
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segmentation import to_rle
 from ..structures import Classes
 from ..utils.files import read_json
 from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene
+
+_SEGMENT = "id category_id score?"
 
 
 class ResultFile:
@@ -46,11 +49,17 @@ class ResultFile:
         folder = os.path.splitext(path)[0]
         self._root = png_root or (folder if os.path.isdir(folder) else os.path.dirname(path))
         if isinstance(content, dict) and content.get("annotations"):
-            entries = content["annotations"]
-            self.task = "panoptic" if "segments_info" in entries[0] else "semantic"
+            self.task = "panoptic" if _has(content["annotations"], "segments_info") else "semantic"
+            fields = "image_id file_name" + " segments_info" * (self.task == "panoptic")
+            parts = {"images?": "id file_name", "annotations": fields, "segments_info": _SEGMENT}
+            entries = check_coco(content, parts, path)["annotations"]
         elif isinstance(content, list) and content:
             entries, content = content, {}
-            self.task = "instance" if "score" in entries[0] else "semantic"
+            self.task = "instance" if _has(entries, "score") else "semantic"
+            fields = "image_id? file_name? category_id segmentation"
+            if self.task == "instance":  # boxes without masks have a message of their own
+                fields += "? score"
+            check_records(entries, fields, f"{path}: results")
         else:
             raise DatasetError(
                 f"{path} has no predictions: expected a list of results, or 'annotations', with "
@@ -59,16 +68,15 @@ class ResultFile:
         names = {image["id"]: image["file_name"] for image in content.get("images", ())}
         self._by_id: dict[Hashable, list[dict[str, Any]]] = defaultdict(list)
         self._by_name: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        try:
-            for entry in entries:
-                # Where the file lists images, "file_name" of an entry is a PNG file.
-                name = names.get(entry["image_id"]) if content else entry.get("file_name")
-                if name is not None:
-                    self._by_name[name].append(entry)
-                else:
-                    self._by_id[entry["image_id"]].append(entry)
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{path}: an entry has no {error}: {str(entry)[:200]}") from error
+        for entry in entries:
+            # Where the file lists images, "file_name" of an entry is a PNG file.
+            name = names.get(entry["image_id"]) if content else entry.get("file_name")
+            if name is not None:
+                self._by_name[name].append(entry)
+            elif entry.get("image_id") is not None:
+                self._by_id[entry["image_id"]].append(entry)
+            else:
+                raise DatasetError(f"{path}: an entry has no 'image_id': {entry!r:.200}")
         self._by_base_name: dict[str, list[str]] = defaultdict(list)
         for name in self._by_name:
             self._by_base_name[os.path.basename(name)].append(name)
@@ -129,7 +137,7 @@ class ResultFile:
         if self.task == "instance":
             kept = [e for e in entries if threshold is None or e["score"] >= threshold]
             kept.sort(key=lambda entry: -entry["score"])
-            if any("segmentation" not in entry for entry in kept):
+            if any(not entry.get("segmentation") for entry in kept):
                 raise DatasetError(f"{self.path} has boxes without masks ('segmentation')")
             return InstanceScene(
                 RunLengthMasks([to_rle(e["segmentation"], size) for e in kept]),
@@ -164,6 +172,12 @@ class ResultFile:
                 f"{sorted(classes.ids)}. Do the results belong to another data set?"
             )
         return classes.index[category_id]
+
+
+def _has(entries: Any, key: str) -> bool:
+    """Return whether the first of these entries, which nobody has checked, has a key."""
+    first = entries[0] if isinstance(entries, list) else None
+    return isinstance(first, dict) and key in first
 
 
 def _common_suffix(a: Sequence[str], b: Sequence[str]) -> int:

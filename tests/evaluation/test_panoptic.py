@@ -175,5 +175,5 @@ def test_errors_name_the_mistake(register_panoptic, tmp_path):
     with pytest.raises(DatasetError, match=r"panoptic\.json"):
         PanopticEvaluator(register_panoptic(tmp_path, content))
     (tmp_path / "panoptic.json").write_text('{"categories": [{"id": 1}]}')
-    with pytest.raises(DatasetError, match=r"panoptic\.json .*'name'"):
+    with pytest.raises(DatasetError, match=r"panoptic\.json: .*'name'"):
         PanopticEvaluator(register_panoptic(tmp_path, content))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, TypeGuard
+from typing import Any
 
-from ...structures import Classes
-from ...utils.files import read_json
+from ...utils.files import is_special, read_json
+from ..coco_format import classes_of, is_category_id, is_id, is_text
 from ..errors import DatasetError
-from ..segmentation import is_whole_number
 from .image_files import record_size
 from .report import Report
 
 _CHUNK = 1 << 22
-_MAX_ID = (1 << 63) - 1
-_MAX_NUMBER = 1e15
 
 
 def kind_of_json(json_file: str) -> str | None:
@@ -27,6 +23,8 @@ def kind_of_json(json_file: str) -> str | None:
     """
     keys = {b'"segments_info"': "panoptic", b'"segmentation"': "instance"}
     overlap = max(map(len, keys)) - 1
+    if is_special(json_file):
+        return None
     try:
         with open(json_file, "rb") as f:
             window = b""
@@ -60,28 +58,6 @@ def load_coco(json_file: str, report: Report) -> dict[str, Any] | None:
         elif not all(isinstance(record, dict) for record in content[key]):
             report.add("not a COCO file", True, f"{key!r} holds something that is not an object")
     return None if report.problems else content
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Return whether `value` is a number that can be a size or an area in pixels."""
-    is_real = is_whole_number(value) or isinstance(value, float)
-    return is_real and -_MAX_NUMBER <= value <= _MAX_NUMBER
-
-
-def is_id(value: Any) -> bool:
-    """Return whether `value` can be the id of an image or an annotation: text or 64 bits."""
-    return isinstance(value, str) or (is_whole_number(value) and -_MAX_ID <= value <= _MAX_ID)
-
-
-def is_category_id(value: Any) -> TypeGuard[int]:
-    """Return whether `value` is a whole number that evaluators can store as a category id."""
-    return is_whole_number(value) and 0 <= value <= _MAX_ID
-
-
-def is_text(value: Any) -> TypeGuard[str]:
-    """Return whether `value` is a text that is not empty and can be printed and written."""
-    # JSON texts can hold halves of a character, and the character that ends texts in C.
-    return isinstance(value, str) and value != "" and re.search("[\ud800-\udfff\0]", value) is None
 
 
 def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dict[str, Any]]:
@@ -138,10 +114,6 @@ def check_categories(records: list[dict[str, Any]], report: Report) -> None:
         if name in ids_of_names:
             detail = f"{name!r} has the ids {ids_of_names[name]} and {category_id}"
             report.add("category name used twice", True, detail)
-        usable[category_id] = {
-            key: value
-            for key, value in record.items()
-            if key != "color" or (isinstance(value, list) and list(map(type, value)) == [int] * 3)
-        }
+        usable[category_id] = record
         ids_of_names.setdefault(name, category_id)
-    report.classes = Classes.from_categories([usable[i] for i in sorted(usable)])
+    report.classes = classes_of([usable[i] for i in sorted(usable)])

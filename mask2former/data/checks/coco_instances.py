@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..coco_format import is_box, is_category_id, is_id, is_number
 from ..segmentation import checked_run_lengths, parse_polygon
-from .coco_file import (
-    check_categories,
-    check_images,
-    is_category_id,
-    is_id,
-    is_number,
-    load_coco,
-)
+from .coco_file import check_categories, check_images, load_coco
 from .image_files import check_image_files, progress, record_size
 from .report import Report
 
@@ -139,8 +133,7 @@ class _AnnotationChecker:
                 self._error("annotation without bbox", detail)
             return
         box = annotation["bbox"]
-        is_box = isinstance(box, (list, tuple)) and len(box) == 4 and all(map(is_number, box))
-        if not is_box:
+        if not is_box(box):
             self._error("bbox is not four numbers", f"{box!r:.100}")
             return
         x, y, w, h = box

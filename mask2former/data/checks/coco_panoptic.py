@@ -12,10 +12,11 @@ from typing import Any
 
 from ...utils.size import Size
 from ...utils.text import some_of
+from ..coco_format import is_category_id, is_id, is_text
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
 from ..segmentation import is_whole_number
-from .coco_file import check_categories, check_images, is_category_id, is_id, is_text, load_coco
+from .coco_file import check_categories, check_images, load_coco
 from .image_files import (
     CaseHints,
     check_image_files,

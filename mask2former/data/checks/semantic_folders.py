@@ -7,10 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from ...structures import Classes
+from ...utils.files import is_special
 from ...utils.text import some_of
+from ..coco_format import is_text
 from ..errors import DatasetError
 from ..files import files_by_stem, walk_files
 from ..image import IMAGE_SUFFIXES
@@ -20,6 +21,7 @@ from .report import Report
 
 # Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
 _BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
+_MAX_TEXT = 1 << 24
 _IGNORE_LABELS = {8: 255, 16: 65535}
 _WHAT_TO_DO = (
     "save the class number of each pixel as a PNG with one channel of 8 or 16 bits, or as the "
@@ -33,14 +35,19 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         DatasetError: the file cannot be read, or a name is missing or occurs twice.
     """
+    if is_special(path):
+        raise DatasetError(f"class names cannot be read: {path}: not a regular file")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig").strip()
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_MAX_TEXT + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"class names cannot be read: {path}: {error}") from error
+    if len(text) > _MAX_TEXT:
+        raise DatasetError(f"class names cannot be read: {path}: over {_MAX_TEXT} characters")
     if text.startswith(("[", "{")):
         try:
             names = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}: not JSON: {error}") from error
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise DatasetError(f"{path}: class names in JSON must be a list of texts, from class 0")
@@ -49,13 +56,15 @@ def read_class_names(path: str) -> list[str]:
     names = [name.strip() for name in names]
     if not text or not names:
         raise DatasetError(f"{path}: there are no class names")
+    first: dict[str, int] = {}
     for number, name in enumerate(names):
-        if not name:
-            raise DatasetError(f"{path}: class {number} (counted from 0) has no name")
-        if name in names[:number]:
+        if not is_text(name):
+            reason = f"the name {name!r:.50}, which cannot be written" if name else "no name"
+            raise DatasetError(f"{path}: class {number} (counted from 0) has {reason}")
+        if first.setdefault(name, number) != number:
             raise DatasetError(
-                f"{path}: classes {names.index(name)} and {number} (counted from 0) are both "
-                f"{name!r}"
+                f"{path}: classes {first[name]} and {number} (counted from 0) are both "
+                f"{name!r:.100}"
             )
     return names
 

@@ -14,15 +14,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ...structures import Classes
 from ..files import require
 from . import read_classes
-from .coco_instances import register_coco_json
-from .coco_panoptic import register_coco_panoptic
+from .coco_instances import load_coco_instances, register_coco_json
+from .coco_panoptic import load_coco_panoptic, register_coco_panoptic
 from .semantic_folders import register_semantic_folders
 from .synthetic_shapes import FOLDER, SPLITS, STUFF_CLASSES, STUFF_IDS, THING_CLASSES, THING_IDS
 
@@ -43,15 +45,13 @@ class _Builtin:
 
 
 @dataclass(frozen=True)
-class _Explained:
-    """Detectron2's data set of label maps, which says how to make them if they are missing."""
+class _Replaced:
+    """What loads a data set that Detectron2 registered, in place of its own function."""
 
     load: Callable[[], list[dict[str, Any]]]
-    sem_seg_root: str
-    preparation: str
+    original: Callable[[], list[dict[str, Any]]]
 
     def __call__(self) -> list[dict[str, Any]]:
-        require(self.sem_seg_root, "folder of label maps", self.preparation)
         return self.load()
 
 
@@ -64,6 +64,7 @@ def register_builtin(root: str | os.PathLike[str]) -> None:
     root = os.path.expanduser(os.fspath(root))
     _register_ade20k(os.path.join(root, "ADEChallengeData2016"))
     _register_ade20k_full(os.path.join(root, "ADE20K_2021_17_01"))
+    _check_coco()
     _register_coco_panoptic(os.path.join(root, "coco"))
     _register_coco_stuff_10k(os.path.join(root, "coco", "coco_stuff_10k"))
     _register_mapillary_vistas(os.path.join(root, "mapillary_vistas"))
@@ -76,8 +77,8 @@ def unregister_builtin() -> None:
         if isinstance(load, _Builtin):
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        elif isinstance(load, _Explained):
-            DatasetCatalog[name] = load.load
+        elif isinstance(load, _Replaced):
+            DatasetCatalog[name] = load.original
 
 
 def _register(register: Callable[..., None], name: str, *args: Any, **kwargs: Any) -> None:
@@ -187,8 +188,38 @@ def _complete_ade20k_semantic(name: str, categories: list[dict[str, Any]]) -> No
     if metadata.get("stuff_colors") is None:
         metadata.stuff_colors = [category["color"] for category in categories]
     label_maps = metadata.get("sem_seg_root")
-    if load is not None and label_maps is not None and not isinstance(load, _Explained):
-        DatasetCatalog[name] = _Explained(load, label_maps, f"{_PREPARE} ade20k-semantic")
+    if load is None or label_maps is None or isinstance(load, _Replaced):
+        return
+
+    def load_existing() -> list[dict[str, Any]]:
+        require(label_maps, "folder of label maps", f"{_PREPARE} ade20k-semantic")
+        return load()
+
+    DatasetCatalog[name] = _Replaced(load_existing, load)
+
+
+def _check_coco() -> None:
+    """Let our loaders, which check files, load the COCO data sets that Detectron2 registered."""
+    for name, theirs in list(DatasetCatalog.data.items()):
+        by_detectron2 = getattr(theirs, "__module__", "").startswith("detectron2.data.datasets.")
+        if not (by_detectron2 and name.startswith("coco_2017_")):
+            continue
+        metadata = MetadataCatalog.get(name)
+        if metadata.evaluator_type == "coco":
+            classes = Classes.from_metadata(metadata)
+            ours = partial(load_coco_instances, metadata.json_file, metadata.image_root, classes)
+        elif name.endswith("_panoptic"):
+            ours = partial(
+                load_coco_panoptic,
+                metadata.panoptic_json,
+                metadata.panoptic_root,
+                metadata.image_root,
+                classes=Classes.from_categories(COCO_CATEGORIES),
+                preparation=_COCO_FILES,
+            )
+        else:
+            continue
+        DatasetCatalog[name] = _Replaced(ours, theirs)
 
 
 def _register_ade20k_full(folder: str) -> None:

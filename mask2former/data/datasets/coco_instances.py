@@ -11,9 +11,14 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ...structures import Classes
-from ...utils.files import read_json
+from ..coco_format import read_coco
 from ..errors import DatasetError
 from ..segmentation import to_rle
+
+_FIELDS = {
+    "images": "id file_name height width",
+    "annotations?": "id image_id category_id iscrowd? bbox? segmentation?",
+}
 
 
 def register_coco_json(
@@ -39,11 +44,11 @@ def register_coco_json(
         DatasetError: `categories` is not given, and the file cannot be read.
     """
     if categories is None:
-        content = read_json(json_file, DatasetError)
-        categories = {c["id"]: c["name"] for c in content["categories"]}
+        listed = read_coco(json_file, {"categories": "id name"})["categories"]
+        categories = {record["id"]: record["name"] for record in listed}
     ids = sorted(categories)
     classes = Classes([categories[i] for i in ids], ids, frozenset(range(len(ids))))
-    DatasetCatalog.register(name, lambda: _load(json_file, image_root, classes))
+    DatasetCatalog.register(name, lambda: load_coco_instances(json_file, image_root, classes))
     MetadataCatalog.get(name).set(
         json_file=json_file,
         image_root=image_root,
@@ -52,46 +57,45 @@ def register_coco_json(
     )
 
 
-def _load(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
+def load_coco_instances(
+    json_file: str, image_root: str, classes: Classes
+) -> list[dict[str, Any]]:
     """Load dataset dicts with contiguous category ids, in the order of image ids.
 
     Detectron2's loader would number the categories that this file lists. If a validation file lists
     fewer than the training file, a category would have two numbers. It also passes unchecked run
     lengths to pycocotools, which writes beyond its memory if they are wrong.
+
+    Raises:
+        DatasetError: the file is not a COCO instance file, or has a category that is not one of
+            `classes`.
     """
-    content = read_json(PathManager.get_local_path(json_file), DatasetError)
-    ids: set[Any] = set()
-    try:
-        images = {image["id"]: image for image in content["images"]}
-        annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
-        for annotation in content["annotations"]:
-            image = images.get(annotation["image_id"])
-            if image is None:
-                continue
-            if annotation["id"] in ids:
-                raise DatasetError(f"{json_file}: annotation id {annotation['id']} is used twice.")
-            ids.add(annotation["id"])
-            if (loaded := _load_annotation(annotation, image, classes, json_file)) is not None:
-                annotations[image["id"]].append(loaded)
-        return [
-            {
-                "file_name": os.path.join(image_root, images[image_id]["file_name"]),
-                "height": images[image_id]["height"],
-                "width": images[image_id]["width"],
-                "image_id": image_id,
-                "annotations": annotations[image_id],
-            }
-            for image_id in sorted(images)
-        ]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise DatasetError(f"{json_file} is not a COCO instance file: {error!r}") from error
+    content = read_coco(PathManager.get_local_path(json_file), _FIELDS)
+    images = {image["id"]: image for image in content["images"]}
+    annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
+    for annotation in content.get("annotations", ()):  # test sets do not have any
+        image = images.get(annotation["image_id"])
+        if image is None:
+            continue
+        if (loaded := _load_annotation(annotation, image, classes, json_file)) is not None:
+            annotations[image["id"]].append(loaded)
+    return [
+        {
+            "file_name": os.path.join(image_root, images[image_id]["file_name"]),
+            "height": images[image_id]["height"],
+            "width": images[image_id]["width"],
+            "image_id": image_id,
+            "annotations": annotations[image_id],
+        }
+        for image_id in sorted(images, key=lambda i: (isinstance(i, str), i))
+    ]
 
 
 def _load_annotation(
     annotation: dict[str, Any], image: dict[str, Any], classes: Classes, json_file: str
 ) -> dict[str, Any] | None:
     """Return an annotation of a dataset dict, or None if none of its polygons has three points."""
-    name = f"{json_file}: annotation id {annotation['id']} of image id {image['id']}"
+    name = f"{json_file}: annotation id {annotation['id']!r:.50} of image id {image['id']!r:.50}"
     if annotation["category_id"] not in classes.index:
         raise DatasetError(
             f"{name} has category_id {annotation['category_id']}; registered are "
@@ -102,7 +106,8 @@ def _load_annotation(
     loaded: dict[str, Any] = {
         "bbox_mode": BoxMode.XYWH_ABS, "category_id": classes.index[annotation["category_id"]]
     }  # fmt: skip
-    loaded |= {key: annotation[key] for key in ("id", "iscrowd", "bbox") if key in annotation}
+    kept = ("id", "iscrowd", "bbox")
+    loaded |= {key: annotation[key] for key in kept if annotation.get(key) is not None}
     segmentation = annotation.get("segmentation")
     if not segmentation:
         return loaded
@@ -112,6 +117,8 @@ def _load_annotation(
         except ValueError as error:
             raise DatasetError(f"{name}: {error}.") from error
     else:
+        if not all(isinstance(polygon, list) for polygon in segmentation):
+            raise DatasetError(f"{name}: polygons are not a list of lists.")
         segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
         if not segmentation:
             return None

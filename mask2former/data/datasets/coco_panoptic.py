@@ -14,12 +14,19 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ...structures import Classes
-from ...utils.files import read_json
 from ...utils.text import some_of
+from ..coco_format import classes_of, read_coco
 from ..errors import DatasetError
 from ..files import missing_files, require
 
 logger = logging.getLogger(__name__)
+
+_FIELDS = {
+    "images": "id file_name height width",
+    "annotations": "image_id file_name segments_info",
+    "segments_info": "id category_id iscrowd?",
+    "categories": "id name isthing",
+}
 
 
 def register_coco_panoptic(
@@ -60,7 +67,7 @@ def register_coco_panoptic(
     if categories is None:
         content = _read_json(panoptic_json, preparation)
         categories = sorted(content["categories"], key=lambda category: category["id"])
-    classes = replace(Classes.from_categories(categories), ignore_label=ignore_label)
+    classes = replace(classes_of(categories), ignore_label=ignore_label)
     DatasetCatalog.register(
         name,
         lambda: load_coco_panoptic(
@@ -159,44 +166,22 @@ def _segments(
     where: str,
 ) -> list[dict[str, Any]]:
     """Return the segments of one image with contiguous ids."""
-    result: dict[int, dict[str, Any]] = {}
+    result = []
     for segment in segments:
-        if "id" not in segment or "category_id" not in segment:
-            raise DatasetError(f"{where}: a segment lacks 'id' or 'category_id': {segment}")
-        segment_id, category_id = segment["id"], segment["category_id"]
-        if category_id not in classes.index:
+        if segment["category_id"] not in classes.index:
             raise DatasetError(
-                f"{where}: segment id {segment_id} has category_id {category_id}; registered are "
-                f"{sorted(classes.ids)}."
+                f"{where}: segment id {segment['id']} has category_id {segment['category_id']}; "
+                f"registered are {sorted(classes.ids)}."
             )
-        if segment_id in result:
-            raise DatasetError(f"{where}: segment id {segment_id} occurs twice.")
-        index = classes.index[category_id]
-        result[segment_id] = {
-            "iscrowd": 0,
-            **segment,
-            "category_id": index,
-            "isthing": classes.is_thing(index),
-        }
-    return list(result.values())
+        index = classes.index[segment["category_id"]]
+        known = {"category_id": index, "isthing": classes.is_thing(index)}
+        result.append({"iscrowd": 0, **segment, **known})
+    return result
 
 
 def _read_json(path: str, preparation: str) -> dict[str, Any]:
     require(path, "file of panoptic annotations", preparation)
-    content = read_json(path, DatasetError)
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{path}: not COCO's panoptic format: no list {key!r}.")
-    for key, fields in (
-        ("images", ("id", "file_name", "height", "width")),
-        ("annotations", ("image_id", "file_name", "segments_info")),
-        ("categories", ("id", "name", "isthing")),
-    ):
-        for i, item in enumerate(content[key]):
-            for field in fields:
-                if field not in item:
-                    raise DatasetError(f"{path}: {key}[{i}] has no {field!r}: {str(item)[:200]}")
-    return content
+    return read_coco(path, _FIELDS)
 
 
 def _check_files(records: Sequence[Mapping[str, Any]], source: str, preparation: str) -> None:

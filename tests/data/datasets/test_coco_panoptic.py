@@ -209,11 +209,11 @@ def broken(change):
         ),
         (
             lambda c: c["annotations"][0]["segments_info"][1].update(id=70),
-            "image id 'one': segment id 70 occurs twice",
+            r"annotations\[0\] segments_info\[0\] and \[1\] have the same id, 70",
         ),
         (
             lambda c: c["annotations"][0]["segments_info"][1].pop("id"),
-            "image id 'one': a segment lacks 'id' or 'category_id': {'category_id': 3",
+            r"annotations\[0\] segments_info\[1\] has no 'id': {'category_id': 3",
         ),
         (
             lambda c: c["annotations"][0].update(image_id="three"),
