@@ -8,11 +8,14 @@ import os
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
+from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES, COCO_CATEGORIES
+from detectron2.data.datasets.coco import load_coco_json
 from support import REPOSITORY
 
 from mask2former import load_config
 from mask2former.data import DatasetError, register_builtin, unregister_builtin
+from mask2former.data.datasets.coco_instances import load_coco_instances
+from mask2former.data.datasets.coco_panoptic import load_coco_panoptic
 from mask2former.model_zoo import get_config_file, model_names
 
 FIXTURE = REPOSITORY / "tests/fixtures/dataset_metadata.json.gz"
@@ -187,3 +190,39 @@ def test_registration_does_not_look_at_files_of_data_sets(registrations, monkeyp
         os.path.exists("/nowhere")
     register_builtin("/nowhere")
     assert MetadataCatalog.get("ade20k_full_sem_seg_val").image_root.startswith("/nowhere/")
+
+
+def test_cocos_own_names_have_the_records_of_detectron2(tmp_path):
+    """Their files are checked, and the result is the same."""
+    masks = ([[1, 1, 9, 1, 9, 7.5]], {"size": [8, 10], "counts": [10, 20, 50]}, [[1, 2, 3, 4]])
+    annotations = [
+        {"id": i, "image_id": 2 - i % 2, "category_id": 90 - i, "segmentation": mask, "area": 4,
+         "bbox": [1, 1, 8, 6.5], "iscrowd": i % 2}
+        for i, mask in enumerate(masks)
+    ]  # fmt: skip
+    images = [{"id": i, "file_name": f"{i}.jpg", "height": 8, "width": 10} for i in (2, 1, 3)]
+    categories = [c for c in COCO_CATEGORIES if c["isthing"]]
+    path = tmp_path / "instances.json"
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    path.write_text(json.dumps(content))
+    load = DatasetCatalog["coco_2017_val"].load
+    metadata = MetadataCatalog.get("coco_2017_val")
+    assert load.func is load_coco_instances
+    assert load.args[:2] == (metadata.json_file, metadata.image_root)
+    ours = load_coco_instances(str(path), "images", load.args[2])
+    for record in ours:
+        for annotation in record["annotations"]:
+            del annotation["id"]
+    assert ours == load_coco_json(str(path), "images", "coco_2017_val")
+
+    load = DatasetCatalog["coco_2017_train_panoptic"].load
+    metadata = MetadataCatalog.get("coco_2017_train_panoptic")
+    assert load.func is load_coco_panoptic
+    assert load.args == (metadata.panoptic_json, metadata.panoptic_root, metadata.image_root)
+    classes = load.keywords["classes"]
+    assert list(classes.names) == metadata.stuff_classes
+    ids = metadata.thing_dataset_id_to_contiguous_id | metadata.stuff_dataset_id_to_contiguous_id
+    assert classes.index == ids
+    assert {classes.ids[i] for i in classes.things} == set(
+        metadata.thing_dataset_id_to_contiguous_id
+    )
