@@ -7,6 +7,7 @@ import argparse
 import sys
 
 from mask2former.checkpoint import Checkpointer
+from mask2former.data import DatasetError
 from mask2former.engine import Trainer, argument_parser, launch, setup, stop_on_signals
 
 
@@ -17,6 +18,8 @@ def main(args: argparse.Namespace) -> dict | None:
             return run(args)
     except OSError as error:  # a full disk or a folder that cannot be written to
         sys.exit(f"error: {error}. Checkpoints written before are whole: continue with --resume")
+    except DatasetError as error:  # an image that cannot be used
+        sys.exit(f"error: {error}. To train without such images: DATALOADER.BAD_IMAGES skip")
     except FloatingPointError as error:  # the losses became NaN or infinite
         sys.exit(f"error: {error}. Checkpoints written before are kept")
 

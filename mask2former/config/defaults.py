@@ -46,6 +46,10 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # The mask_former_* mappers: pad training images to a multiple of this, in pixels; -1 does not
     # pad.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # A training image that cannot be used, because a file of it is damaged or does not fit: "stop"
+    # ends the run, "skip" takes another image in its place, logs the file and counts it in the
+    # metric bad_images.
+    cfg.DATALOADER.BAD_IMAGES = "stop"
 
 
 def _add_solver_keys(cfg: CfgNode) -> None:

@@ -98,6 +98,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "SOLVER.CHECKPOINTS_TO_KEEP",
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
+    _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
 }  # fmt: skip
 

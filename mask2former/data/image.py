@@ -111,6 +111,19 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
 
 
+def check_pixels(image: Image.Image) -> None:
+    """Decode an open image as `read_image` does, and forget the pixels.
+
+    Of JPEG files, only each eighth row and column is computed; all of the file is still decoded.
+
+    Raises:
+        Exception: one of `DECODER_ERRORS`, which `open_image` turns into one of its own.
+    """
+    image.draft(None, (1, 1))
+    image.load()
+    _to_rgb(image)
+
+
 @contextlib.contextmanager
 def open_image(
     path: str | os.PathLike[str], error: type[ValueError] = ImageReadError

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..utils.workers import leave_signals_to_main_process
+from .bad_images import SkipBadImages, TrainLoader
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
 from .training_set import load_training_set
@@ -190,8 +191,11 @@ def build_train_loader(
         dataset = DatasetFromList(dataset, copy=False)
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
     num_workers = cfg.DATALOADER.NUM_WORKERS
-    return DataLoader(
-        SeededMapDataset(dataset, mapper or build_mapper(cfg, is_train=True)),
+    mapper = mapper or build_mapper(cfg, is_train=True)
+    if cfg.DATALOADER.BAD_IMAGES == "skip":
+        mapper = SkipBadImages(mapper)
+    return TrainLoader(
+        SeededMapDataset(dataset, mapper),
         batch_size=batch_size,
         sampler=ResumableSampler(len(dataset), seed, start=start_iter * images_per_step),
         num_workers=num_workers,

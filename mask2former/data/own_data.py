@@ -35,9 +35,9 @@ class InstanceData:
     json_file: str
     image_root: str
 
-    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+    def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_coco_json`."""
-        return check_coco_json(self.json_file, self.image_root, evaluated=evaluated)
+        return check_coco_json(self.json_file, self.image_root, evaluated=evaluated, pixels=pixels)
 
     def register(self, name: str, classes: Classes) -> None:
         """Register under `name` with these classes."""
@@ -54,7 +54,7 @@ class PanopticData:
     image_root: str
     panoptic_root: str
 
-    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+    def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_panoptic_json`."""
         return check_panoptic_json(
             self.json_file, self.image_root, self.panoptic_root, evaluated=evaluated, pixels=pixels
@@ -85,7 +85,7 @@ class SemanticData:
     class_file: str | None = None
     ignore_label: int | None = None
 
-    def check(self, *, evaluated: bool, pixels: bool, classes: Classes | None) -> Report:
+    def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_semantic_folders`."""
         if self.class_file is not None:
             names = read_class_names(self.class_file)
@@ -138,7 +138,11 @@ class Registered:
 
 
 def register_own_data(
-    train: OwnData | None, val: OwnData, *, trained: Classes | None = None, pixels: bool = True
+    train: OwnData | None,
+    val: OwnData,
+    *,
+    trained: Classes | None = None,
+    pixels: bool | None = None,
 ) -> Registered:
     """Check and register a user's own training and validation set.
 
@@ -149,7 +153,8 @@ def register_own_data(
         train: the training set; None to evaluate only.
         val: the validation set, of the same kind.
         trained: the classes of a trained model, to evaluate it; by default those of `val`.
-        pixels: whether to read every label map and panoptic PNG.
+        pixels: whether to decode every image, label map and panoptic PNG, or only to read their
+            headers; None decodes images only if this takes less than about half a minute.
 
     Raises:
         DatasetError: the data has errors; the message lists all of them.
@@ -166,7 +171,7 @@ def register_own_data(
 
 
 def _check(
-    train: OwnData | None, val: OwnData, trained: Classes | None, pixels: bool
+    train: OwnData | None, val: OwnData, trained: Classes | None, pixels: bool | None
 ) -> list[Report]:
     """Check the data and return the reports, that of the training set first.
 

@@ -47,10 +47,21 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="label of pixels without a class in label maps (default: 255, or 65535 in 16 bits)",
     )
-    data.add_argument(
+    pixels = data.add_mutually_exclusive_group()
+    pixels.add_argument(
         "--skip-pixel-check",
+        action="store_false",
+        dest="pixel_check",
+        default=None,
+        help="before training, read only the headers of images, label maps and panoptic PNG files",
+    )
+    pixels.add_argument(
+        "--full-pixel-check",
         action="store_true",
-        help="do not read all label maps or panoptic PNG files before training",
+        dest="pixel_check",
+        default=None,
+        help="before training, decode every image however long it takes (default: decode images if "
+        "this takes less than about half a minute)",
     )
 
 
@@ -75,7 +86,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         None if args.eval_only else data["train"],
         data["val"],
         trained=trained,
-        pixels=not args.skip_pixel_check,
+        pixels=args.pixel_check,
     )
     head = cfg.MODEL.SEM_SEG_HEAD
     if args.eval_only and len(registered.classes) != head.NUM_CLASSES:

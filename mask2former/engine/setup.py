@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
+from ..data.errors import DatasetError
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
 from ..evaluation import check_evaluation
@@ -95,7 +96,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
     # These are reported in one line, without the traceback of Detectron2's loop.
-    reported = (OSError, FloatingPointError)
+    reported = (OSError, FloatingPointError, DatasetError)
     logging.getLogger("detectron2.engine.train_loop").addFilter(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], reported))
     )

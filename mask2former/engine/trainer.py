@@ -20,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import Checkpointer
 from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
+from ..data.bad_images import TrainLoader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
@@ -122,7 +123,11 @@ class Trainer(DefaultTrainer):
         unfinished = self.checkpointer.resumed_from not in ("", str(final))
         if unfinished and self.start_iter == self.max_iter and comm.is_main_process():
             self.checkpointer.save(final.stem, iteration=self.iter)
-        return super().train()
+        try:
+            return super().train()
+        finally:
+            if isinstance(self.data_loader, TrainLoader):
+                self.data_loader.log_total()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights as Detectron2 does; resuming also continues the data stream.

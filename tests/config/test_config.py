@@ -14,6 +14,7 @@ FIXTURES = REPOSITORY / "tests/fixtures"
 # Published default of each added key.
 DEFAULTS = json.loads((FIXTURES / "config_defaults.json").read_text())
 OWN_KEYS = {
+    "DATALOADER.BAD_IMAGES": "stop",
     "MODEL.SEM_SEG_HEAD.BIFPN_LAYERS": 7,
     "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD": 1024,
     "SOLVER.ACCUMULATE_STEPS": 1,

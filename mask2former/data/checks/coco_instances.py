@@ -11,8 +11,10 @@ from .image_files import check_image_files, progress, record_size
 from .report import Report
 
 
-def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) -> Report:
-    """Check a COCO instance file and the headers of the image files it names.
+def check_coco_json(
+    json_file: str, image_root: str, *, evaluated: bool = True, pixels: bool | None = None
+) -> Report:
+    """Check a COCO instance file and the image files it names.
 
     Errors would stop training or evaluation, or silently change what the model learns. Warnings
     are mistakes that do neither.
@@ -21,6 +23,8 @@ def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) 
         json_file: COCO instance annotations.
         image_root: folder that ``file_name`` of the images is relative to.
         evaluated: whether the data set is for evaluation, which needs more fields than training.
+        pixels: whether to decode the images, or to read only their headers; None decodes them if
+            this takes less than about half a minute.
 
     Returns:
         The report. Bad data never raises an exception.
@@ -40,7 +44,7 @@ def check_coco_json(json_file: str, image_root: str, *, evaluated: bool = True) 
     check_categories(content["categories"], report)
     checker = _AnnotationChecker(report, images, evaluated)
     checker.check_all(content["annotations"])
-    check_image_files(images, str(image_root), report)
+    check_image_files(images, str(image_root), report, pixels)
     return report
 
 

@@ -37,9 +37,9 @@ def check_panoptic_json(
     panoptic_root: str,
     *,
     evaluated: bool = True,
-    pixels: bool = True,
+    pixels: bool | None = None,
 ) -> Report:
-    """Check a COCO panoptic file, the headers of its images and the pixels of its PNG files.
+    """Check a COCO panoptic file, its images and its PNG files.
 
     Errors would stop training or evaluation, or silently change what the model learns. Warnings
     are mistakes that do neither.
@@ -49,8 +49,9 @@ def check_panoptic_json(
         image_root: folder that ``file_name`` of ``images`` is relative to.
         panoptic_root: folder that ``file_name`` of ``annotations`` is relative to.
         evaluated: whether the data set is for evaluation.
-        pixels: whether to read the PNG files, which takes some milliseconds each, or only their
-            headers.
+        pixels: whether to decode images and PNG files, or to read only their headers. None decodes
+            the PNG files, which takes some milliseconds each, and the images if this takes less
+            than about half a minute.
 
     Returns:
         The report. Bad data never raises an exception.
@@ -71,8 +72,8 @@ def check_panoptic_json(
     check_categories(content["categories"], report)
     _check_kinds(content["categories"], report)
     maps = _AnnotationChecker(report, images).check_all(content["annotations"])
-    check_image_files(images, str(image_root), report)
-    _check_png_files(maps, str(panoptic_root), report, evaluated, pixels)
+    check_image_files(images, str(image_root), report, pixels)
+    _check_png_files(maps, str(panoptic_root), report, evaluated, pixels is not False)
     return report
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,7 @@ from tqdm import tqdm
 
 from ...utils.size import Size
 from ..errors import DatasetError
-from ..image import ImageReadError, exif_orientation, open_image
+from ..image import ImageReadError, check_pixels, exif_orientation, open_image
 from ..segmentation import check_sides
 from .report import Report
 
@@ -22,6 +24,9 @@ from .report import Report
 _TRANSPOSED = (5, 6, 7, 8)
 # Seconds before a progress bar appears.
 _PROGRESS_AFTER = 2.0
+# Images whose decoding is timed, and the most seconds that decoding all of them may take unasked.
+_SAMPLE = 32
+_MAX_SECONDS = 30.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -78,9 +83,14 @@ class Header:
     format: str
 
 
-def read_header(path: str) -> Header | str | None:
-    """Return the header of an image file, or why it cannot be read, or None if it is missing."""
-    if not os.path.isfile(path):
+def read_header(path: str, decode: bool = False) -> Header | str | None:
+    """Return the header of an image file, or why it cannot be read, or None if it is missing.
+
+    Args:
+        path: the file.
+        decode: also decode the pixels, to find files that are cut off or damaged.
+    """
+    if not os.path.exists(path):
         return None
     try:
         with open_image(path) as image:
@@ -89,9 +99,36 @@ def read_header(path: str) -> Header | str | None:
             tags = getattr(image, "tag_v2", None)
             width, height = (tags[256], tags[257]) if tags else image.size
             upright = (width, height) if orientation in _TRANSPOSED else (height, width)
-            return Header((height, width), upright, orientation, image.mode, image.format or "")
+            header = Header((height, width), upright, orientation, image.mode, image.format or "")
+            if decode:
+                check_pixels(image)
+            return header
     except ImageReadError as error:
         return str(error).removeprefix(f"{path}: ")
+
+
+def choose_decoding(paths: Sequence[str], pixels: bool | None, report: Report) -> bool:
+    """Return whether to decode all images, and note in `report` if they are too many for that.
+
+    Args:
+        paths: the image files.
+        pixels: True to decode, False not to; None decodes if a sample says that it takes less than
+            about half a minute.
+        report: where the note is added.
+    """
+    if pixels is not None or len(paths) <= 2 * _SAMPLE:
+        return pixels is not False
+    sample = [paths[i * len(paths) // _SAMPLE] for i in range(_SAMPLE)]
+    start = time.perf_counter()
+    for _ in map_files(partial(read_header, decode=True), sample, "Timing a sample"):
+        pass
+    seconds = (time.perf_counter() - start) / len(sample) * len(paths)
+    if seconds > _MAX_SECONDS:
+        report.notes.append(
+            f"only the headers of the {len(paths)} images were read, because decoding them would "
+            f"take about {max(1, round(seconds / 60))} min: --full-pixel-check (pixels=True) does"
+        )
+    return seconds <= _MAX_SECONDS
 
 
 def image_header(path: str | os.PathLike[str]) -> Header:
@@ -137,23 +174,26 @@ class CaseHints:
         return f" (there is {found!r}: upper and lower case differ)" if found else ""
 
 
-def check_image_files(images: dict[Any, dict[str, Any]], root: str, report: Report) -> None:
+def check_image_files(
+    images: dict[Any, dict[str, Any]], root: str, report: Report, pixels: bool | None
+) -> None:
     """Add to `report` the image files that are missing, unreadable or of another size.
 
-    This reads only headers. Like Detectron2, it compares sizes after turning the image upright by
-    its EXIF orientation.
+    Like Detectron2, this compares sizes after turning the image upright by its EXIF orientation.
 
     Args:
         images: image id -> record of the COCO file, with a ``file_name``.
         root: folder that the file names are relative to.
         report: where problems are added.
+        pixels: see `choose_decoding`.
     """
     if not os.path.isdir(root):
         report.add("image folder not found", True, root)
         return
     hint = CaseHints()
     paths = [os.path.join(root, record["file_name"]) for record in images.values()]
-    headers = map_files(read_header, paths, "Checking image files")
+    read = partial(read_header, decode=choose_decoding(paths, pixels, report))
+    headers = map_files(read, paths, "Checking image files")
     for (image_id, record), path, header in zip(images.items(), paths, headers, strict=True):
         where = {"file_name": record["file_name"], "image_id": image_id}
         if header is None:

@@ -62,6 +62,7 @@ class Report:
         num_annotations: number of annotations or segments; 0 for label maps.
         num_empty_images: number of images without objects, segments or labelled pixels.
         num_per_category: category id -> number of units, without crowd regions.
+        notes: what the check left out; lines of the summary.
     """
 
     source: str
@@ -73,6 +74,7 @@ class Report:
     num_annotations: int = 0
     num_empty_images: int = 0
     num_per_category: Counter[int] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
     def add(
         self,
@@ -135,6 +137,7 @@ class Report:
         without = sum(count == 0 for count, _ in counts)
         if without and total:
             lines.append(f"  classes without {self.unit}: {without}")
+        lines += [f"  {note}" for note in self.notes]
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -16,7 +16,14 @@ from ..errors import DatasetError
 from ..files import files_by_stem, walk_files
 from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES, read_label_map
-from .image_files import Header, count_values, map_files, read_header, size_difference
+from .image_files import (
+    Header,
+    choose_decoding,
+    count_values,
+    map_files,
+    read_header,
+    size_difference,
+)
 from .report import Report
 
 # Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
@@ -75,7 +82,7 @@ def check_semantic_folders(
     classes: Sequence[str],
     *,
     ignore_label: int | None = None,
-    pixels: bool = True,
+    pixels: bool | None = None,
 ) -> Report:
     """Check the headers of images and the pixels of their label maps.
 
@@ -89,8 +96,9 @@ def check_semantic_folders(
         classes: class names in the order of their labels.
         ignore_label: label of pixels without a class; None stands for 255 in maps of up to 8 bits
             and 65535 in maps of 16 bits.
-        pixels: whether to read the label maps, which takes some milliseconds each, or only their
-            headers.
+        pixels: whether to decode images and label maps, or to read only their headers. None
+            decodes the label maps, which takes some milliseconds each, and the images if this takes
+            less than about half a minute.
 
     Returns:
         The report; its ``classes.ignore_label`` is the label of pixels without a class. Bad data
@@ -98,12 +106,15 @@ def check_semantic_folders(
     """
     report = Report(str(label_root), unit="pixels", classes=Classes(classes, range(len(classes))))
     pairs = _pair(str(image_root), str(label_root), report)
-    read = map_files(lambda pair: _read(pair, pixels), pairs, "Checking label maps")
+    decode = choose_decoding([pair.image_path for pair in pairs], pixels, report)
+    read = map_files(
+        lambda pair: _read(pair, decode, pixels is not False), pairs, "Checking images, label maps"
+    )
     maps = [found for found in read if _is_sound(found, report)]
     if ignore_label is None:
         ignore_label = _ignore_label(maps, report)
     report.classes = replace(report.classes, ignore_label=ignore_label)
-    if pixels:
+    if pixels is not False:
         _check_labels(maps, report)
     return report
 
@@ -194,10 +205,16 @@ def _common_end(names: Sequence[str]) -> str:
     return end
 
 
-def _read(pair: _Pair, pixels: bool) -> _Pair:
-    """Read the files of a pair and fill in their content."""
-    pair.image, pair.label = read_header(pair.image_path), read_header(pair.label_path)
-    if pixels and pair.bits:
+def _read(pair: _Pair, decode: bool, labels: bool) -> _Pair:
+    """Read the files of a pair and fill in their content.
+
+    Args:
+        pair: the files.
+        decode: decode the image.
+        labels: read the label map.
+    """
+    pair.image, pair.label = read_header(pair.image_path, decode), read_header(pair.label_path)
+    if labels and pair.bits:
         try:
             values, counts = count_values(read_label_map(pair.label_path))
             pair.areas = dict(zip(values.tolist(), counts.tolist(), strict=True))

@@ -205,8 +205,8 @@ def _check_coco() -> None:
         if not (by_detectron2 and name.startswith("coco_2017_")):
             continue
         metadata = MetadataCatalog.get(name)
-        if metadata.evaluator_type == "coco":
-            classes = Classes.from_metadata(metadata)
+        classes = Classes.from_metadata(metadata)
+        if metadata.evaluator_type == "coco" and classes is not None:
             ours = partial(load_coco_instances, metadata.json_file, metadata.image_root, classes)
         elif name.endswith("_panoptic"):
             ours = partial(

@@ -57,9 +57,7 @@ def register_coco_json(
     )
 
 
-def load_coco_instances(
-    json_file: str, image_root: str, classes: Classes
-) -> list[dict[str, Any]]:
+def load_coco_instances(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
     """Load dataset dicts with contiguous category ids, in the order of image ids.
 
     Detectron2's loader would number the categories that this file lists. If a validation file lists
