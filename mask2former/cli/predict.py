@@ -10,11 +10,12 @@ Examples:
         --opts MODEL.WEIGHTS model_final.pth MODEL.DEVICE cpu
     demo.py --config-file output/config.yaml --video-input film.mp4 --output out/film.mp4
 
-Exit status: 0 if everything was read, 1 if a file was skipped because it could not be read, 2 if
-nothing was done because of an error in the command, the config or the weights.
+Exit status: 0 if everything was done, 1 if a file was skipped or cut off or results could not be
+written, 2 if nothing was done because of an error in the command, the config or the weights.
 """
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -103,9 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can be any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     succeeded = run.run(segmenter, results)
     if results is not None:
-        results.write()
+        try:
+            results.write()
+        except OSError as error:
+            parser.exit(1, f"{parser.prog}: error: {args.json}: {error.strerror or error}\n")
         print(f"{results.count()} written to {args.json}")
     return 0 if succeeded else 1
 

@@ -10,6 +10,8 @@ from PIL import Image
 
 from ..data.image import IMAGE_SUFFIXES
 
+# COCO's tools have 64 bits for the id of an image.
+_MAX_DIGITS = 18
 _JPEG = frozenset((".jfif", ".jpeg", ".jpg"))
 
 
@@ -26,19 +28,19 @@ def expand_inputs(arguments: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
-        path = Path(argument).expanduser()
-        if path.is_dir():
+        path = Path(os.path.expanduser(argument))
+        if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
             files = _images(path.iterdir())
             if not files:
                 raise ValueError(f"there is no image in the folder {argument}")
-        elif not path.exists() and glob.has_magic(argument):
+        elif not os.path.exists(path) and glob.has_magic(argument):
             files = _images(map(Path, glob.iglob(str(path), recursive=True)))
             if not files:
                 raise ValueError(f"the pattern {argument} matches no image")
         else:
             files = [path]  # a missing file is reported when its turn comes, like a damaged one
         for file in files:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(_real(file), file)
     return list(found.values())
 
 
@@ -48,7 +50,7 @@ def _images(paths: Iterable[Path]) -> list[Path]:
         for path in paths
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not path.name.startswith(".")
-        and path.is_file()
+        and os.path.isfile(path)
     )
 
 
@@ -76,9 +78,9 @@ def output_paths(inputs: Sequence[Path], output: Path) -> list[Path]:
         paths = [
             output / name for name in _distinct_names([_picture_name(p) for p in inputs], inputs)
         ]
-    originals = {path.resolve() for path in inputs}
+    originals = {_real(path) for path in inputs}
     for path in paths:
-        if path.resolve() in originals:
+        if _real(path) in originals:
             raise ValueError(f"{path} would replace an input: choose another --output")
     return paths
 
@@ -89,6 +91,11 @@ def map_names(inputs: Sequence[Path]) -> list[str]:
     return [name.as_posix() for name in names]
 
 
+def _real(path: Path) -> Path:
+    """Return the path without links; links in a circle stay, unlike with Path.resolve."""
+    return Path(os.path.realpath(path))
+
+
 def _picture_name(path: Path) -> Path:
     return Path(path.name if path.suffix.lower() in _JPEG else f"{path.stem}.png")
 
@@ -97,7 +104,7 @@ def _distinct_names(names: Sequence[Path], inputs: Sequence[Path]) -> list[Path]
     names = list(names)
     # To some file systems, "A.jpg" and "a.jpg" are the same name.
     count = Counter(str(n).casefold() for n in names)
-    parents = [path.resolve().parent for path in inputs]
+    parents = [_real(path).parent for path in inputs]
     common = os.path.commonpath(parents) if len(count) < len(names) else ""
     for i, parent in enumerate(parents):
         if count[str(names[i]).casefold()] > 1:
@@ -116,12 +123,12 @@ def _distinct_names(names: Sequence[Path], inputs: Sequence[Path]) -> list[Path]
 def image_ids(inputs: Sequence[Path]) -> list[int]:
     """Return an `image_id` for each input, for results in COCO's format.
 
-    COCO names files by id ("000000000139.jpg"). If all names are distinct integers, these are the
-    ids; otherwise the ids are the positions in the list, from 1.
+    COCO names files by id ("000000000139.jpg"). If all names are distinct integers of at most 18
+    digits, these are the ids; otherwise the ids are the positions in the list, from 1.
     """
     stems = [path.stem for path in inputs]
     if all(stem.isascii() and stem.isdecimal() for stem in stems):
-        ids = [int(stem) for stem in stems]
-        if len(set(ids)) == len(ids):
+        ids = [int(stem) for stem in stems if len(stem) <= _MAX_DIGITS]
+        if len(set(ids)) == len(stems):
             return ids
     return list(range(1, len(inputs) + 1))

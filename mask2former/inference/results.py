@@ -219,7 +219,7 @@ def check_map_paths(
 ) -> None:
     """Raise `ValueError` if a map would replace an input or a picture."""
     taken = {Path(os.path.abspath(path)): "a picture of --output" for path in pictures}
-    taken |= {path.resolve(): "an input" for path in inputs}
+    taken |= {Path(os.path.realpath(path)): "an input" for path in inputs}
     for name in names:
         path = (folder / name).resolve()
         if path in taken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,12 +13,18 @@ import numpy as np
 from PIL import Image
 
 from ..data.image import ImageReadError, read_image
+from ..structures import Classes
 from ..utils.files import write_atomically
+from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
 from .video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
+
+_OUT_OF_MEMORY = re.compile("out of memory|allocate memory")
+# Containers state the number of frames only roughly.
+_LEAST_FRAMES = 0.9
 
 
 class ImageRun:
@@ -47,8 +54,12 @@ class ImageRun:
             check_map_paths(results.folder, map_names(self.inputs), self.inputs, self.outputs or ())
 
     def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
-        """Process the images; return whether all could be read."""
-        failed = 0
+        """Process the images; return whether all could be processed.
+
+        An image that cannot be read, that the memory cannot hold, or whose picture cannot be
+        written, does not stop the others.
+        """
+        skipped = 0
         begin = time.perf_counter()
         total = len(self.inputs)
         names = zip(self.inputs, image_ids(self.inputs), map_names(self.inputs), strict=True)
@@ -56,31 +67,39 @@ class ImageRun:
             start = time.perf_counter()
             try:
                 image = read_image(path)
-            except ImageReadError as error:
-                print(f"[{i + 1}/{total}] SKIPPED {error}", file=sys.stderr, flush=True)
-                failed += 1
+                found = segmenter.find(image)
+                if results is not None:
+                    results.add(found, image_id, str(path), map_name)
+                scene = segmenter.scene(found)
+                saved = self._picture(i, scene, image, segmenter.classes)
+            except (ImageReadError, OSError, MemoryError, RuntimeError) as error:
+                if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+                    raise
+                reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
+                print(f"[{i + 1}/{total}] SKIPPED {reason}", file=sys.stderr, flush=True)
+                skipped += 1
                 continue
-            found = segmenter.find(image)
-            if results is not None:
-                results.add(found, image_id, str(path), map_name)
-            scene = segmenter.scene(found)
-            line = f"[{i + 1}/{total}] {path}: {scene.summary(segmenter.classes)}"
-            picture = None
-            if self.outputs is not None or self.show:
-                picture = scene.draw(_rgb(image), segmenter.classes)
-            saved = ""
-            if self.outputs is not None and picture is not None:
-                _save(picture, self.outputs[i])
-                saved = f" -> {self.outputs[i]}"
             now = time.perf_counter()
+            line = f"[{i + 1}/{total}] {path}: {scene.summary(segmenter.classes)}"
             line += f" in {now - start:.2f} s{saved}"
             if i + 1 < total:
                 line += f", ETA {_clock((now - begin) / (i + 1) * (total - i - 1))}"
             print(line, flush=True)
-            if self.show and picture is not None:
-                show_picture(picture, str(path))
-        print(f"{total - failed} of {total} images done in {_clock(time.perf_counter() - begin)}")
-        return not failed
+        left_out = f" ({skipped} skipped)" if skipped else ""
+        spent = _clock(time.perf_counter() - begin)
+        print(f"{total - skipped} of {total} images done{left_out} in {spent}")
+        return not skipped
+
+    def _picture(self, number: int, scene: Scene, image: np.ndarray, classes: Classes) -> str:
+        """Draw, save and show the picture of one input; return where it is, in words."""
+        if self.outputs is None and not self.show:
+            return ""
+        picture = scene.draw(_rgb(image), classes)
+        if self.outputs is not None:
+            _save(picture, self.outputs[number])
+        if self.show:
+            show_picture(picture, str(self.inputs[number]))
+        return "" if self.outputs is None else f" -> {self.outputs[number]}"
 
 
 class VideoRun:
@@ -107,8 +126,8 @@ class VideoRun:
         """Do nothing: results never replace frames."""
 
     def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
-        """Process the frames; return whether there were any, and no error occurred."""
-        begin, number = time.perf_counter(), 0
+        """Process the frames; return whether there were any, all, and no error occurred."""
+        begin, number, cut_off = time.perf_counter(), 0, False
         try:
             for number, frame in enumerate(self.reader, start=1):
                 found = segmenter.find(frame)
@@ -118,6 +137,8 @@ class VideoRun:
                 if not self._put(scene.draw, frame, segmenter):
                     break
                 self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
+            else:
+                cut_off = number < _LEAST_FRAMES * self.reader.num_frames
         except KeyboardInterrupt:  # how a user ends a recording; it is kept up to here
             print("interrupted", file=sys.stderr)
         except VideoError as error:
@@ -132,7 +153,13 @@ class VideoRun:
             return False
         target = "" if self.writer is None else f" -> {self.writer.path}"
         print(f"{number} frames done in {_clock(time.perf_counter() - begin)}{target}")
-        return True
+        if cut_off:
+            print(
+                f"error: {self.reader.name}: {number} of about {self.reader.num_frames} frames can "
+                "be read; the file is damaged or cut off",
+                file=sys.stderr,
+            )
+        return not cut_off
 
     def _put(self, draw: Any, frame: np.ndarray, segmenter: Segmenter[Any]) -> bool:
         """Write and show a frame; return whether to go on."""
@@ -149,6 +176,13 @@ class VideoRun:
         if total:
             line += f", ETA {_clock(spent / number * max(0, total - number))}"
         print(line, flush=True)
+
+
+def _short(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return next(iter(str(error).splitlines()), "out of memory")
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
