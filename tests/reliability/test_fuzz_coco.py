@@ -7,13 +7,12 @@ import json
 import os
 import random
 
-import numpy as np
-import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from fuzzing import cases, mutated_bytes, mutated_json, run_cases
 from PIL import Image
+from sound_files import HEIGHT, WIDTH, instance_content
 
 from mask2former.data.checks import check_coco_json
 from mask2former.data.datasets.coco_instances import register_coco_json
@@ -24,36 +23,6 @@ from mask2former.evaluation.average_precision import (
     match_results,
 )
 from mask2former.utils.files import read_json
-
-HEIGHT, WIDTH = 30, 40
-
-
-def sound_content():
-    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8, order="F")
-    mask[3:20, 5:30] = 1
-    rle = mask_util.encode(mask)["counts"].decode()
-    rest = {"bbox": [5, 3, 25, 17], "area": 425, "iscrowd": 0}
-    kinds = (
-        [[5, 3, 30, 3, 30, 20.5, 5, 20]],
-        {"size": [HEIGHT, WIDTH], "counts": rle},
-        {"size": [HEIGHT, WIDTH], "counts": [150, 450, 600]},
-    )
-    return {
-        "images": [
-            {"id": i, "file_name": f"{i}.png", "width": WIDTH, "height": HEIGHT} for i in (1, 2)
-        ],
-        "categories": [{"id": 4, "name": "tree"}, {"id": 2, "name": "cat"}],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": 1 + i % 2,
-                "category_id": 2 + i % 2 * 2,
-                "segmentation": s,
-                **rest,
-            }
-            for i, s in enumerate(kinds, start=1)
-        ],
-    }
 
 
 @pytest.fixture(scope="module")
@@ -102,20 +71,20 @@ def use(path, folder):
 
 def sound_file(folder, seed):
     path = folder / "sound.json"
-    path.write_text(json.dumps(sound_content()))
+    path.write_text(json.dumps(instance_content()))
     assert not use(path, folder).num_errors
 
 
 def damaged_values(folder, seed):
     path = folder / f"{seed}.json"
-    path.write_text(json.dumps(mutated_json(sound_content(), random.Random(seed))))
+    path.write_text(json.dumps(mutated_json(instance_content(), random.Random(seed))))
     use(path, folder)
     path.unlink()
 
 
 def damaged_bytes(folder, seed):
     path = folder / f"{seed}.json"
-    path.write_bytes(mutated_bytes(json.dumps(sound_content()).encode(), random.Random(seed)))
+    path.write_bytes(mutated_bytes(json.dumps(instance_content()).encode(), random.Random(seed)))
     use(path, folder)
     path.unlink()
 
