@@ -9,9 +9,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.build import print_instances_class_histogram
+from detectron2.data.datasets.coco import load_coco_json
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset
 
 from ..tasks import TASKS, TaskName
+from .datasets.coco_instances import load_coco_instances
 from .errors import DatasetError
 from .mapper import MAPPER_PRESETS
 
@@ -39,7 +41,7 @@ def load_training_set(
     """
     for name in names:
         _require_registered(name)
-    loaded = {name: DatasetCatalog.get(name) for name in names}
+    loaded = {name: load_dataset(name) for name in names}
     if any(isinstance(dataset, IterableDataset) for dataset in loaded.values()):
         raise ValueError("An iterable data set has no positions to resume from; use a list.")
     for name, dataset in loaded.items():
@@ -58,6 +60,22 @@ def load_training_set(
     if targets == "instance" and MetadataCatalog.get(names[0]).get("thing_classes"):
         print_instances_class_histogram(records, MetadataCatalog.get(names[0]).thing_classes)
     return records
+
+
+def load_dataset(name: str) -> Any:
+    """Return what Detectron2's ``DatasetCatalog`` holds under a name.
+
+    Files that Detectron2's own loader of COCO instances would read are checked first, because it
+    passes unchecked run lengths to pycocotools.
+
+    Raises:
+        DatasetError: the file cannot be used.
+    """
+    metadata = MetadataCatalog.get(name)
+    theirs = getattr(DatasetCatalog.data.get(name), "__module__", "") == load_coco_json.__module__
+    if theirs and "minival" not in name:  # those of 2014 use some annotation ids twice
+        load_coco_instances(metadata.json_file, metadata.image_root)
+    return DatasetCatalog.get(name)
 
 
 def _require_registered(name: str) -> None:

@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from detectron2.utils import comm
 
+from ..data.training_set import load_dataset
 from ..tasks import TASKS, tasks_of
 from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
 from .coco import COCOInstanceEvaluator, needs_conversion
@@ -140,7 +141,7 @@ def check_evaluation(cfg: CfgNode) -> None:
         if _cityscapes_instances in chosen_builders or _cityscapes_semantic in chosen_builders:
             require_scripts(dataset_name)
         elif comm.is_main_process():
-            DatasetCatalog.get(dataset_name)
+            load_dataset(dataset_name)
             if _coco not in chosen_builders or not needs_conversion(dataset_name):
                 build_evaluator(cfg, dataset_name)
 

@@ -1,9 +1,12 @@
+import json
 from itertools import islice
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from mapper_cases import make_cfg
+from sound_files import instance_content
 from torch.utils.data import ConcatDataset, Dataset
 
 from mask2former.data import DatasetError, build_train_loader
@@ -164,3 +167,23 @@ def test_every_task_resumes_with_the_same_samples(shapes, task):
             assert torch.equal(first.gt_masks.tensor, second.gt_masks.tensor)
             assert torch.equal(first.gt_classes, second.gt_classes)
     assert len({sample["image_id"] for batch in whole for sample in batch}) == 12
+
+
+def test_files_that_detectron2_would_load_are_checked(tmp_path):
+    """Its loader gives wrong run lengths to pycocotools."""
+    name, path = "test_training_set_theirs", tmp_path / "instances.json"
+    content = instance_content()
+    path.write_text(json.dumps(content))
+    register_coco_instances(name, {}, str(path), str(tmp_path))
+    try:
+        records = load_training_set([name], "instance", filter_empty=True)
+        assert [record["image_id"] for record in records] == [1, 2]
+        content["annotations"][2]["segmentation"]["counts"] = [2**62, 2**62, 1200]
+        path.write_text(json.dumps(content))
+        with pytest.raises(
+            DatasetError, match=r"instances\.json: annotation id 3 of image id 2: RLE"
+        ):
+            load_training_set([name], "instance", filter_empty=True)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

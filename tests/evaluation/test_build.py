@@ -1,5 +1,6 @@
 """The evaluators that fit a data set and a model."""
 
+import json
 import logging
 
 import coco_sets
@@ -9,12 +10,13 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from detectron2.modeling import build_model
 from evaluator_configs import TASKS, make_cfg, switches
 from PIL import Image
 
-from mask2former.data import build_test_loader
+from mask2former.data import DatasetError, build_test_loader
 from mask2former.evaluation import (
     COCOInstanceEvaluator,
     PanopticEvaluator,
@@ -164,3 +166,35 @@ def test_folders_and_unknown_types(register_coco, tmp_path):
     with pytest.raises(ValueError, match=r"'mystery'; known types: .*\bcoco, "):
         build_evaluator(cfg, "test_coco_evaluation_unknown")
     MetadataCatalog.pop("test_coco_evaluation_unknown")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "message"),
+    [
+        ("annotations", "image_id", True, "'image_id' is True"),
+        ("annotations", "category_id", 10**30, "'category_id' is 1000"),
+        ("annotations", "area", "9", "'area' is '9'"),
+        ("annotations", "bbox", [0, 0, 10**400, 1], "'bbox' is"),
+        ("annotations", "segmentation", {"size": [1, 2], "counts": "0"}, "annotation id"),
+        ("images", "height", 64.0, "'height' is 64.0"),
+        ("images", "id", None, "'id' is None"),
+        ("categories", "name", "", "'name' is ''"),
+    ],
+)
+def test_annotations_are_checked_before_training(shapes, tmp_path, part, key, value, message):
+    """However the data set was registered."""
+    path, name = tmp_path / "instances.json", "test_build_checked_before"
+    content = json.loads((shapes / "annotations/instances_val.json").read_text())
+    content[part][0][key] = value
+    path.write_text(json.dumps(content))
+    register_coco_instances(name, {}, str(path), str(shapes / "val"))
+    cfg = make_cfg(tmp_path, "instance", "DATASETS.TEST", (name,))
+    try:
+        with pytest.raises(DatasetError, match=rf"instances\.json: .*{message}") as caught:
+            check_evaluation(cfg)
+        assert len(str(caught.value).splitlines()) == 1
+        with pytest.raises(DatasetError, match=message):
+            build_evaluator(cfg, name)
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from ...structures import Classes
-from ..coco_format import read_coco
+from ..coco_format import classes_of, read_coco
 from ..errors import DatasetError
 from ..segmentation import to_rle
 
@@ -57,18 +57,28 @@ def register_coco_json(
     )
 
 
-def load_coco_instances(json_file: str, image_root: str, classes: Classes) -> list[dict[str, Any]]:
+def load_coco_instances(
+    json_file: str, image_root: str, classes: Classes | None = None
+) -> list[dict[str, Any]]:
     """Load dataset dicts with contiguous category ids, in the order of image ids.
 
     Detectron2's loader would number the categories that this file lists. If a validation file lists
     fewer than the training file, a category would have two numbers. It also passes unchecked run
     lengths to pycocotools, which writes beyond its memory if they are wrong.
 
+    Args:
+        json_file: COCO instance annotations.
+        image_root: folder that ``file_name`` of the images is relative to.
+        classes: the classes, by default the file's.
+
     Raises:
         DatasetError: the file is not a COCO instance file, or has a category that is not one of
             `classes`.
     """
-    content = read_coco(PathManager.get_local_path(json_file), _FIELDS)
+    fields = _FIELDS if classes is not None else {**_FIELDS, "categories": "id name"}
+    content = read_coco(PathManager.get_local_path(json_file), fields)
+    if classes is None:
+        classes = classes_of(sorted(content["categories"], key=lambda record: record["id"]))
     images = {image["id"]: image for image in content["images"]}
     annotations: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in images}
     for annotation in content.get("annotations", ()):  # test sets do not have any
