@@ -1,0 +1,91 @@
+"""Whole runs of `train_net.py`, killed again and again: they end with the weights of a quiet run."""
+
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import warm_runs
+from support import QUICKSTART, TINY
+
+from mask2former.checkpoint import read_checkpoint
+
+SETTINGS = [
+    *TINY,
+    *("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 2),
+    *("TEST.EVAL_PERIOD", 3, "SOLVER.BEST_METRIC", "segm/AP"),
+]
+SECONDS = 120.0  # for one run
+
+
+class Runs:
+    """Runs in one folder; each resumes the one before it."""
+
+    def __init__(self, datasets: Path, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder.with_suffix(".log")
+        self.environment = {"DETECTRON2_DATASETS": str(datasets)}
+
+    def start(self, workers=0, kill_at=0):
+        arguments = ["--config-file", QUICKSTART, "--resume", *SETTINGS, "OUTPUT_DIR", self.folder]
+        arguments += ["DATALOADER.NUM_WORKERS", workers]
+        return warm_runs.start(
+            list(map(str, arguments)), self.log, self.environment, kill_at=kill_at
+        )
+
+    def finish(self, process):
+        """Wait for the end, and return whether the process was killed."""
+        process.join(SECONDS)
+        assert process.exitcode in (0, -9), self.log.read_text()[-3000:]
+        assert "Traceback" not in self.log.read_text()
+        return process.exitcode == -9
+
+    def weights(self):
+        return read_checkpoint(self.folder / "model_final.pth")["model"]
+
+
+def test_runs_killed_at_random_end_with_the_same_weights(datasets, tmp_path):
+    kill_until_done(datasets, tmp_path, kills=3)
+
+
+@pytest.mark.slow
+def test_100_kills(datasets, tmp_path):
+    kill_until_done(datasets, tmp_path, kills=int(os.environ.get("KILLS", 100)))
+
+
+def kill_until_done(datasets, tmp_path, kills):
+    draw = random.Random(kills)
+    quiet = Runs(datasets, tmp_path / "quiet")
+    quiet.finish(quiet.start())  # what is imported late is imported here
+    since = time.monotonic()
+    again = Runs(datasets, tmp_path / "again")
+    again.finish(again.start())
+    seconds = time.monotonic() - since
+    (calls,) = map(int, re.findall(r"calls that change files: (\d+)", again.log.read_text()))
+    expected = quiet.weights()
+    assert all(torch.equal(value, expected[name]) for name, value in again.weights().items())
+
+    killed = runs = 0
+    while killed < kills:
+        run = Runs(datasets, tmp_path / f"killed_{runs}")
+        runs += 1
+        for _ in range(draw.randint(1, 5)):
+            workers = draw.choice([0, 0, 0, 2])
+            if draw.random() < 0.5:
+                process = run.start(workers, kill_at=draw.randint(1, calls))
+            else:
+                process = run.start(workers)
+                process.join(draw.uniform(0, seconds))
+                process.kill()
+            killed += run.finish(process)
+        assert not run.finish(run.start())
+        assert {p.name for p in run.folder.iterdir() if p.suffix == ".pth"} == {
+            *("model_0000004.pth", "model_0000005.pth", "model_final.pth", "model_best.pth")
+        }
+        assert not [*run.folder.glob(".*.????????")]
+        found = run.weights()
+        assert all(torch.equal(value, expected[name]) for name, value in found.items()), run.folder
+        print(f"{killed} kills, {runs} runs, {seconds:.1f} s and {calls} calls per quiet run")
