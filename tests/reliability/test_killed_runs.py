@@ -1,4 +1,4 @@
-"""Whole runs of `train_net.py`, killed again and again: they end with the weights of a quiet run."""
+"""Whole training runs, killed again and again, end with the weights of a quiet run."""
 
 import os
 import random
