@@ -52,6 +52,7 @@ def _run(arguments: list[str], log: Path, kill_at: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked
     sys.argv = ["train_net.py", *arguments]
     calls = _count_calls(kill_at)
     runpy.run_path(str(REPOSITORY / "train_net.py"), run_name="__main__")

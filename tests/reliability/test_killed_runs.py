@@ -39,8 +39,9 @@ class Runs:
     def finish(self, process):
         """Wait for the end, and return whether the process was killed."""
         process.join(SECONDS)
-        assert process.exitcode in (0, -9), self.log.read_text()[-3000:]
-        assert "Traceback" not in self.log.read_text()
+        log = self.log.read_text()
+        assert process.exitcode in (0, -9), log[-3000:]
+        assert "Traceback" not in log, log[log.index("Traceback") :]
         return process.exitcode == -9
 
     def weights(self):

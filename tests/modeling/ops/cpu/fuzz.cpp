@@ -1,6 +1,7 @@
 // Runs the CPU kernels on problems of random shape, in buffers that end where their data end, for a
 // sanitizer to watch: fuzz SEED COUNT. Locations are anywhere, outside, on borders, NaN and
-// infinite. With THREADS defined, the items of a problem are divided among threads.
+// infinite. With THREADS defined, the items of a problem are divided among threads. With LIBFUZZER
+// defined, libFuzzer chooses the numbers by the parts of the kernels that they reach.
 
 #include <cstdio>
 #include <cstdlib>
@@ -59,7 +60,8 @@ void run(Kernel kernel, const Problem& problem, int64_t items) {
 #endif
 }
 
-void work_on_random_problem(std::mt19937& random, Type value_type, Type coordinate_type) {
+template <typename Random>
+void work_on_random_problem(Random& random, Type value_type, Type coordinate_type) {
   const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
   Problem p{};
   p.B = upto(2);
@@ -90,12 +92,12 @@ void work_on_random_problem(std::mt19937& random, Type value_type, Type coordina
                         std::numeric_limits<double>::infinity(),
                         0.5,
                         -0.001};
-  for (int64_t i = 0; i < p.B * p.S * p.H * p.D; ++i) value.set(i, uniform(random));
-  for (int64_t i = 0; i < points; ++i) weights.set(i, uniform(random));
-  for (int64_t i = 0; i < outputs; ++i) grad_output.set(i, uniform(random));
   for (int64_t i = 0; i < 2 * points; ++i) {
     locations.set(i, random() % 4 ? uniform(random) : odd[random() % 8]);
   }
+  for (int64_t i = 0; i < points; ++i) weights.set(i, uniform(random));
+  for (int64_t i = 0; i < outputs; ++i) grad_output.set(i, uniform(random));
+  for (int64_t i = 0; i < p.B * p.S * p.H * p.D; ++i) value.set(i, uniform(random));
   p.shapes = shapes.data();
   p.starts = starts.data();
   p.value = value.data();
@@ -124,6 +126,48 @@ void work_on_random_problem(std::mt19937& random, Type value_type, Type coordina
 
 }  // namespace
 
+#ifdef LIBFUZZER
+
+namespace {
+
+// The numbers that libFuzzer gives, then zeros.
+struct Given {
+  using result_type = uint32_t;
+  static constexpr result_type min() { return 0; }
+  static constexpr result_type max() { return 0xffffffffu; }
+  result_type operator()() {
+    result_type number = 0;
+    for (int i = 0; i < 2 && data < end; ++i) number = number << 8 | *data++;
+    return number * 0x10001u;
+  }
+  const uint8_t *data, *end;
+};
+
+}  // namespace
+
+// GCC's instrumentation calls this on each edge. libFuzzer reads what is in this section.
+__attribute__((section("__libfuzzer_extra_counters"))) static uint8_t counters[1 << 14];
+
+extern "C" void __sanitizer_cov_trace_pc() {
+  const auto place = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
+  ++counters[(place ^ place >> 14) % sizeof(counters)];
+}
+
+extern "C" void __sanitizer_cov_trace_cmpf(float, float) {}  // libFuzzer does not have these
+extern "C" void __sanitizer_cov_trace_cmpd(double, double) {}
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size < 1) return 0;
+  Given given{data + 1, data + size};
+  const Type types[] = {Type::kFloat, Type::kDouble, Type::kBFloat16, Type::kHalf};
+  const Type value = types[data[0] % 4];
+  const bool wide = data[0] & 4 && value != Type::kDouble;
+  work_on_random_problem(given, value, wide ? Type::kFloat : value);
+  return 0;
+}
+
+#else
+
 int main(int, char** arguments) {
   std::mt19937 random(std::atoi(arguments[1]));
   const Type float32 = Type::kFloat, float64 = Type::kDouble;
@@ -137,3 +181,5 @@ int main(int, char** arguments) {
   }
   std::printf("%d problems of each type\n", count);
 }
+
+#endif
