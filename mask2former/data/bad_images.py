@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from detectron2.utils.events import get_event_storage, has_event_storage
-from torch.utils.data import DataLoader
 
+from ..utils.workers import SignalSafeLoader
 from .errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SkipBadImages:
         return sample
 
 
-class TrainLoader(DataLoader[Any]):
+class TrainLoader(SignalSafeLoader):
     """A loader of lists of samples, which reports images that cannot be used.
 
     An error of a worker becomes one line. Images that `SkipBadImages` left out are logged once per

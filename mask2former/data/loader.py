@@ -19,7 +19,7 @@ from detectron2.data import DatasetFromList, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..utils.workers import leave_signals_to_main_process
+from ..utils.workers import SignalSafeLoader
 from .bad_images import SkipBadImages, TrainLoader
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
@@ -201,7 +201,6 @@ def build_train_loader(
         num_workers=num_workers,
         collate_fn=list,
         persistent_workers=num_workers > 0,
-        worker_init_fn=leave_signals_to_main_process,
         # The loader draws a seed for its workers. It has its own generator, so that the global
         # one does not depend on how often a run was resumed.
         generator=torch.Generator().manual_seed(seed),
@@ -213,5 +212,9 @@ def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:
     loader = build_detection_test_loader(
         cfg, dataset_name, mapper=build_mapper(cfg, is_train=False)
     )
-    loader.worker_init_fn = leave_signals_to_main_process
-    return loader
+    return SignalSafeLoader(
+        loader.dataset,
+        batch_sampler=loader.batch_sampler,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+    )

@@ -93,6 +93,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     if comm.is_main_process() and not args.eval_only:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
+    logging.raiseExceptions = False  # on a full disk each message would print a traceback
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
     # These are reported in one line, without the traceback of Detectron2's loop.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -29,7 +30,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             os.chmod(file.name, 0o666 & ~umask)  # others cannot read a temporary file
             os.replace(file.name, path)
         except BaseException:
-            file.close()
+            with contextlib.suppress(OSError):  # it tries again to write what did not fit
+                file.close()
             os.unlink(file.name)
             raise
     folder = os.open(path.parent, os.O_RDONLY)

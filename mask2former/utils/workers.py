@@ -1,21 +1,72 @@
-"""Signals in the worker processes of data loaders."""
+"""Data loaders whose worker processes leave signals to the main process."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-from types import FrameType
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def leave_signals_to_main_process(_worker_id: int) -> None:
-    """Let a data loading worker outlive the first SIGTERM and every Ctrl-C.
+class SignalSafeLoader(DataLoader[Any]):
+    """A data loader whose workers end when the main process ends them, and not before.
 
-    Schedulers and terminals signal all processes of a run at once. The main process ends its
-    workers when it has saved. Torch's own handler would end a worker, and so fail the main process.
-    This is a `worker_init_fn` of ``DataLoader``.
+    Schedulers and terminals signal all processes of a run at once. Torch's own handler would end a
+    worker then, which fails the main process before it has saved. Systems without ``sigwaitinfo``,
+    such as macOS, keep torch's handler.
+
+    Args:
+        dataset: as for ``DataLoader``, and so are the `options`, without `worker_init_fn`.
     """
 
-    def leave_once(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(dataset, worker_init_fn=_leave_signals_to_main_process, **options)
+
+    def __iter__(self) -> Any:
+        """Start the workers; signals that come meanwhile are handled afterwards."""
+        with _signals_deferred():
+            return super().__iter__()
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Handle signals after the block; processes that it starts have them blocked."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    previous = {n: signal.signal(n, lambda n, _frame: arrived.append(n)) for n in _SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS) if _BLOCKS else set()
+    try:
+        yield
+    finally:
+        if _BLOCKS:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for each in arrived:
+            signal.raise_signal(each)
+
+
+_BLOCKS = hasattr(signal, "sigwaitinfo")
+
+
+def _leave_signals_to_main_process(_worker_id: int) -> None:
+    main_process = os.getppid()
+
+    def wait_for_main_process() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main_process:
+            pass
+        os._exit(0)  # as torch's handler does
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, leave_once)
+    if _BLOCKS:
+        # Threads that start later do not get the signal either.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=wait_for_main_process, daemon=True).start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -26,34 +27,43 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 def start(
-    arguments: list[str], log: Path, environment: dict[str, str], *, kill_at: int = 0
+    arguments: list[str], log: Path, datasets: Path, *, kill_at: int = 0, file_limit: int = 0
 ) -> ForkServerProcess:
-    """Start ``train_net.py arguments``; what it prints is appended to `log`.
+    """Start ``train_net.py arguments`` as the leader of a process group.
 
     Args:
         arguments: the command line.
-        log: the file.
-        environment: variables to set, the same in all calls: the modules are imported with them.
+        log: the file that what it prints is appended to.
+        datasets: the folder of data sets, the same in all calls: modules read it when imported.
         kill_at: kill the process at its so-many-th call that changes files. With 0, it writes the
             number of these calls to the end of the log.
+        file_limit: bytes after which writing to a file fails as on a full disk: the write that
+            crosses it is short, the next one fails.
     """
     # Python 3.11 imports the preloaded modules from the path of the environment.
-    environment = {**environment, "PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}"}
+    environment = {
+        "DETECTRON2_DATASETS": str(datasets),
+        "PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}",
+    }
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_runs"])
-    process = context.Process(target=_run, args=(arguments, log, kill_at))
+    process = context.Process(target=_run, args=(arguments, log, kill_at, file_limit))
     with mock.patch.dict(os.environ, environment):
         process.start()
     return process
 
 
-def _run(arguments: list[str], log: Path, kill_at: int) -> None:
+def _run(arguments: list[str], log: Path, kill_at: int, file_limit: int) -> None:
+    os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked
     sys.argv = ["train_net.py", *arguments]
+    if file_limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
     calls = _count_calls(kill_at)
     runpy.run_path(str(REPOSITORY / "train_net.py"), run_name="__main__")
     print(f"calls that change files: {calls[0]}", flush=True)
@@ -61,14 +71,14 @@ def _run(arguments: list[str], log: Path, kill_at: int) -> None:
 
 def _count_calls(kill_at: int) -> list[int]:
     """Count the calls that change files, and send SIGKILL to this process at one of them."""
-    calls = [0]
+    calls, process = [0], os.getpid()
 
     def counted(function: Callable[..., Any], changes: Callable[..., bool]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if changes(*args, **kwargs):
+            if os.getpid() == process and changes(*args, **kwargs):
                 calls[0] += 1
                 if calls[0] == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(process, signal.SIGKILL)
             return function(*args, **kwargs)
 
         return call

@@ -1,112 +1,208 @@
 """`train_net.py` as a process: signals, locks, full disks, and folders that hold a run."""
 
+import contextlib
+import json
 import os
 import re
-import resource
 import signal
 import subprocess
-import sys
 import time
+from typing import ClassVar
 
 import pytest
 import torch
-from support import QUICKSTART, REPOSITORY, TINY
+import warm_runs
+from support import QUICKSTART, TINY
 
-TRAIN_NET = [sys.executable, str(REPOSITORY / "train_net.py"), "--config-file", str(QUICKSTART)]
 ENDLESS = ["SOLVER.MAX_ITER", 100000, "SOLVER.STEPS", "(90000,)"]
 
 
-def start(datasets, out, *arguments, **options):
-    flags = [argument for argument in arguments if argument == "--resume"]
-    keys = [*TINY, "OUTPUT_DIR", out, *(a for a in arguments if a not in flags)]
-    return subprocess.Popen(
-        [*TRAIN_NET, *flags, *map(str, keys)],
-        env={**os.environ, "DETECTRON2_DATASETS": str(datasets)},
-        cwd=REPOSITORY,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+@pytest.fixture(autouse=True)
+def _no_process_is_left():
+    yield
+    for run in Run.started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.process.join()
+    Run.started.clear()
 
 
-def wait_for_iteration(process):
-    """Read the log until training has begun, and let some iterations pass."""
-    for line in process.stdout:
-        if "Starting training" in line:
-            time.sleep(3)
-            return
-    pytest.fail(process.communicate()[1])
+class Run:
+    """A run that has started; `log` is what it prints."""
+
+    started: ClassVar[list] = []
+
+    def __init__(self, datasets, out, *arguments, **options):
+        flags = [argument for argument in arguments if argument == "--resume"]
+        keys = [*TINY, "OUTPUT_DIR", out, *(a for a in arguments if a not in flags)]
+        command = ["--config-file", QUICKSTART, *flags, *keys]
+        self._log = datasets / f"run_{time.monotonic_ns()}.log"
+        self.process = warm_runs.start(list(map(str, command)), self._log, datasets, **options)
+        self.pid = self.process.pid
+        self.started.append(self)
+
+    @property
+    def log(self):
+        text = self._log.read_text() if self._log.exists() else ""
+        return re.sub(r"\x1b\[\d*m", "", text)
+
+    def wait_for_iteration(self):
+        """Wait until training has begun, and let some iterations pass."""
+        until = time.monotonic() + 60
+        while "Starting training" not in self.log:
+            assert self.process.is_alive() and time.monotonic() < until, self.log
+            time.sleep(0.1)
+        time.sleep(1)
+
+    def finish(self, seconds=60):
+        """Wait for the end, and return the status and the last line of the log."""
+        self.process.join(seconds)
+        log = self.log
+        assert not self.process.is_alive(), log[-3000:]
+        assert "Traceback" not in log, log[log.index("Traceback") :]
+        return self.process.exitcode, log.splitlines()[-1]
 
 
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    assert "Traceback" not in out + err
-    return process.returncode, out, err.strip()
+def checkpoints(folder):
+    return sorted(folder.glob("model_*.pth"))
+
+
+def hidden(folder):
+    return {path.name for path in folder.glob(".*")}
 
 
 def test_a_run_is_stopped_and_refused_and_locked_and_resumed(datasets, tmp_path):
     out = tmp_path / "run"
-    running = start(datasets, out, *ENDLESS, "SEED", 5)
-    wait_for_iteration(running)
-    status, _, err = finish(start(datasets, out, *ENDLESS, "--resume"))
+    running = Run(datasets, out, *ENDLESS, "SEED", 5)
+    running.wait_for_iteration()
+    status, error = Run(datasets, out, *ENDLESS, "--resume").finish()
     assert status == 1
-    assert f"process {running.pid} is training in {out}" in err
-    running.send_signal(signal.SIGTERM)
-    assert finish(running)[0] == 143
-    (checkpoint,) = out.glob("model_*.pth")
+    assert f"process {running.pid} is training in {out}" in error
+    os.kill(running.pid, signal.SIGTERM)
+    assert running.finish()[0] == 143
+    (checkpoint,) = checkpoints(out)
     iteration = torch.load(checkpoint, weights_only=True)["iteration"]
     assert checkpoint.name == f"model_{iteration:07d}.pth"
+    metrics = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert metrics[-1]["iteration"] == iteration
 
-    status, _, err = finish(start(datasets, out))
+    status, error = Run(datasets, out).finish()
     assert status == 1
-    assert "--resume" in err
-    assert f"OUTPUT_DIR {out}_2" in err
-    assert [*out.glob("model_*.pth")] == [checkpoint]
+    assert "--resume" in error
+    assert f"OUTPUT_DIR {out}_2" in error
+    assert checkpoints(out) == [checkpoint]
 
     more = ["--resume", "SOLVER.MAX_ITER", iteration + 2, "SEED", 6, "SOLVER.BASE_LR", 0.5]
-    status, log, _ = finish(start(datasets, out, *more))
-    assert status == 0
+    resumed = Run(datasets, out, *more)
+    assert resumed.finish()[0] == 0
+    log = resumed.log
     assert f"Resuming from {checkpoint}" in log
     assert f"Starting training from iteration {iteration + 1}" in log
-    log = re.sub(r"\x1b\[\d*m", "", log)
     assert "SEED stays 5" in log
     assert "SOLVER.BASE_LR stays 0.001, the value of the resumed checkpoint" in log
     assert (out / "model_final.pth").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run(datasets, tmp_path, number):
+    running = Run(datasets, tmp_path, *ENDLESS, "DATALOADER.NUM_WORKERS", 2)
+    running.wait_for_iteration()
+    os.killpg(running.pid, number)
+    assert running.finish()[0] == 128 + number
+    assert len(checkpoints(tmp_path)) == 1
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)  # no worker is left
+
+
+def test_a_signal_during_the_evaluation(datasets, tmp_path):
+    keys = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 1, "INPUT.MIN_SIZE_TEST", 1600]
+    running = Run(datasets, tmp_path, *keys, "INPUT.MAX_SIZE_TEST", 1600)
+    until = time.monotonic() + 60
+    while "Start inference" not in running.log:
+        assert time.monotonic() < until, running.log
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGTERM)
+    assert running.finish()[0] == 143
+    assert [path.name for path in checkpoints(tmp_path)] == ["model_final.pth"]
+
+
 def test_a_second_signal_ends_at_once(datasets, tmp_path):
-    running = start(datasets, tmp_path, *ENDLESS, "SOLVER.ACCUMULATE_STEPS", 1000)
-    wait_for_iteration(running)
-    running.send_signal(signal.SIGINT)
+    running = Run(datasets, tmp_path, *ENDLESS, "SOLVER.ACCUMULATE_STEPS", 1000)
+    running.wait_for_iteration()
+    os.kill(running.pid, signal.SIGINT)
     time.sleep(1)
-    assert running.poll() is None
-    running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=10) == -signal.SIGINT
-    assert not [*tmp_path.glob("model_*.pth")]
+    assert running.process.is_alive()
+    os.kill(running.pid, signal.SIGINT)
+    assert running.finish(seconds=10)[0] == -signal.SIGINT
+    assert not checkpoints(tmp_path)
 
 
-def test_a_full_disk_keeps_the_last_checkpoint(datasets, tmp_path):
-    whole = start(datasets, tmp_path, "SOLVER.MAX_ITER", 1)
-    assert finish(whole)[0] == 0
+def test_short_writes_keep_the_last_checkpoint(datasets, tmp_path):
+    assert Run(datasets, tmp_path, "SOLVER.MAX_ITER", 1).finish()[0] == 0
     size = (tmp_path / "model_final.pth").stat().st_size
-
-    def limit():  # writing beyond it fails as on a full disk
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
-
-    status, _, err = finish(start(datasets, tmp_path, "--resume", preexec_fn=limit))
+    status, error = Run(datasets, tmp_path, "--resume", file_limit=size // 2).finish()
     assert status == 1
-    assert "cannot save a checkpoint" in err.splitlines()[-1]
-    assert not [path for path in tmp_path.glob(".*") if path.name != ".lock"]
-    status, log, _ = finish(start(datasets, tmp_path, "--resume"))
-    assert status == 0
-    assert "Starting training from iteration 1" in log
+    assert "cannot save a checkpoint" in error
+    assert hidden(tmp_path) == {".lock"}
+    resumed = Run(datasets, tmp_path, "--resume")
+    assert resumed.finish()[0] == 0
+    assert "Starting training from iteration 1" in resumed.log
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("left", [0, 100_000, 1_000_000])
+def test_a_full_disk_keeps_the_last_checkpoint(datasets, disk, left):
+    out = disk / "run"
+    assert Run(datasets, out, "SOLVER.MAX_ITER", 1).finish()[0] == 0
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    if left:
+        os.truncate(filler, filler.stat().st_size - left)
+    status, error = Run(datasets, out, "--resume").finish()
+    assert status == 1
+    assert error.startswith("error: ") and "No space left on device" in error
+    assert hidden(out) == {".lock"}
+    filler.unlink()
+    resumed = Run(datasets, out, "--resume")
+    assert resumed.finish()[0] == 0
+    assert "Starting training from iteration 1" in resumed.log
+
+
+def test_a_read_only_folder_is_one_line(datasets, disk):
+    out = disk / "run"
+    assert Run(datasets, out, "SOLVER.MAX_ITER", 1).finish()[0] == 0
+    running = Run(datasets, out, *ENDLESS, "--resume", "SOLVER.CHECKPOINT_PERIOD", 100)
+    running.wait_for_iteration()
+    # as when a disk has failed: open files too cannot be written to
+    subprocess.run(["mount", "-o", "remount,size=4k", str(disk)], check=False)
+    kept = checkpoints(out)
+    (disk / "file").write_bytes(b"")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=False)
+    again = Run(datasets, out, "--resume")
+    status, error = again.finish()
+    assert status == 1
+    assert error.startswith("error: ")
+    os.kill(running.pid, signal.SIGKILL)
+    assert set(kept) <= set(checkpoints(out))
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(datasets, tmp_path):
     (tmp_path / "file").touch()
-    status, _, err = finish(start(datasets, tmp_path / "file" / "run"))
+    status, error = Run(datasets, tmp_path / "file" / "run").finish()
     assert status == 1
-    assert err.splitlines()[-1].startswith("error: ")
-    assert "file/run" in err
+    assert error.startswith("error: ")
+    assert "file/run" in error
