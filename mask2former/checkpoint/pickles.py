@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .rebuild import ALLOWED, RebuiltArray, RebuiltDtype, storage_of
+from .rebuild import ALLOWED, RebuiltArray, RebuiltDtype, check_key, storage_of
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
@@ -142,6 +142,13 @@ class _WeightsUnpickler(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO, size: int, find: _FindStorage | None = None) -> None:
         super().__init__(file, encoding="latin1")  # Python 2 wrote some of the published files
+
+        def read(count: int) -> bytes:
+            if count > size:  # memory would be reserved first
+                raise pickle.UnpicklingError("it is cut off")
+            return file.read(count)
+
+        self._file_read = read
         self.find_storage = find
         self.bytes_left = _MOST_GROWTH * size + _SMALL
 
@@ -163,8 +170,61 @@ class _WeightsUnpickler(pickle._Unpickler):
         untyped = self.find_storage(key, count * dtype.itemsize)
         return torch.storage.TypedStorage(wrap_storage=untyped, dtype=dtype, _internal=True)
 
+    def _set_items(self, target: Any, items: list[Any]) -> None:
+        if not isinstance(target, dict):
+            raise pickle.UnpicklingError(f"a {type(target).__name__} takes no items")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[check_key(key)] = value
+
+    def load_setitem(self) -> None:
+        """Add an item whose key is plain."""
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items(self.stack[-1], [key, value])
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self) -> None:
+        """Add items whose keys are plain."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self._set_items(self.stack[-1], items)
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_dict(self) -> None:
+        """Build a dict of items whose keys are plain."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.stack.append({})
+        self._set_items(self.stack[-1], items)
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_additems(self) -> None:
+        """Add plain elements to a set."""
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        if not isinstance(self.stack[-1], set):
+            raise pickle.UnpicklingError("only a set takes elements")
+        self.stack[-1].update(map(check_key, items))
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def refuse(self) -> None:
+        """Refuse what weights do not contain."""
+        raise pickle.UnpicklingError("it builds objects that weights do not contain")
+
+    for _code in (pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.OBJ, pickle.INST, pickle.FROZENSET):
+        dispatch[_code[0]] = refuse
+
+    def load_bytearray8(self) -> None:
+        """Read the bytes before there is memory for them."""
+        (length,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
+        self.append(bytearray(self.read(length)))  # type: ignore[attr-defined]
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
+
     def load_reduce(self) -> None:
         """Call an allowed function; what all calls build is bounded by the size of the file."""
+        if not isinstance(self.stack[-1], tuple):
+            raise pickle.UnpicklingError("a call has no arguments")
         self._spend(*self.stack[-1])
         super().load_reduce()  # type: ignore[misc]
         if isinstance(self.stack[-1], Tensor):

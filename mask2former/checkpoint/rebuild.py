@@ -146,6 +146,37 @@ class NotPlain:
     kind: str
 
 
+def check_key(key: Any) -> Any:
+    """Return a key of a dict or an element of a set; to hash it must take no time.
+
+    That of a tuple of tuples can take forever, and large integers can be made to collide.
+    """
+    parts = key if isinstance(key, tuple) and len(key) <= _MAX_DIMENSIONS else (key,)
+    if not all(
+        part is None or type(part) in (str, bytes, bool) or _is_small(part) for part in parts
+    ):
+        raise pickle.UnpicklingError(f"a {type(key).__name__} is the key of a dict or in a set")
+    return key
+
+
+def _is_small(value: Any) -> bool:
+    return type(value) is int and abs(value) <= _MAX_LENGTH
+
+
+def _ordered_dict(pairs: Any = ()) -> collections.OrderedDict[Any, Any]:
+    return collections.OrderedDict((check_key(key), value) for key, value in pairs)
+
+
+def _counter(counts: Any) -> collections.Counter[Any]:
+    if not isinstance(counts, dict):  # the keys of a dict were checked
+        raise pickle.UnpicklingError("a Counter is not built from a dict")
+    return collections.Counter(counts)
+
+
+def _set(elements: Any = ()) -> set[Any]:
+    return set(map(check_key, elements))
+
+
 def _not_plain(kind: str) -> Callable[..., NotPlain]:
     return lambda *_: NotPlain(kind)
 
@@ -159,10 +190,10 @@ _SCHEMES = ("per_tensor_affine", "per_channel_affine", "per_channel_affine_float
 ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): RebuiltDtype,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("collections", "Counter"): collections.Counter,
-    ("builtins", "set"): set,
-    ("__builtin__", "set"): set,
+    ("collections", "OrderedDict"): _ordered_dict,
+    ("collections", "Counter"): _counter,
+    ("builtins", "set"): _set,
+    ("__builtin__", "set"): _set,
     ("_codecs", "encode"): _encode,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): _device,

@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -41,7 +40,7 @@ from ..checkpoint.huggingface import hf_config, merge_hf_config, task_of_cfg
 from ..checkpoint.huggingface.preprocessor import PREPROCESSOR_FILE, hf_preprocessor
 from ..checkpoint.huggingface.weight_names import d2_to_hf
 from ..checkpoint.matching import compare, report
-from ..data.metadata import METADATA_FILE, read_metadata, write_metadata
+from ..data.metadata import METADATA_FILE, find_classes, write_metadata
 from ..engine.setup import add_trust_flags
 from ..structures import Classes
 from ..tasks import TASKS
@@ -136,9 +135,12 @@ def to_hf(
     state = to_model_names(read_checkpoint(weights, allow_unsafe)["model"])
     _complete(state, cfg)
     _check_fit(state, cfg, weights)
-    names, things = find_classes(cfg, (weights.parent, config_path.parent))
+    cfg.MODEL.WEIGHTS = str(weights)
+    classes = find_classes(cfg, str(config_path), required=True)
+    assert classes is not None
+    things = sorted(classes.things or ()) if task_of_cfg(cfg) == "panoptic" else None
     contents = {
-        config_name: hf_config(cfg, names, things),
+        config_name: hf_config(cfg, classes.names, things),
         PREPROCESSOR_FILE: hf_preprocessor(cfg),
     }
     theirs = d2_to_hf(state)
@@ -146,40 +148,7 @@ def to_hf(
         write_checkpoint({"model": theirs}, new / weights_name)
         for name, content in contents.items():
             write_json(new / name, content, indent=2)
-    return f"{folder}: {_summary(theirs, cfg, names)}"
-
-
-def find_classes(cfg: CfgNode, folders: Sequence[Path]) -> tuple[list[str], list[int] | None]:
-    """Find the names of a model's classes, and the indices of a panoptic model's things.
-
-    They come from `metadata.json` in one of the folders, or else from the registered data sets of
-    the config.
-
-    Raises:
-        WeightsError: none of these names as many classes as the model has.
-    """
-    task, count = task_of_cfg(cfg), cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    sources: list[tuple[str, dict[str, Any]]] = [
-        (str(path), read_metadata(path))
-        for path in dict.fromkeys(folder / METADATA_FILE for folder in folders)
-        if path.is_file()
-    ] + [
-        (f"data set {name!r}", MetadataCatalog.get(name).as_dict())
-        for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    ]
-    tried = []
-    for source, metadata in sources:
-        classes = Classes.from_metadata(metadata, count)
-        if classes is not None:
-            things = sorted(classes.things or ()) if task == "panoptic" else None
-            return list(classes.names), things
-        found = metadata.get("stuff_classes") or metadata.get("thing_classes") or ()
-        tried.append(f"{source} names {len(found)}")
-    raise WeightsError(
-        f"the names of the model's {count} classes are not known: "
-        f"{'; '.join(tried) or 'DATASETS is empty'}. Put a {METADATA_FILE}, as train_net.py writes "
-        "it, beside the checkpoint"
-    )
+    return f"{folder}: {_summary(theirs, cfg, classes.names)}"
 
 
 def _config_beside(weights: Path) -> Path:

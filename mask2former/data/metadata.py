@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from detectron2.data import MetadataCatalog
 
 from ..structures import Classes
 from ..utils.files import read_json, write_json
+from ..utils.schema import CLASS_NAMES, COLORS, MOST_CLASSES, Field, check_fields, is_whole, whole
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,20 @@ _NAMES = ("thing_classes", "stuff_classes")
 _IDS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 _COLORS = ("thing_colors", "stuff_colors")
 _KEYS = (*_NAMES, *_IDS, *_COLORS, "ignore_label")
+_ID = re.compile(r"-?[0-9]{1,18}")
+_INDICES = Field(
+    f"an object of ids and numbers below {MOST_CLASSES}",
+    lambda v: (
+        isinstance(v, dict)
+        and all(_ID.fullmatch(k) and is_whole(i, 0, MOST_CLASSES - 1) for k, i in v.items())
+    ),
+)
+_FIELDS = {
+    **dict.fromkeys(_NAMES, CLASS_NAMES),
+    **dict.fromkeys(_IDS, _INDICES),
+    **dict.fromkeys(_COLORS, COLORS),
+    "ignore_label": whole(-(2**31), 2**32),
+}
 
 
 def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
@@ -46,33 +62,44 @@ def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[s
             yield str(path), read_metadata(path)
 
 
-def find_classes(cfg: CfgNode, config_file: str) -> Classes | None:
+def find_classes(cfg: CfgNode, config_file: str, required: bool = False) -> Classes | None:
     """Find the classes of the model that a config describes.
 
     They are in a `metadata.json` that `train_net.py` wrote beside the weights or the config file,
     or in the metadata of the registered data sets of ``DATASETS``.
+
+    Args:
+        cfg: the config.
+        config_file: where it comes from.
+        required: raise an error where no source has as many classes as the model.
 
     Returns:
         The classes, or None if no source has as many classes as the model; warnings say how many
         each has.
 
     Raises:
-        ValueError: a `metadata.json` is damaged.
+        ValueError: a `metadata.json` is damaged, or the classes are required and not found.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     sources = list(saved_metadata(cfg, config_file))
     for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
         sources.append((f"data set {name!r}", MetadataCatalog.get(name).as_dict()))
+    others = []
     for source, metadata in sources:
         classes = Classes.from_metadata(metadata, count)
         if classes is not None:
             return classes
-        found = [len(metadata[key]) for key in reversed(_NAMES) if metadata.get(key)]
+        found = [str(len(metadata[key])) for key in reversed(_NAMES) if metadata.get(key)]
         if found:
-            logger.warning(
-                "%s has %s classes, the model %d: its names are not used",
-                source, " and ".join(map(str, found)), count,
-            )  # fmt: skip
+            others.append(f"{source} has {' and '.join(found)} classes")
+    if required:
+        raise ValueError(
+            f"the names of the model's {count} classes are not known: "
+            f"{'; '.join(others) or 'DATASETS is empty'}. Put a {METADATA_FILE}, as train_net.py "
+            "writes it, beside the checkpoint"
+        )
+    for other in others:
+        logger.warning("%s, the model %d: its names are not used", other, count)
     return None
 
 
@@ -88,17 +115,13 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: the file cannot be read, or does not have the form that `write_metadata` writes.
     """
-    try:
-        content = read_json(path)
-        found = {key: content[key] for key in _KEYS if content.get(key) is not None}
-        for key in found.keys() & set(_NAMES):
-            names = found[key]
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise ValueError(f"{key!r} is not a list of names")
-        for key in found.keys() & set(_IDS):  # JSON has no integer keys
-            found[key] = {int(id_): int(index) for id_, index in found[key].items()}
-        for key in found.keys() & set(_COLORS):
-            found[key] = [(int(r), int(g), int(b)) for r, g, b in found[key]]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not as train_net.py writes it: {error}") from error
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not as train_net.py writes it: it is not a JSON object")
+    found = {key: content[key] for key in _KEYS if content.get(key) is not None}
+    check_fields(found, _FIELDS, f"{path} is not as train_net.py writes it", ValueError)
+    for key in found.keys() & set(_IDS):  # JSON has no integer keys
+        found[key] = {int(id_): index for id_, index in found[key].items()}
+    for key in found.keys() & set(_COLORS):
+        found[key] = [(r, g, b) for r, g, b in found[key]]
     return found

@@ -129,7 +129,7 @@ def test_class_names_come_from_the_data_set_if_no_file_has_them(trained, tmp_pat
     message = fails(
         "--from", "d2", trained / "model_final.pth", "--to", "hf", tmp_path / "new", capsys=capsys
     )
-    assert f"{metadata} names 1" in message
+    assert f"{metadata} has 1 classes" in message
     assert not (tmp_path / "new").exists()
 
 

@@ -66,7 +66,23 @@ def nested(depth):
     return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
 
 
+# Hashing this tuple takes 2**60 steps.
+SLOW = b"K\x01K\x01\x86q\x09" + b"0h\x09h\x09\x86q\x09" * 60
 HOSTILE = {
+    "slow key": b"\x80\x02}" + SLOW + b"K\x01s.",
+    "slow keys": b"\x80\x02}(" + SLOW + b"K\x01u.",
+    "slow dict": b"\x80\x02(" + SLOW + b"K\x01d.",
+    "slow element": b"\x80\x04\x8f(" + SLOW + b"\x90.",
+    "slow frozen set": b"\x80\x04(" + SLOW + b"\x91.",
+    "slow set": b"\x80\x02c__builtin__\nset\n]" + SLOW + b"a\x85R.",
+    "slow counter": b"\x80\x02ccollections\nCounter\n]" + SLOW + b"a\x85R.",
+    "slow order": b"\x80\x02ccollections\nOrderedDict\n](" + SLOW + b"K\x01\x86e\x85R.",
+    "colliding keys": b"\x80\x02}("
+    + b"".join(
+        b"\x8a\x0b" + (k * (2**61 - 1)).to_bytes(11, "little") + b"K\x01" for k in range(1, 100_000)
+    )
+    + b"u.",
+    "new objects": b"\x80\x02ctorch\nSize\nK\x01\x85\x81.",
     "nested": nested(100_000),
     "nested names": b"\x80\x02}(" + b"(" * 5000 + b"t" * 5000 + b"K\x01u.",
     "billion laughs": b"\x80\x02]" + b"q\x01(h\x01h\x01t" * 5000 + b".",
@@ -84,6 +100,8 @@ HOSTILE = {
     "long frame": b"\x80\x04\x95" + b"\xff" * 7 + b"\x7f.",
     "long bytes": b"\x80\x04\x8e" + b"\xff" * 6 + b"\x00\x00.",
     "eight gigabytes": b"\x80\x04\x8e" + (2**33).to_bytes(8, "little") + b".",
+    "array of gigabytes": b"\x80\x05\x96" + (2**31).to_bytes(8, "little") + b".",
+    "array beyond its frame": b"\x80\x05\x95\x0a" + bytes(7) + b"\x96\0\0\0\x7f\0\0\0\0.",
     "long integer": b"\x80\x02\x8b"
     + (1_000_000).to_bytes(4, "little")
     + b"\x7f" * 1_000_000

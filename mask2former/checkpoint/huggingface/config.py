@@ -26,8 +26,9 @@ from ...structures import Classes
 from ...tasks import TASKS, tasks_of
 from ...utils.files import read_json
 from ..files import WeightsError
-from .config_keys import get_for_hf, set_from_hf
+from .config_keys import check_model, get_for_hf, set_from_hf
 from .preprocessor import PREPROCESSOR_FILE, set_preprocessing
+from .schema import check_config, check_preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -56,15 +57,18 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
     folder = Path(folder)
     path = folder / CONFIG_FILE
     content = _read(path)
+    check_config(content, path)
     preprocessor = _read(folder / PREPROCESSOR_FILE)
+    check_preprocessor(preprocessor, folder / PREPROCESSOR_FILE)
     task = _task(task, content, folder)
-    names = class_names_of(folder)
+    names = _class_names(content, path)
     things = _thing_classes(content, names, path) if task == "panoptic" else range(len(names))
     classes = Classes(names, range(len(names)), frozenset(things))
 
     set_from_hf(cfg, content, path)
     set_preprocessing(cfg, preprocessor, folder / PREPROCESSOR_FILE)
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(names)
+    check_model(cfg, path)
     cfg.MODEL.WEIGHTS = str(folder)
     # A panoptic model also returns the other results, as in the published configs.
     test = cfg.MODEL.MASK_FORMER.TEST
@@ -124,11 +128,17 @@ def class_names_of(folder: str | Path) -> list[str]:
         WeightsError: there is no `config.json`, or the keys of its "id2label" are not 0, 1, 2...
     """
     path = Path(folder, CONFIG_FILE)
+    content = _read(path)
+    check_config(content, path)
+    return _class_names(content, path)
+
+
+def _class_names(content: Mapping[str, Any], path: Path) -> list[str]:
     # Version 4 of transformers does not write an id2label that is the default.
-    labels = _read(path).get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    if not isinstance(labels, dict) or set(labels) != {str(i) for i in range(len(labels))}:
+    labels = content.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
+    if set(labels) != {str(i) for i in range(len(labels))}:
         raise WeightsError(f"{path}: 'id2label' must name the classes 0, 1, 2 and so on")
-    return [str(labels[str(i)]) for i in range(len(labels))]
+    return [labels[str(i)] for i in range(len(labels))]
 
 
 def task_of_cfg(cfg: CfgNode) -> str:
@@ -161,7 +171,7 @@ def _thing_classes(content: Mapping[str, Any], names: list[str], path: Path) -> 
     """Return the thing classes, from the file or from a registered data set of the same classes."""
     if _THINGS in content:
         things = content[_THINGS]
-        if not isinstance(things, list) or not set(things) <= set(range(len(names))):
+        if max(things, default=0) >= len(names):
             raise WeightsError(f"{path}: {_THINGS!r} must list numbers below {len(names)}")
         return things
     for data_set in MetadataCatalog.list():

@@ -9,7 +9,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ...utils.schema import shown
 from ..files import WeightsError
+from .schema import MOST_PARAMETERS
 
 # Their key: (its value where the file lacks it, our key).
 _Keys = dict[str, tuple[Any, str]]
@@ -134,27 +136,69 @@ def set_from_hf(cfg: CfgNode, content: Mapping[str, Any], path: Path) -> None:
     """
     _check_theirs(content, {**_MODEL_FIXED, **_OTHER_BACKBONES}, str(path))
     _set(cfg, {**_OURS_FIXED, **_AS_PUBLISHED})
-    _translate(cfg, content, _MODEL_KEYS, str(path))
+    _translate(cfg, content, _MODEL_KEYS)
     heads = cfg.MODEL.MASK_FORMER.NHEADS
     cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = heads
     backbone = content.get("backbone_config") or _DEFAULT_BACKBONE
     where = f"{path}: backbone_config"
     kind = backbone.get("model_type")
     if kind not in ("swin", "resnet"):
-        raise WeightsError(f"{where}: 'model_type' is {kind!r}; supported are 'swin' and 'resnet'")
+        raise WeightsError(
+            f"{where}: 'model_type' is {shown(kind)}; supported are 'swin' and 'resnet'"
+        )
     if not any(backbone.get(key) == value for key, value in _STAGES.items()):
         raise WeightsError(
-            f"{where}: 'out_features' is {backbone.get('out_features')!r}; supported are the four "
-            f"stages, {_STAGES['out_features']}"
+            f"{where}: 'out_features' is {shown(backbone.get('out_features'))}; supported are the "
+            f"four stages, {_STAGES['out_features']}"
         )
     if kind == "swin":
         _check_theirs(backbone, _SWIN_FIXED, where)
         _set(cfg, _OURS_FIXED_SWIN)
-        _translate(cfg, backbone, _SWIN_KEYS, where)
+        _translate(cfg, backbone, _SWIN_KEYS)
     else:
         _check_theirs(backbone, _RESNET_FIXED, where)
         _set(cfg, _OURS_FIXED_RESNET)
         _set_resnet(cfg, backbone, where)
+
+
+def check_model(cfg: CfgNode, path: Path) -> None:
+    """Check that a model can be built: what must divide does, and it fits into memory.
+
+    Raises:
+        WeightsError: the `config.json` at `path` describes a model that cannot be built.
+    """
+    head, former, swin = cfg.MODEL.SEM_SEG_HEAD, cfg.MODEL.MASK_FORMER, cfg.MODEL.SWIN
+    divisors = [
+        ("hidden_dim", former.HIDDEN_DIM, "num_attention_heads", former.NHEADS),
+        ("feature_size", head.CONVS_DIM, "num_attention_heads", former.NHEADS),
+        ("feature_size", head.CONVS_DIM, "the number of groups of its norms", 32),
+        ("hidden_dim", former.HIDDEN_DIM, "the two axes of positions", 2),
+    ]
+    encoder = head.DEFORMABLE_TRANSFORMER_ENCODER_DIM_FEEDFORWARD + 2 * head.CONVS_DIM
+    decoder = former.DIM_FEEDFORWARD + 4 * former.HIDDEN_DIM
+    rows = 2 * former.NUM_OBJECT_QUERIES + head.NUM_CLASSES
+    parameters = (
+        2 * head.CONVS_DIM * encoder * head.TRANSFORMER_ENC_LAYERS
+        + 2 * former.HIDDEN_DIM * decoder * former.DEC_LAYERS
+        + former.HIDDEN_DIM * (rows + 3 * former.HIDDEN_DIM)
+        + 9 * head.CONVS_DIM * (head.CONVS_DIM + head.MASK_DIM)
+    )
+    if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
+        for stage, (depth, heads) in enumerate(zip(swin.DEPTHS, swin.NUM_HEADS, strict=True)):
+            width = swin.EMBED_DIM * 2**stage
+            divisors.append((f"embed_dim * {2**stage}", width, "num_heads", heads))
+            positions = heads * 4 * swin.WINDOW_SIZE**2 + swin.WINDOW_SIZE**4
+            parameters += depth * (int((4 + 2 * swin.MLP_RATIO) * width**2) + positions)
+    for name, value, divisor_name, divisor in divisors:
+        if value % divisor:
+            raise WeightsError(
+                f"{path}: {name}, {value}, is not divisible by {divisor_name}, {divisor}"
+            )
+    if parameters > MOST_PARAMETERS:
+        raise WeightsError(
+            f"{path} describes a model of {parameters:.1e} parameters; at most "
+            f"{MOST_PARAMETERS:.0e} are supported"
+        )
 
 
 def get_for_hf(cfg: CfgNode) -> dict[str, Any]:
@@ -188,8 +232,8 @@ def _set_resnet(cfg: CfgNode, backbone: Mapping[str, Any], where: str) -> None:
     depth = next((depth for depth, known in _RESNETS.items() if known == (kind, blocks)), None)
     if depth is None:
         raise WeightsError(
-            f"{where}: 'layer_type' {kind!r} with 'depths' {blocks!r} is not one of Detectron2's "
-            f"ResNets {', '.join(map(str, _RESNETS))}"
+            f"{where}: 'layer_type' {shown(kind)} with 'depths' {blocks!r} is not one of "
+            f"Detectron2's ResNets {', '.join(map(str, _RESNETS))}"
         )
     channels = backbone.get("hidden_sizes", [256, 512, 1024, 2048])
     first = channels[0]
@@ -230,7 +274,7 @@ def _check_theirs(content: Mapping[str, Any], fixed: Mapping[str, Any], where: s
     for key, value in fixed.items():
         found = content.get(key, value)
         if found != value:
-            raise WeightsError(f"{where}: {key!r} is {found!r}; only {value!r} is supported")
+            raise WeightsError(f"{where}: {key!r} is {shown(found)}; only {value!r} is supported")
 
 
 def _check_ours(cfg: CfgNode, fixed: Mapping[str, Any]) -> None:
@@ -240,18 +284,14 @@ def _check_ours(cfg: CfgNode, fixed: Mapping[str, Any]) -> None:
             raise WeightsError(f"{key} is {node[leaf]!r}; Hugging Face's model has only {value!r}")
 
 
-def _translate(cfg: CfgNode, content: Mapping[str, Any], keys: _Keys, where: str) -> None:
-    """Set our keys to the values of theirs, which must have the types of their defaults."""
+def _translate(cfg: CfgNode, content: Mapping[str, Any], keys: _Keys) -> None:
+    """Set our keys to the values of theirs."""
     for theirs, (default, ours) in keys.items():
         value = content.get(theirs, default)
         if isinstance(default, float) and type(value) is int:
             value = float(value)
-        if theirs == "image_size" and isinstance(value, list) and len(set(value)) == 1:
+        if theirs == "image_size" and isinstance(value, list):
             value = value[0]
-        if type(value) is not type(default):
-            raise WeightsError(
-                f"{where}: {theirs!r} is {value!r}; it must be a value such as {default!r}"
-            )
         _set(cfg, {ours: value})
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ...utils.schema import shown
 from ..files import WeightsError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def set_preprocessing(cfg: CfgNode, content: dict[str, Any], path: Path) -> None
 
     Args:
         cfg: the config to change in place.
-        content: the content of the file.
+        content: the content of the file, checked by `check_preprocessor`.
         path: the path of the file, for messages.
 
     Raises:
@@ -63,8 +64,6 @@ def set_preprocessing(cfg: CfgNode, content: dict[str, Any], path: Path) -> None
         values = content.get(key, imagenet)
         if not normalize:
             values = [0.0 if key == "image_mean" else 1.0] * 3
-        if not isinstance(values, list) or len(values) != 3:
-            raise WeightsError(f"{path}: '{key}' must be 3 numbers, got {values!r}")
         # Published values such as 123.675 were stored as float32: rounding restores them.
         cfg.MODEL[ours] = [round(value / factor, 4) for value in values]
 
@@ -106,6 +105,7 @@ def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
     limit = content.get("max_size", content.get("_max_size", _COCO_SIZE[1]))
     if isinstance(size, int):
         return size, limit
+    size = {key: value for key, value in size.items() if value is not None}
     if "shortest_edge" in size:
         return size["shortest_edge"], size.get("longest_edge", limit)
     if {"height", "width"} <= set(size):
@@ -117,6 +117,6 @@ def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
         )  # fmt: skip
         return _COCO_SIZE
     raise WeightsError(
-        f"{path}: 'size' is {size!r}; supported are shortest_edge with longest_edge, and height "
-        "with width"
+        f"{path}: 'size' is {shown(size)}; supported are shortest_edge with longest_edge, and "
+        "height with width"
     )
