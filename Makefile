@@ -1,6 +1,7 @@
 # make quickstart   install everything, then train, evaluate and try a small model (about 10 minutes)
 # TASK=panoptic     what the quickstart's model does: instance (default), panoptic or semantic
 # make test         install everything, then run the tests
+# make fuzz         tests with damaged files, kills and sanitizers at length (FUZZ_CASES=10000 each)
 # make lint         ruff, mypy, clang-format; checks of the workflow, issue forms and citation
 # make docs         build this project's documentation: docs/_build/html/index.html
 # make bench        what the README's speed claims run
@@ -14,6 +15,7 @@ export DETECTRON2_DATASETS ?= datasets
 # this checkout, even if the environment was made for another one
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 TASK ?= instance
+FUZZ_CASES ?= 10000
 OUTPUT ?= output/quickstart/$(TASK)
 
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ SHAPES := $(DETECTRON2_DATASETS)/synthetic_shapes
 CSRC := $(shell git ls-files 'mask2former/modeling/ops/csrc')
 CPP = $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 
-.PHONY: install quickstart test test-slow lint docs bench clean
+.PHONY: install quickstart test test-slow fuzz lint docs bench clean
 
 install: $(INSTALLED)
 
@@ -50,6 +52,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# the fuzzers that coverage guides come with atheris, which has wheels for Linux on x86-64
+fuzz: install
+	$(BIN)/pip install --only-binary=:all: atheris || echo "no coverage-guided fuzzers: no atheris"
+	FUZZ_CASES=$(FUZZ_CASES) $(BIN)/python -m pytest -s -m "slow or not slow" --timeout 7200 \
+		tests/reliability
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,11 +1,15 @@
 """Polygons and run lengths from files never corrupt the process: masks or a ValueError, soon."""
 
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from fuzzing import cases, mutated_bytes, mutated_json, run_cases
+from support import REPOSITORY
 
 from mask2former.data.segmentation import (
     check_segmentation,
@@ -153,6 +157,22 @@ def check_one(seed):
     assert mask.shape == (HEIGHT, WIDTH) and mask.max() <= 1
     if isinstance(segmentation, dict):
         np.testing.assert_array_equal(decode_rle(segmentation, HEIGHT, WIDTH), mask)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_segmentations_guided_by_coverage(tmp_path):
+    pytest.importorskip("atheris")
+    limits = [f"-runs={cases(10_000)}", "-max_len=300", "-len_control=0", "-seed=1", "-timeout=10"]
+    fuzzer = REPOSITORY / "tests/reliability/guided_segmentations.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    result = subprocess.run(
+        [sys.executable, str(fuzzer), *limits, str(tmp_path)],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-5000:]
+    assert len([*tmp_path.iterdir()]) > 20  # inputs that reach something new
+    print(result.stderr.splitlines()[-1])
 
 
 def test_damaged_segmentations_are_masks_or_errors():
