@@ -48,8 +48,10 @@ class SaveCheckpoints(HookBase):
         self._saved = True
 
     def before_train(self) -> None:
-        """Start the clock."""
+        """Start the clock, and delete what a killed run had not deleted yet."""
         self._saved_at = time.monotonic()
+        if comm.is_main_process():
+            self._delete_older(self.trainer.iter - 1)
 
     def before_step(self) -> None:
         """Note that the weights are about to change."""
@@ -85,9 +87,12 @@ class SaveCheckpoints(HookBase):
         check_finite(self._checkpointer.model, self.trainer.iter)
         self._checkpointer.save(name, iteration=self.trainer.iter)
         self._saved, self._saved_at = True, time.monotonic()
+        self._delete_older(self.trainer.iter)
+
+    def _delete_older(self, newest: int) -> None:
         numbers = numbered_checkpoints(Path(self._checkpointer.save_dir))
         # Later ones are of an earlier run that was resumed from a checkpoint in its middle.
-        past = sorted((n, path) for path, n in numbers.items() if n <= self.trainer.iter)
+        past = sorted((number, path) for path, number in numbers.items() if number <= newest)
         for _, path in past[: -self._keep] if self._keep else ():
             path.unlink()
             logger.info("Deleted the older checkpoint %s", path)
