@@ -30,6 +30,12 @@ def ms_deform_attn(
     A location outside the map contributes zeros, as if the map were padded with zeros. A location
     that is more than one pixel outside, or NaN, contributes nothing and gets no gradient.
 
+    As a function of the location, a sample has a kink at each pixel centre, where its derivative
+    has two values. Exactly there, the gradient is that towards larger x and y: by x, the pixel to
+    the right minus the pixel itself. Implementations round `location * size - 0.5` differently, so
+    at a location that is not a binary fraction one may see the centre and another the place just
+    before it, with the other of the two gradients.
+
     The dtypes are float32, float64, bfloat16 or float16, the same for all three tensors;
     locations and weights may both be float32 where the value is bfloat16 or float16, which is what
     autocast makes of them.

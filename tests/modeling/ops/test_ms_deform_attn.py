@@ -225,3 +225,19 @@ def test_training_after_inference_at_the_same_shapes(device):
     out = ms_deform_attn(value.requires_grad_(), shapes, locations, weights)
     out.sum().backward()
     torch.testing.assert_close(out, expected.clone())
+
+
+@pytest.mark.parametrize("size", [(1, 8), (8, 1)], ids=["x", "y"])
+def test_at_the_centre_of_a_pixel_the_gradient_is_that_towards_larger_coordinates(device, size):
+    axis = 0 if size[1] == 8 else 1
+    pixels = torch.tensor([3.0, -1.0, 4.0, 1.0, -5.0, 9.0, 2.0, 6.0], dtype=torch.float64)
+    centres = (torch.arange(8, dtype=torch.float64) + 0.5) / 8  # exact, as 8 is a power of two
+    locations = torch.full((1, 8, 1, 1, 1, 2), 0.5, dtype=torch.float64)
+    locations[..., axis] = centres.view(1, 8, 1, 1, 1)
+    locations = locations.to(device).requires_grad_()
+    weights = torch.ones(1, 8, 1, 1, 1, dtype=torch.float64, device=device)
+    output = ms_deform_attn(pixels.view(1, 8, 1, 1).to(device), [size], locations, weights)
+    (gradient,) = torch.autograd.grad(output.sum(), locations)
+    right = torch.cat([pixels[1:], torch.zeros(1, dtype=torch.float64)])  # zeros beyond the map
+    expected = 8 * (right - pixels)
+    torch.testing.assert_close(gradient[..., axis].flatten().cpu(), expected, rtol=0, atol=1e-12)
