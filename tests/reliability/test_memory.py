@@ -11,7 +11,7 @@ import pytest
 from detectron2.engine import HookBase
 
 from mask2former.engine import Trainer
-from mask2former.inference import Predictor
+from mask2former.inference.predictor import Predictor
 
 WARM, END = 200, 1200  # steps
 MEGABYTES = 24  # the allocator's own
