@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..modeling.backbone.swin_blocks import relative_position_index
 from ..utils.text import some_of
-from .files import State, WeightsError
+from .files import State, WeightsError, as_weights_error
 
 # Maps a library's names, as regular expressions, to ours without the prefix "backbone.".
 Rules = dict[str, str]
@@ -52,6 +52,7 @@ _D2_RESNET: Rules = {
 # stem.fc: torchvision's classifier as Detectron2's converter names it; linear: Detectron2's own
 _D2_RESNET_DROPPED = rf"(stem\.fc|linear)\.{_LINEAR}|.+\.num_batches_tracked"
 
+_LARGEST_WINDOW = 64  # the index of its positions has S^4 numbers
 _BIAS_TABLE = "attn.relative_position_bias_table"
 _SWIN_BLOCK = (
     rf"(((norm[12]|attn\.(qkv|proj)|mlp\.fc[12])\.{_LINEAR})|attn\.relative_position_bias_table)"
@@ -126,7 +127,8 @@ def convert_backbone(state: Mapping[str, Tensor]) -> State | None:
     }
     for mark, convert in converters.items():
         if mark in state:
-            return convert(state)
+            with as_weights_error("the weights do not have the shapes of such a backbone"):
+                return convert(state)
     return None
 
 
@@ -249,10 +251,10 @@ def add_relative_position_indices(state: State) -> None:
     for name, table in list(state.items()):
         if name.endswith(_BIAS_TABLE):
             window_size = (math.isqrt(len(table)) + 1) // 2
-            if (2 * window_size - 1) ** 2 != len(table):
+            if (2 * window_size - 1) ** 2 != len(table) or window_size > _LARGEST_WINDOW:
                 raise WeightsError(
                     f"{name.removeprefix('backbone.')} has {len(table)} rows, which is not "
-                    "(2 S - 1)^2 for any window of S x S patches"
+                    f"(2 S - 1)^2 for any window of S x S patches up to S = {_LARGEST_WINDOW}"
                 )
             index = name.replace("bias_table", "index")
             state.setdefault(index, relative_position_index(window_size))

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ..modeling.meta_arch.mask_former_head import migrate_names
 from ..utils.files import write_atomically
 from .backbones import convert_backbone
-from .files import State, WeightsError, hf_weights_file, read_checkpoint, write_checkpoint
+from .files import (
+    State,
+    WeightsError,
+    as_weights_error,
+    hf_weights_file,
+    read_checkpoint,
+    write_checkpoint,
+)
 from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report
 from .resume import LAST_CHECKPOINT, newest_checkpoints
@@ -48,7 +55,8 @@ def to_model_names(state: State) -> State:
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     if is_hf_state(state):
-        return hf_to_d2(state)
+        with as_weights_error("the weights do not have the shapes of Hugging Face's Mask2Former"):
+            return hf_to_d2(state)
     state = dict(convert_backbone(state) or state)
     if any(_MASK2FORMER_HEAD.match(name) for name in state):
         migrate_names(state)
@@ -156,7 +164,8 @@ class Checkpointer(DetectionCheckpointer):
             if os.path.isdir(path):
                 path = str(hf_weights_file(Path(path)))
         try:
-            return super().load(path, checkpointables)
+            with as_weights_error(f"the state of training in {self._source} cannot be used"):
+                return super().load(path, checkpointables)
         finally:
             self._parsed_url_during_load = None  # Detectron2 does not reset it after an error
 
@@ -199,7 +208,8 @@ class Checkpointer(DetectionCheckpointer):
         state = to_model_names(checkpoint.pop("model"))
         model = self.model.state_dict()
         if checkpoint.get("__author__") == "Caffe2":
-            state = _from_caffe2(state, model)
+            with as_weights_error(f"{self._source} does not hold weights of Caffe2"):
+                state = _from_caffe2(state, model)
         fit, note = compare(state, model), ""
         if self._may_start_anew:
             fit, note = as_starting_point(fit, state)
@@ -211,6 +221,8 @@ class Checkpointer(DetectionCheckpointer):
             for name, t in fitting.items()
             if t.shape == model[name].shape
         }
+        if not fitting:
+            raise WeightsError(f"no tensor of {self._source} has the name of one in the model")
         others = {str(state[name].dtype) for name in fitting} - {
             str(model[name].dtype) for name in fitting
         }

@@ -6,7 +6,8 @@ import collections
 import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -41,6 +42,18 @@ _TRUST = (
 
 class WeightsError(ValueError):
     """Raised for weights that cannot be read or do not fit; the message says what to do."""
+
+
+@contextmanager
+def as_weights_error(what: str) -> Iterator[None]:
+    """Turn any error of code that trusts the content of a file into a `WeightsError`."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise WeightsError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
 def read_checkpoint(path: str | os.PathLike[str], allow_unsafe: bool = False) -> dict[str, Any]:

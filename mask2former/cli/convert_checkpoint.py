@@ -44,7 +44,7 @@ from ..data.metadata import METADATA_FILE, find_classes, write_metadata
 from ..engine.setup import add_trust_flags
 from ..structures import Classes
 from ..tasks import TASKS
-from ..utils.files import write_json
+from ..utils.files import sync_folder, write_atomically, write_json
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -101,7 +101,8 @@ def from_hf(
     cfg.MODEL.WEIGHTS = str(file.resolve())
     with _moved_at_the_end(file.parent) as new:
         write_checkpoint({"model": state}, new / file.name)
-        (new / config_file.name).write_text(cfg.dump())
+        text = cfg.dump().encode()
+        write_atomically(new / config_file.name, lambda config: config.write(text))
         write_metadata(new / METADATA_FILE, data_set)
     classes = Classes.from_metadata(MetadataCatalog.get(data_set))
     summary = _summary(state, cfg, classes.names if classes else ())
@@ -172,6 +173,7 @@ def _moved_at_the_end(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
         for file in list(Path(temporary).iterdir()):
             os.replace(file, folder / file.name)
+        sync_folder(folder)
 
 
 def _complete(state: dict[str, Tensor], cfg: CfgNode) -> None:

@@ -34,11 +34,16 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
                 file.close()
             os.unlink(file.name)
             raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: str | os.PathLike[str]) -> None:
+    """Have the disk hold the names of the files in a folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:

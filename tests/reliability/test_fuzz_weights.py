@@ -16,7 +16,7 @@ import torch
 from fuzzing import cases, mutated_bytes, mutated_json, run_cases
 from hostile_weights import read_or_refuse
 
-from mask2former.checkpoint import WeightsError, read_checkpoint, write_checkpoint
+from mask2former.checkpoint import Checkpointer, WeightsError, read_checkpoint, write_checkpoint
 
 STATE = {"a.b": torch.arange(6.0).reshape(2, 3), "c.d": torch.ones(2).half(), "e": torch.tensor(3)}
 CONTENT = {"model": STATE, "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}}, "iteration": 7}
@@ -273,3 +273,62 @@ def test_lists_of_shards(tmp_path, weight_map):
     (tmp_path / "other.index.json").write_text(json.dumps({"weight_map": {"a.b": "a.index.json"}}))
     content = json.dumps({"weight_map": weight_map}).encode()
     assert not attempt(tmp_path, "model.safetensors.index.json", content)
+
+
+# --- Names that are known, with shapes that are not theirs ---
+
+
+def known_names():
+    """Return a few names of each network whose weights are renamed and converted."""
+    bias = "attn.relative_position_bias_table"
+    theirs = "model.pixel_level_module.encoder.encoder.layers.0.blocks.0.attention.self."
+    return {
+        "torchvision": ["layer1.0.conv1.weight"],
+        "detectron2": ["res2.0.conv1.weight"],
+        "swin": [f"layers.0.blocks.0.{bias}", "absolute_pos_embed"],
+        "timm": [f"layers.0.blocks.0.{bias}", "layers.1.downsample.reduction.weight"],
+        "torchvision swin": [f"features.1.0.{bias}"],
+        "hugging face": [f"{theirs}{name}.weight" for name in ("query", "key", "value")],
+        "hugging face table": [f"{theirs}relative_position_bias_table"],
+        "caffe2": ["conv1_w", "res2_0_branch2a_w"],
+        "old": ["sem_seg_head.predictor.static_query.weight"],
+    }
+
+
+SHAPES = [(), (0,), (1,), (3,), (9, 1), (1, 5, 2), (2, 0), (49, 3), (999**2, 1)]
+
+
+@pytest.mark.parametrize("kind", known_names())
+def test_shapes_that_the_names_do_not_have(tmp_path, kind):
+    names = known_names()[kind]
+    model = torch.nn.Linear(1, 1)
+    for seed in range(40):
+        rng = random.Random(seed)
+        state = {name: torch.zeros(rng.choice(SHAPES)) for name in names}
+        content = {"blobs": state} if kind == "caffe2" else {"model": state}
+        torch.save(content, tmp_path / "a.pth")
+        for loader in (Checkpointer(model), Checkpointer(model, for_training=True)):
+            with pytest.raises(WeightsError):
+                loader.load(str(tmp_path / "a.pth"), checkpointables=[])
+
+
+@pytest.mark.parametrize("state", [5, [], {}, {"state": 3, "param_groups": []}, {"iteration": "a"}])
+@pytest.mark.parametrize("part", ["optimizer", "trainer"])
+def test_state_of_training_of_another_kind(tmp_path, part, state):
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    content = {"model": model.state_dict(), "trainer": {"iteration": 1}, part: state}
+    torch.save(content, tmp_path / "model_0000001.pth")
+    with pytest.raises(WeightsError, match=r"model_0000001\.pth"):
+        loader = Checkpointer(model, str(tmp_path), optimizer=optimizer, trainer=Strict())
+        loader.resume_or_load("", resume=True)
+
+
+class Strict:
+    """Takes the state that a trainer has."""
+
+    def state_dict(self):
+        return {"iteration": self.iteration}
+
+    def load_state_dict(self, state):
+        self.iteration = 0 + state["iteration"]
