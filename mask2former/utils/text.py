@@ -13,3 +13,9 @@ def some_of(names: Collection[object], most: int = 5) -> str:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun, such as "1 image" or "3 images"."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def one_line(text: str, most: int = 800) -> str:
+    """Return a text of unknown origin without what does not print, cut to `most` characters."""
+    printable = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return printable if len(text) <= most else f"{printable[: most - 3]}..."

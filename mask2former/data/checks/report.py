@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...structures import Classes
+from ...utils.text import one_line
 
 _STORED_PER_KIND = 100
 _LISTED_PER_KIND = 5
@@ -45,7 +46,7 @@ class Problem:
             where.append(f"annotation id {self.annotation_id!r:.50}")
         if self.segment_id is not None:
             where.append(f"segment id {self.segment_id!r:.50}")
-        return f"{', '.join(where)}: {self.detail}" if where else self.detail
+        return one_line(f"{', '.join(where)}: {self.detail}" if where else self.detail)
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Report:
         if without and total:
             lines.append(f"  classes without {self.unit}: {without}")
         lines += [f"  {note}" for note in self.notes]
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
     def __str__(self) -> str:
         """Return the errors and then the warnings, by kind, with the first few of each."""
