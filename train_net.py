@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> dict | None:
     except OSError as error:  # a full disk or a folder that cannot be written to
         sys.exit(f"error: {error}. Checkpoints written before are whole: continue with --resume")
     except DatasetError as error:  # an image that cannot be used
-        sys.exit(f"error: {error}. To train without such images: DATALOADER.BAD_IMAGES skip")
+        sys.exit(f"error: {error.reason}")
     except FloatingPointError as error:  # the losses became NaN or infinite
         sys.exit(f"error: {error}. Checkpoints written before are kept")
 

@@ -67,9 +67,8 @@ class TrainLoader(SignalSafeLoader):
                 self._report(batch)
                 yield batch
         except DatasetError as error:
-            # The message of an error in a worker holds its traceback.
-            reason = str(error).rsplit(f"{DatasetError.__name__}: ", 1)[-1].strip()
-            raise DatasetError(reason) from None
+            hint = "To train without such images: DATALOADER.BAD_IMAGES skip"
+            raise DatasetError(f"{error.reason} {hint}") from None
 
     def _report(self, batch: list[Any]) -> None:
         for sample in batch:

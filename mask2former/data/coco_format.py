@@ -42,6 +42,11 @@ def is_text(value: Any) -> TypeGuard[str]:
     return isinstance(value, str) and value != "" and re.search("[\ud800-\udfff\0]", value) is None
 
 
+def is_file_name(value: Any) -> TypeGuard[str]:
+    """Return whether `value` is a text that can be the name of a file, in one line."""
+    return is_text(value) and re.search("[\0-\x1f\x7f-\x9f\u2028\u2029]", value) is None
+
+
 def is_box(value: Any) -> TypeGuard[Sequence[float]]:
     """Return whether `value` is a list of four numbers."""
     return isinstance(value, (list, tuple)) and len(value) == 4 and all(map(is_number, value))
@@ -69,7 +74,7 @@ _RULES = {
     "id": _ID,
     "image_id": _ID,
     "category_id": _CATEGORY_ID,
-    "file_name": _TEXT,
+    "file_name": _Rule("a text that is not empty, without control characters", is_file_name),
     "name": _TEXT,
     "height": _SIDE,
     "width": _SIDE,

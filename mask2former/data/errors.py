@@ -6,3 +6,8 @@ class DatasetError(ValueError):
 
     The message says where the mistake is, and what to do if that is known.
     """
+
+    @property
+    def reason(self) -> str:
+        """The message, without the traceback that torch adds to an error of a loading worker."""
+        return str(self).rsplit(f"{DatasetError.__name__}: ", 1)[-1].strip()

@@ -104,7 +104,7 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     if format not in IMAGE_FORMATS:
         raise ValueError(f"image format {format!r} is not supported; use 'BGR' or 'RGB'")
     with open_image(path) as image:
-        image.load()
+        _load(image)
         method = _ORIENTATIONS.get(exif_orientation(image))
         rgb = _to_rgb(image)
         pixels = np.asarray(rgb if method is None else rgb.transpose(method))
@@ -120,8 +120,16 @@ def check_pixels(image: Image.Image) -> None:
         Exception: one of `DECODER_ERRORS`, which `open_image` turns into one of its own.
     """
     image.draft(None, (1, 1))
-    image.load()
+    _load(image)
     _to_rgb(image)
+
+
+def _load(image: Image.Image) -> None:
+    """Decode, and check that the pixels have the size that the header states."""
+    stated = image.size
+    image.load()
+    if image.size != stated:
+        raise ValueError(f"the header states {stated} pixels, there are {image.size}")
 
 
 @contextlib.contextmanager

@@ -159,7 +159,7 @@ def register_own_data(
     Raises:
         DatasetError: the data has errors; the message lists all of them.
     """
-    reports = _on_main_process(lambda: _check(train, val, trained, pixels))
+    reports = on_main_process(lambda: _check(train, val, trained, pixels))
     classes = trained or reports[0].classes  # a validation set may lack some classes
     if val.task == "semantic":  # the two sets may have different labels for pixels without a class
         of_val = replace(classes, ignore_label=reports[-1].classes.ignore_label)
@@ -194,16 +194,16 @@ def _check(
     return reports
 
 
-def _on_main_process(function: Callable[[], T]) -> T:
+def on_main_process(function: Callable[[], T]) -> T:
     """Call `function` on the main process; return its result, or raise its error, on all."""
-    result: T | DatasetError | None = None
+    result: T | ValueError | None = None
     if comm.is_main_process():
         try:
             result = function()
-        except DatasetError as error:
+        except ValueError as error:
             result = error
     found = comm.all_gather(result)[0]
-    if isinstance(found, DatasetError):
+    if isinstance(found, ValueError):
         raise found if comm.is_main_process() else DatasetError("see the main process")
     return found
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
-from detectron2.utils import comm
 
+from ..data.own_data import on_main_process
 from ..data.training_set import load_dataset
 from ..tasks import TASKS, tasks_of
 from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
@@ -128,22 +129,25 @@ def build_evaluator(
 def check_evaluation(cfg: CfgNode) -> None:
     """Check before a long training that `DATASETS.TEST` can be evaluated.
 
-    This reads the annotations, but not the images, label maps and PNG files. Other processes than
-    the main one check only the config.
+    The main process reads the annotations, but not the images, label maps and PNG files, and the
+    others wait.
 
     Raises:
         ValueError, DatasetError, ImportError: see `build_evaluator`.
     """
     for dataset_name in cfg.DATASETS.TEST:
         builders = _builders(dataset_name)
-        chosen = _choose(dataset_name, builders, predicted_tasks(cfg))
-        chosen_builders = [builders[task] for task in chosen]
-        if _cityscapes_instances in chosen_builders or _cityscapes_semantic in chosen_builders:
+        chosen = [builders[t] for t in _choose(dataset_name, builders, predicted_tasks(cfg))]
+        if _cityscapes_instances in chosen or _cityscapes_semantic in chosen:
             require_scripts(dataset_name)
-        elif comm.is_main_process():
-            load_dataset(dataset_name)
-            if _coco not in chosen_builders or not needs_conversion(dataset_name):
-                build_evaluator(cfg, dataset_name)
+        else:
+            on_main_process(partial(_read_ground_truth, cfg, dataset_name, _coco in chosen))
+
+
+def _read_ground_truth(cfg: CfgNode, dataset_name: str, of_instances: bool) -> None:
+    load_dataset(dataset_name)
+    if not (of_instances and needs_conversion(dataset_name)):
+        build_evaluator(cfg, dataset_name)
 
 
 def predicted_tasks(cfg: CfgNode) -> set[str]:

@@ -5,7 +5,8 @@ from collections.abc import Collection
 
 def some_of(names: Collection[object], most: int = 5) -> str:
     """Return a list of the first `most` names, and the number of further ones."""
-    listed = ", ".join(str(name) for name, _ in zip(names, range(most), strict=False))
+    first = [one_line(str(name), 300) for name, _ in zip(names, range(most), strict=False)]
+    listed = ", ".join(first)
     more = len(names) - most
     return f"{listed} and {more} more" if more > 0 else listed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...utils.files import is_special, read_json
-from ..coco_format import classes_of, is_category_id, is_id, is_text
+from ..coco_format import classes_of, is_category_id, is_file_name, is_id, is_text
 from ..errors import DatasetError
 from .image_files import record_size
 from .report import Report
@@ -73,7 +73,7 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
             detail = f"number {number} of 'images' has the id {image_id!r:.50}"
             report.add("image without a usable id", True, detail)
             continue
-        if not is_text(name):
+        if not is_file_name(name):
             report.add("image without file_name", True, f"{name!r}", image_id=image_id)
             continue
         where = {"file_name": name, "image_id": image_id}

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...utils.size import Size
 from ...utils.text import some_of
-from ..coco_format import is_category_id, is_id, is_text
+from ..coco_format import is_category_id, is_file_name, is_id
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png
 from ..segmentation import is_whole_number
@@ -134,7 +134,7 @@ class _AnnotationChecker:
                 report.add("image annotated twice", True, detail, **where)
                 continue
             name, segments = annotation.get("file_name"), annotation.get("segments_info")
-            if not is_text(name):
+            if not is_file_name(name):
                 report.add("annotation without file_name", True, f"{name!r}", **where)
                 name = ""
             maps[image_id] = _Map(name, where, record_size(image))
