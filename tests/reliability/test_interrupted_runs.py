@@ -206,3 +206,15 @@ def test_a_folder_that_cannot_be_made_is_one_line(datasets, tmp_path):
     assert status == 1
     assert error.startswith("error: ")
     assert "file/run" in error
+
+
+def test_a_diverging_run_is_one_line(datasets, tmp_path):
+    keys = ["SOLVER.BASE_LR", 1e30, "SOLVER.CHECKPOINT_PERIOD", 1]
+    diverging = Run(datasets, tmp_path, *keys)
+    status, error = diverging.finish()
+    assert status == 1
+    assert error.startswith("error: ")
+    assert "synthetic_shapes/train/0000" in error  # the images of the iteration
+    for path in checkpoints(tmp_path):
+        model = torch.load(path, weights_only=True)["model"]
+        assert all(value.isfinite().all() for value in model.values())
