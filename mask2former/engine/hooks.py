@@ -172,13 +172,17 @@ class Evaluate(EvalHook):
 
 
 class WriteMetrics(PeriodicWriter):
-    """Detectron2's hook, but a full disk does not hide the error that ended the run."""
+    """Detectron2's hook, but an error while writing does not hide the one that ended the run.
+
+    The disk may be full, or the signal may have come while TensorBoard was being imported.
+    """
 
     def after_train(self) -> None:
         """Write what is not written yet, after a stop too."""
         ending = sys.exc_info()[1]
         try:
             super().after_train()
-        except OSError:
+        except Exception as error:
             if ending is None:
                 raise
+            logger.warning("The last metrics could not be written: %s", error)

@@ -157,3 +157,14 @@ def test_weights_that_are_not_finite_are_not_saved(cfg):
     with pytest.raises(FloatingPointError, match=r"after iteration 1, backbone\.res2\.0\.conv1\.w"):
         trained(cfg, Diverging)
     assert names(cfg) == ["model_0000000"]
+
+
+def test_an_error_while_writing_metrics_does_not_hide_why_the_run_ended(cfg, monkeypatch, caplog):
+    def fail(*args):
+        raise AttributeError("half imported")
+
+    monkeypatch.setattr("detectron2.utils.events.TensorboardXWriter.write", fail)
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1
+    with pytest.raises(FloatingPointError):
+        trained(cfg, Diverging)
+    assert "The last metrics could not be written: half imported" in caplog.text
