@@ -76,7 +76,9 @@ class SaveCheckpoints(HookBase):
 
     def after_train(self) -> None:
         """Save what a stop would lose."""
-        if isinstance(sys.exc_info()[1], SystemExit) and not request.in_iteration:
+        error = sys.exc_info()[1]
+        stopped = isinstance(error, SystemExit) or (error is not None and request.raised)
+        if stopped and not request.in_iteration:
             if not self._saved:
                 self._save(f"model_{self.trainer.iter:07d}")
             logger.info("Stopped; continue with --resume")

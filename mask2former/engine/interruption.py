@@ -19,10 +19,17 @@ logger = logging.getLogger(__name__)
 
 
 class _Request:
-    """The signal that asked this process to stop, and whether an iteration is running."""
+    """The signal that asked this process to stop, and what that did.
+
+    Attributes:
+        received: the signal, or 0.
+        in_iteration: an iteration is running, after which a signal is obeyed.
+        raised: `SystemExit` was raised at once, wherever the process was.
+    """
 
     received: int = 0
     in_iteration: bool = False
+    raised: bool = False
 
 
 request = _Request()
@@ -48,12 +55,18 @@ def stop_on_signals() -> Iterator[None]:
         if request.in_iteration or comm.get_world_size() > 1:
             logger.warning("%s: saving after this iteration; a second signal ends at once", name)
         else:
+            request.raised = True
             raise SystemExit(128 + number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
-    request.received, request.in_iteration = 0, False
+    request.received, request.in_iteration, request.raised = 0, False, False
     try:
         yield
+    except BaseException as error:
+        # Other packages may turn the exception of the handler into one of theirs.
+        if request.raised and not isinstance(error, OSError):
+            raise SystemExit(128 + request.received) from None
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -22,6 +22,7 @@ from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
+from .interruption import request
 from .run_folder import claim_run_folder
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     # These are reported in one line, without the traceback of Detectron2's loop.
     reported = (OSError, FloatingPointError, DatasetError)
     logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: not (record.exc_info and isinstance(record.exc_info[1], reported))
+        lambda record: (
+            not record.exc_info or not (request.raised or isinstance(record.exc_info[1], reported))
+        )
     )
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
