@@ -117,7 +117,7 @@ class SeededMapDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        """Return the mapped element ``key[0]`` under seed ``key[1]``.
+        """Return the mapped element ``key[0]`` under seed ``key[1]``, and with that ``seed``.
 
         Where the mapper returns None, other elements are drawn with that seed and tried instead.
 
@@ -130,7 +130,7 @@ class SeededMapDataset(Dataset[Any]):
             for _ in range(self._MAX_ATTEMPTS):
                 sample = self.mapper(self.dataset[index])
                 if sample is not None:
-                    return sample
+                    return {**sample, "seed": seed} if isinstance(sample, dict) else sample
                 index = int(candidates.integers(len(self.dataset)))
         raise DatasetError(f"The mapper skipped {self._MAX_ATTEMPTS} images in a row.")
 

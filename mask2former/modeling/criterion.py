@@ -78,19 +78,13 @@ class SetCriterion(nn.Module):
             the suffix ``_{i}`` of auxiliary prediction i.
         """
         packed = packed_targets(targets)
-        num_masks = self._num_masks(packed, outputs["pred_logits"].device)
+        count = torch.tensor(float(sum(len(target["labels"]) for target in packed)))
+        num_masks = _share(count.to(outputs["pred_logits"].device), least=1.0).item()
         losses = self._losses(outputs, packed, num_masks, suffix="")
         auxiliaries = outputs.get("aux_outputs", ()) if self.deep_supervision else ()
         for i, auxiliary in enumerate(auxiliaries):
             losses.update(self._losses(auxiliary, packed, num_masks, suffix=f"_{i}"))
         return losses
-
-    def _num_masks(self, targets: list[Target], device: torch.device) -> float:
-        """Return the number of targets, averaged over processes, at least 1."""
-        total = torch.tensor(float(sum(len(t["labels"]) for t in targets)), device=device)
-        if get_world_size() > 1:
-            torch.distributed.all_reduce(total)
-        return max(total.item() / get_world_size(), 1.0)
 
     def _losses(
         self,
@@ -117,7 +111,9 @@ class SetCriterion(nn.Module):
         wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
         for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
             row[queries.to(row.device)] = target["labels"][indices.to(row.device)]
-        return F.cross_entropy(logits.float().transpose(1, 2), wanted, self.empty_weight)
+        logits = logits.float().transpose(1, 2)  # (B, K + 1, Q)
+        total = F.cross_entropy(logits, wanted, self.empty_weight, reduction="sum")
+        return total / _share(self.empty_weight[wanted].sum(), least=1e-6)
 
     def _mask_losses(
         self, masks: Tensor, targets: list[Target], matches: Matches, num_masks: float
@@ -130,11 +126,16 @@ class SetCriterion(nn.Module):
             # no target in the batch: keep every parameter in the graph, as DDP requires
             zero = masks.sum() * 0.0
             return zero, zero
+        counts = [len(queries) for queries, _ in matches]
         points = uncertain_points(
-            predicted, self.num_points, self.oversample_ratio, self.importance_sample_ratio
+            predicted,
+            self.num_points,
+            self.oversample_ratio,
+            self.importance_sample_ratio,
+            counts,
         )  # (M, P, 2)
         with torch.no_grad():
-            parts = points.split([len(queries) for queries, _ in matches])
+            parts = points.split(counts)
             wanted = torch.cat(
                 [
                     target["masks"].sample(part, indices)
@@ -144,3 +145,19 @@ class SetCriterion(nn.Module):
             )  # (M, P)
         logits = sample_points(predicted, points)
         return sigmoid_ce_loss(logits, wanted, num_masks), dice_loss(logits, wanted, num_masks)
+
+
+def _share(amount: Tensor, least: float) -> Tensor:
+    """Return the average over processes of what the losses of a batch are divided by.
+
+    With it, the average over processes of a loss is the loss of all their images together.
+
+    Args:
+        amount: of this process, a scalar.
+        least: of all processes together.
+    """
+    world_size = get_world_size()
+    if world_size > 1:
+        amount = amount.clone()
+        torch.distributed.all_reduce(amount)
+    return amount.clamp(min=least) / world_size

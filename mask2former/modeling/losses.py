@@ -6,9 +6,13 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .draws import rand
 
 
 def sigmoid_ce_loss(logits: Tensor, targets: Tensor, num_masks: float) -> Tensor:
@@ -78,7 +82,11 @@ def _grid_sample(maps: Tensor, points: Tensor) -> Tensor:
 
 @torch.no_grad()
 def uncertain_points(
-    logits: Tensor, num_points: int, oversample_ratio: float, importance_sample_ratio: float
+    logits: Tensor,
+    num_points: int,
+    oversample_ratio: float,
+    importance_sample_ratio: float,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """Draw points where masks are least certain, and some anywhere (arXiv 1912.08193, section 3.1).
 
@@ -90,15 +98,16 @@ def uncertain_points(
         num_points: P.
         oversample_ratio: at least 1.
         importance_sample_ratio: in [0, 1].
+        counts: masks of each image of the batch, in this order; None is for a single image.
 
     Returns:
         (N, P, 2), (x, y) in [0, 1].
     """
-    N = len(logits)
+    counts = [len(logits)] if counts is None else counts
     num_uncertain = int(importance_sample_ratio * num_points)
-    candidates = torch.rand(N, int(num_points * oversample_ratio), 2, device=logits.device)
+    candidates = rand(counts, int(num_points * oversample_ratio), 2, device=logits.device)
     distance = sample_points(logits, candidates).abs()  # of the logit from zero
     nearest = distance.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
     uncertain = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
-    anywhere = torch.rand(N, num_points - num_uncertain, 2, device=logits.device)
+    anywhere = rand(counts, num_points - num_uncertain, 2, device=logits.device)
     return torch.cat((uncertain, anywhere), dim=1)

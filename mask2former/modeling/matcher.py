@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from .draws import rand
 from .losses import pairwise_dice, pairwise_sigmoid_ce, sample_shared_points
 from .targets import Target, packed_targets
 
@@ -68,11 +69,11 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a cost is NaN or infinite.
         """
+        masks = outputs["pred_masks"]
+        points = rand([1] * len(masks), self.num_points, 2, device=masks.device)  # (B, P, 2)
         terms = [
-            self._costs(logits, masks, target)
-            for logits, masks, target in zip(
-                outputs["pred_logits"], outputs["pred_masks"], targets, strict=True
-            )
+            self._costs(*image)
+            for image in zip(outputs["pred_logits"], masks, targets, points, strict=True)
         ]
         costs = [
             torch.stack([self.weights[key] * cost for key, cost in term.items()]).sum(0)
@@ -88,11 +89,12 @@ class HungarianMatcher(nn.Module):
             matches.append((torch.from_numpy(rows).long(), torch.from_numpy(columns).long()))
         return matches
 
-    def _costs(self, logits: Tensor, masks: Tensor, target: Target) -> dict[str, Tensor]:
-        """Return the unweighted costs of one image, (Q, N) each."""
+    def _costs(
+        self, logits: Tensor, masks: Tensor, target: Target, points: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the unweighted costs of one image at (P, 2) points, (Q, N) each."""
         with torch.autocast(logits.device.type, enabled=False):
             probs = logits.float().softmax(-1)
-            points = torch.rand(self.num_points, 2, device=masks.device)
             predicted = sample_shared_points(masks, points)
             wanted = target["masks"].sample(points)
             return {

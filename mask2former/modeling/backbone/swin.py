@@ -7,8 +7,8 @@ Shapes:
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -72,11 +72,12 @@ class SwinStage(nn.Module):
         # Made anew for each image: that costs less than one block does, and a cache over
         # all sizes of an evaluation would not be small (40 MB at 1024 x 1024 and S = 12).
         mask = shifted_window_mask(H, W, S, self.shift, x.device)
-        for block in self.blocks:
+        for block in cast(Iterable[SwinBlock], self.blocks):
+            kept = block.draw_kept(x)
             if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, use_reentrant=False)
+                x = checkpoint(block, x, mask, kept, use_reentrant=False)
             else:
-                x = block(x, mask)
+                x = block(x, mask, kept)
         return x, x if self.downsample is None else self.downsample(x)
 
 

@@ -13,7 +13,8 @@ Shapes:
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import StochasticDepth
+
+from ..draws import rand
 
 # Added to the attention logits of patches that are neighbours only because of the cyclic shift.
 # The published weights were trained with this finite value.
@@ -191,19 +192,36 @@ class SwinBlock(nn.Module):
             attn_drop=attn_drop,
             proj_drop=drop,
         )
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = drop_path
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
-    def forward(self, x: Tensor, shift_mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shift_mask: Tensor, kept: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to the same shape.
 
         Args:
             x: features; padded here to whole windows, and cropped again.
             shift_mask: `shifted_window_mask` of the padded map; unused where `shift` is 0.
+            kept: factors of the two residual branches from `draw_kept`; None is 1.
         """
-        x = x + self.drop_path(self._attend(self.norm1(x), shift_mask))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        attended = self._attend(self.norm1(x), shift_mask)
+        x = x + (attended if kept is None else attended * kept[:, 0].to(attended.dtype))
+        hidden = self.mlp(self.norm2(x))
+        return x + (hidden if kept is None else hidden * kept[:, 1].to(hidden.dtype))
+
+    def draw_kept(self, x: Tensor) -> Tensor | None:
+        """Draw which samples keep which residual branch (arXiv 1603.09382).
+
+        The caller draws, because a block that is recomputed in the backward pass would draw again.
+
+        Returns:
+            (B, 2, 1, 1, 1): 0, or 1 / (1 - `drop_path`); None where every branch is kept.
+        """
+        if not self.training or self.drop_path == 0:
+            return None
+        survival = 1 - self.drop_path
+        kept = rand([1] * len(x), 2, 1, 1, 1, device=x.device) < survival
+        return kept / (survival or 1.0)
 
     def _attend(self, x: Tensor, shift_mask: Tensor) -> Tensor:
         H, W = x.shape[1:3]

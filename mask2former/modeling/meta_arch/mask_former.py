@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...tasks import TASKS
 from ...utils.size import Size
 from ..criterion import SetCriterion
+from ..draws import draws_per_image
 from ..matcher import HungarianMatcher
 from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
 from ..query_prediction import QueryPrediction
@@ -163,26 +164,18 @@ class MaskFormer(nn.Module):
         Args:
             batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
                 ``instances`` with ``gt_classes`` and ``gt_masks`` (PackedMasks, BitMasks,
-                PolygonMasks or a tensor) in training; optionally ``height`` and ``width`` of the
-                output.
+                PolygonMasks or a tensor) in training, and optionally ``seed``, the seed of the
+                image's random draws; optionally ``height`` and ``width`` of the output.
 
         Returns:
             In training a dict of weighted losses; otherwise for each image a dict of what is
             switched on, each of the output's size: ``instances``, ``sem_seg`` (K, H, W) and
             ``panoptic_seg`` (a map and a list of segments).
         """
-        outputs, batch = self._outputs(batched_inputs)
         if self.training:
-            targets = [
-                image_target(
-                    x,
-                    num_classes=self.criterion.num_classes,
-                    padded_size=_padded_size(batch),
-                    device=self.device,
-                )
-                for x in batched_inputs
-            ]
-            return self.criterion(outputs, targets)
+            with draws_per_image(batched_inputs, self.device):
+                return self._losses(batched_inputs)
+        outputs, batch = self._outputs(batched_inputs)
         return [
             self.results(
                 prediction,
@@ -193,6 +186,19 @@ class MaskFormer(nn.Module):
             )
             for x, prediction in zip(batched_inputs, _predictions(outputs, batch), strict=True)
         ]
+
+    def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        outputs, batch = self._outputs(batched_inputs)
+        targets = [
+            image_target(
+                x,
+                num_classes=self.criterion.num_classes,
+                padded_size=_padded_size(batch),
+                device=self.device,
+            )
+            for x in batched_inputs
+        ]
+        return self.criterion(outputs, targets)
 
     def predict(self, batched_inputs: list[dict[str, Any]]) -> list[QueryPrediction]:
         """Predict the queries of each image, at the resolution of the network, for `results`."""
