@@ -46,17 +46,18 @@ class SaveCheckpoints(HookBase):
         self._device = device
         self._saved_at = time.monotonic()
         self._saved = True
+        self._in_iteration = False
 
     def before_train(self) -> None:
-        """Start the clock, and delete what a killed run had not deleted yet."""
+        """Start the clock, delete what a killed run had not deleted yet, and let signals wait."""
         self._saved_at = time.monotonic()
         if comm.is_main_process():
             self._delete_older(self.trainer.iter - 1)
+        request.deferred = True
 
     def before_step(self) -> None:
         """Note that the weights are about to change."""
-        self._saved = False
-        request.in_iteration = True
+        self._saved, self._in_iteration = False, True
 
     def after_step(self) -> None:
         """Save where it is time; then stop if a signal has come.
@@ -70,15 +71,16 @@ class SaveCheckpoints(HookBase):
             self._save(f"model_{self.trainer.iter:07d}")
         if done >= self.trainer.max_iter:
             self._save(Path(FINAL).stem)
-        request.in_iteration = False
+        self._in_iteration = False
         if number := requested_signal(self._device):
             raise SystemExit(128 + number)
 
     def after_train(self) -> None:
         """Save what a stop would lose."""
+        request.deferred = False
         error = sys.exc_info()[1]
         stopped = isinstance(error, SystemExit) or (error is not None and request.raised)
-        if stopped and not request.in_iteration:
+        if stopped and not self._in_iteration:
             if not self._saved:
                 self._save(f"model_{self.trainer.iter:07d}")
             logger.info("Stopped; continue with --resume")

@@ -23,12 +23,12 @@ class _Request:
 
     Attributes:
         received: the signal, or 0.
-        in_iteration: an iteration is running, after which a signal is obeyed.
+        deferred: a signal is obeyed after the iteration.
         raised: `SystemExit` was raised at once, wherever the process was.
     """
 
     received: int = 0
-    in_iteration: bool = False
+    deferred: bool = False
     raised: bool = False
 
 
@@ -39,9 +39,9 @@ request = _Request()
 def stop_on_signals() -> Iterator[None]:
     """Let SIGTERM and Ctrl-C save a checkpoint after the current iteration and end the process.
 
-    The exit status is 128 plus the signal's number: 143 after SIGTERM and 130 after Ctrl-C. Where
-    no iteration is running, such as during an evaluation, the process ends without delay. A second
-    signal always ends it at once, without a new checkpoint.
+    The exit status is 128 plus the signal's number: 143 after SIGTERM and 130 after Ctrl-C. Before
+    the training and during an evaluation, the process ends without delay. A second signal always
+    ends it at once, without a new checkpoint.
     """
     owner = os.getpid()
 
@@ -52,14 +52,14 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL)
         request.received = number
         name = signal.Signals(number).name
-        if request.in_iteration or comm.get_world_size() > 1:
+        if request.deferred:
             logger.warning("%s: saving after this iteration; a second signal ends at once", name)
         else:
             request.raised = True
             raise SystemExit(128 + number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
-    request.received, request.in_iteration, request.raised = 0, False, False
+    request.received, request.deferred, request.raised = 0, False, False
     try:
         yield
     except BaseException as error:
@@ -70,6 +70,18 @@ def stop_on_signals() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Let a signal that `stop_on_signals` would defer end the process within the block."""
+    deferred, request.deferred = request.deferred, False
+    try:
+        if deferred and request.received:
+            raise SystemExit(128 + request.received)
+        yield
+    finally:
+        request.deferred = deferred
 
 
 def requested_signal(device: str) -> int:

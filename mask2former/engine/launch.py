@@ -1,40 +1,131 @@
-"""Starting one process per GPU, and ending each of them cleanly."""
+"""Training and evaluation in several processes, one per GPU."""
 
 from __future__ import annotations
 
-import functools
 import gc
+import os
+import re
+import socket
+import sys
 from collections.abc import Callable
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
+import torch
 import torch.distributed as dist
-from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
+
+from ..utils.text import counted
+from .processes import run_processes
+
+# What a collective operation reports when another process has ended
+_LOST = re.compile(r"connection closed by peer|connection reset by peer|broken pipe", re.IGNORECASE)
+
+
+class _Place(NamedTuple):
+    """Where a process stands among those of its machine and of all machines."""
+
+    local_rank: int
+    local_size: int
+    rank: int
+    size: int
+    url: str
+    timeout: timedelta
 
 
 def launch(
-    main: Callable[..., Any], num_gpus: int, *, args: tuple[Any, ...] = (), **options: Any
+    main: Callable[..., Any],
+    num_gpus: int,
+    *,
+    num_machines: int = 1,
+    machine_rank: int = 0,
+    dist_url: str = "auto",
+    timeout: timedelta = DEFAULT_TIMEOUT,
+    args: tuple[Any, ...] = (),
 ) -> None:
-    """Run a function in one process per GPU; with a single one, in this process.
+    """Run a function in one process per GPU. A single process is this one.
 
-    This is Detectron2's ``launch``, but each process destroys its process groups at the end.
+    On a machine without a GPU, the processes run on the CPU. In a process that torchrun has
+    started, join the others that it has started. If one process fails or is killed, the others are
+    ended: see `run_processes`.
 
     Args:
         main: the function, defined at the top level of a module.
-        num_gpus: processes on this machine. On a machine without GPU they communicate by gloo.
+        num_gpus: processes on this machine.
+        num_machines: machines, each of which calls this function.
+        machine_rank: number of this machine, from 0.
+        dist_url: where the processes find each other: "tcp://HOST:PORT" of machine 0, or "auto"
+            for a free port on a single machine.
+        timeout: how long a process waits for the others.
         args: the arguments of `main`.
-        options: `num_machines`, `machine_rank`, `dist_url` and `timeout`, as in Detectron2.
+
+    Raises:
+        SystemExit: a process ended with this status or message, was killed or could not start.
+        RuntimeError: a process raised an exception. The message contains its traceback.
     """
-    detectron2_launch(functools.partial(_run, main), num_gpus, args=args, **options)
+    size = num_gpus * num_machines
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if size > 1:
+            sys.exit("error: torchrun starts the processes: leave out --num-gpus, --num-machines")
+        names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
+        local_rank, local_size, rank, size = (int(os.environ[name]) for name in names)
+        _run(_Place(local_rank, local_size, rank, size, "env://", timeout), main, args)
+        return
+    if size == 1:
+        main(*args)
+        return
+    if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
+        here = counted(torch.cuda.device_count(), "GPU")
+        sys.exit(f"error: --num-gpus is {num_gpus}, but this machine has {here}")
+    if dist_url == "auto":
+        if num_machines > 1:
+            sys.exit("error: several machines need --dist-url tcp://HOST:PORT of machine 0")
+        dist_url = f"tcp://127.0.0.1:{_free_port()}"
+    first = machine_rank * num_gpus
+    places = [_Place(i, num_gpus, first + i, size, dist_url, timeout) for i in range(num_gpus)]
+    run_processes(_run, [(place, main, args) for place in places])
 
 
-def _run(main: Callable[..., Any], *args: Any) -> None:
-    main(*args)
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def _run(place: _Place, main: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Join the other processes, call the function, and leave them."""
+    has_gpu = torch.cuda.is_available()
+    if has_gpu:
+        torch.cuda.set_device(place.local_rank)
+    try:
+        dist.init_process_group(
+            backend="nccl" if has_gpu else "gloo",
+            init_method=place.url,
+            world_size=place.size,
+            rank=place.rank,
+            timeout=place.timeout,
+        )
+    except (RuntimeError, ValueError) as error:
+        sys.exit(
+            f"error: process {place.rank} of {place.size} cannot join the others at {place.url}: "
+            f"{str(error).splitlines()[0]}. Check that the port is free and can be reached; "
+            "--dist-url tcp://HOST:PORT sets it"
+        )
+    try:
+        comm.create_local_process_group(place.local_size)
+        comm.synchronize()
+        main(*args)
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        sys.exit(
+            f"error: process {place.rank} of {place.size} lost its connection to another one, "
+            "which has ended: see the output of that one. Checkpoints written before are whole: "
+            "continue with --resume"
+        )
     # Not in a `finally`: the connections of a process that fails close after its error is reported.
-    # If they closed earlier, the other processes would fail with "Connection closed by peer", and
-    # the first error to arrive is the only one that is shown.
-    if comm.get_world_size() > 1:
-        _destroy_process_groups()
+    _destroy_process_groups()
 
 
 def _destroy_process_groups() -> None:

@@ -24,6 +24,7 @@ from ..data.bad_images import TrainLoader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
+from .interruption import stopping_at_once
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 
@@ -57,7 +58,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer: TrainLoop = TrainLoop(
-            create_ddp_model(model, broadcast_buffers=False),
+            create_ddp_model(model, broadcast_buffers=False, device_ids=None),
             self.build_train_loader(cfg),
             optimizer,
             device_type=torch.device(cfg.MODEL.DEVICE).type,
@@ -103,7 +104,8 @@ class Trainer(DefaultTrainer):
         plain.defrost()
         plain.TEST.AUG.ENABLED = False
         last = self.iter + 1 >= self.max_iter
-        self._last_eval_results = self.test(self.cfg if last else plain, self.model)
+        with stopping_at_once():
+            self._last_eval_results = self.test(self.cfg if last else plain, self.model)
         if self.cfg.SOLVER.BEST_METRIC:
             self._best.update(self._last_eval_results, self.iter)
         return self._last_eval_results
