@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -23,6 +23,7 @@ from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..data.bad_images import TrainLoader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
+from .distributed import distributed_model
 from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
 from .interruption import stopping_at_once
 from .optimizer import build_optimizer
@@ -58,7 +59,7 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer: TrainLoop = TrainLoop(
-            create_ddp_model(model, broadcast_buffers=False, device_ids=None),
+            distributed_model(model),
             self.build_train_loader(cfg),
             optimizer,
             device_type=torch.device(cfg.MODEL.DEVICE).type,
