@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import sys
+import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -87,6 +89,11 @@ def launch(
     run_processes(_run, [(place, main, args) for place in places])
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Tell whether a process failed because another one has ended."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
 def _free_port() -> int:
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -101,7 +108,7 @@ def _run(place: _Place, main: Callable[..., Any], args: tuple[Any, ...]) -> None
     try:
         dist.init_process_group(
             backend="nccl" if has_gpu else "gloo",
-            init_method=place.url,
+            store=_meet(place),
             world_size=place.size,
             rank=place.rank,
             timeout=place.timeout,
@@ -117,7 +124,7 @@ def _run(place: _Place, main: Callable[..., Any], args: tuple[Any, ...]) -> None
         comm.synchronize()
         main(*args)
     except RuntimeError as error:
-        if not _LOST.search(str(error)):
+        if not is_lost_connection(error):
             raise
         sys.exit(
             f"error: process {place.rank} of {place.size} lost its connection to another one, "
@@ -126,6 +133,34 @@ def _run(place: _Place, main: Callable[..., Any], args: tuple[Any, ...]) -> None
         )
     # Not in a `finally`: the connections of a process that fails close after its error is reported.
     _destroy_process_groups()
+
+
+def _meet(place: _Place) -> dist.Store:
+    """Return a store that only the processes of this start share.
+
+    When torchrun starts its workers again, their store still holds the addresses of the earlier
+    ones (https://github.com/pytorch/pytorch/issues/135712). So process 0 chooses a prefix and
+    tells it to each process by a name that this process has just made up.
+    """
+    rendezvous = dist.rendezvous(place.url, place.rank, place.size, timeout=place.timeout)
+    store, _, _ = next(rendezvous)
+    me = uuid.uuid4().hex
+    if place.rank > 0:
+        store.set(f"process/{place.rank}", me)
+        prefix = store.get(f"prefix/{me}").decode()  # waits for it
+        store.set(f"{prefix}/{place.rank}", "met")
+        return dist.PrefixStore(prefix, store)
+    missing = set(range(1, place.size))
+    end = time.monotonic() + place.timeout.total_seconds()
+    while missing:
+        if time.monotonic() > end:
+            raise RuntimeError(f"timed out waiting for processes {sorted(missing)}")
+        for rank in missing:
+            if store.check([f"process/{rank}"]):
+                store.set(f"prefix/{store.get(f'process/{rank}').decode()}", me)
+        missing = {rank for rank in missing if not store.check([f"{me}/{rank}"])}
+        time.sleep(0.02)
+    return dist.PrefixStore(me, store)
 
 
 def _destroy_process_groups() -> None:

@@ -23,6 +23,7 @@ from ..structures import Classes
 from ..utils.device import check_device
 from .data_flags import add_data_flags, register_run_datasets
 from .interruption import request
+from .launch import is_lost_connection
 from .run_folder import claim_run_folder
 
 logger = logging.getLogger(__name__)
@@ -97,16 +98,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
-    # These are reported in one line, without the traceback of Detectron2's loop.
-    reported = (OSError, FloatingPointError, DatasetError)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(
-        lambda record: (
-            not record.exc_info or not (request.raised or isinstance(record.exc_info[1], reported))
-        )
-    )
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Tell whether Detectron2's loop is to log the traceback: others are reported in one line."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is None:
+        return True
+    reported = isinstance(error, OSError | FloatingPointError | DatasetError)
+    return not (reported or request.raised or is_lost_connection(error))
 
 
 def check_datasets(cfg: CfgNode, eval_only: bool) -> None:

@@ -1,0 +1,145 @@
+"""Several processes train and evaluate as one process with all of their images."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+from support import QUICKSTART, TINY
+from torch import nn
+
+from mask2former import load_config
+from mask2former.data import register_coco_json, register_synthetic
+from mask2former.engine import Trainer, launch
+from mask2former.engine.distributed import SyncBatchNorm
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the processes would communicate by NCCL"
+)
+
+SWIN = [
+    *("MODEL.BACKBONE.NAME", "D2SwinTransformer", "MODEL.SWIN.EMBED_DIM", 16),
+    *("MODEL.SWIN.DEPTHS", [1, 1, 2, 1], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 4]),
+    *("MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.SWIN.DROP_PATH_RATE", 0.5),
+]
+
+
+@pytest.fixture(scope="module")
+def sparse(datasets, tmp_path_factory):
+    """A training set most of whose images are empty."""
+    shapes = datasets / "synthetic_shapes"
+    truth = json.loads((shapes / "annotations/instances_train.json").read_text())
+    kept = {image["id"] for image in truth["images"][::3]}
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] in kept]
+    path = tmp_path_factory.mktemp("sparse") / "train.json"
+    path.write_text(json.dumps(truth))
+    return path, shapes / "train"
+
+
+def _train(datasets, sparse, folder, options, until):
+    """Train to an iteration; save the losses of each one, the gradients and the results."""
+    register_synthetic(datasets)
+    if "sparse" not in DatasetCatalog:
+        register_coco_json("sparse", *map(str, sparse))
+    keys = [*TINY, "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.FILTER_EMPTY_ANNOTATIONS", False]
+    keys += ["DATASETS.TRAIN", ("sparse",), "OUTPUT_DIR", str(folder), *options]
+    cfg = load_config(str(QUICKSTART), keys)
+    Path(folder).mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    losses = []
+    write = trainer._trainer._write_metrics
+
+    def record(values, *args):
+        losses.append({name: loss.item() for name, loss in values.items()})
+        write(values, *args)
+
+    trainer._trainer._write_metrics = record
+    trainer.max_iter = until
+    trainer.train()
+    everyones = comm.gather(losses)
+    results = Trainer.test(cfg, trainer.model)
+    if comm.is_main_process():
+        model = trainer.checkpointer.model
+        found = {
+            "losses": [
+                {name: sum(one[name] for one in ones) / len(ones) for name in ones[0]}
+                for ones in zip(*everyones, strict=True)
+            ],
+            "gradients": {name: p.grad for name, p in model.named_parameters()},
+            "weights": model.state_dict(),
+            "results": json.dumps(results),
+        }
+        torch.save(found, Path(folder, f"{until}.pth"))
+
+
+@pytest.mark.parametrize("options", [["MODEL.RESNETS.NORM", "FrozenBN"], SWIN], ids=["r50", "swin"])
+def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, options):
+    _train(datasets, sparse, tmp_path / "one", options, 4)
+    for processes, until in ((2, 2), (4, 4)):
+        arguments = (datasets, sparse, tmp_path / "several", options, until)
+        launch(_train, processes, args=arguments)
+    whole = torch.load(tmp_path / "one/4.pth")
+    first, second = (torch.load(tmp_path / f"several/{until}.pth") for until in (2, 4))
+    for one, other in zip(whole["losses"], first["losses"] + second["losses"], strict=True):
+        assert other == pytest.approx(one, rel=1e-5)
+    assert {loss["loss_mask"] > 0 for loss in whole["losses"]} == {True, False}  # an empty batch
+    total = torch.cat([g.flatten() for g in whole["gradients"].values()]).norm()
+    for name, gradient in whole["gradients"].items():
+        torch.testing.assert_close(
+            second["gradients"][name], gradient, rtol=1e-3, atol=1e-4 * total.item(), msg=name
+        )
+    for name, value in whole["weights"].items():
+        torch.testing.assert_close(second["weights"][name], value, rtol=1e-4, atol=1e-4, msg=name)
+    assert second["results"] == whole["results"]
+
+
+def _evaluate(datasets, task, folder):
+    register_synthetic(datasets)
+    keys = [*TINY, "OUTPUT_DIR", str(folder)]
+    cfg = load_config(str(QUICKSTART.with_stem(task)), keys)
+    torch.manual_seed(0)
+    results = Trainer.test(cfg, Trainer.build_model(cfg))
+    if comm.is_main_process():
+        Path(folder, "results.json").write_text(json.dumps(results))
+
+
+@pytest.mark.parametrize("task", ["panoptic", "semantic"])
+def test_three_processes_evaluate_like_one(datasets, tmp_path, task):
+    found = []
+    for processes in (1, 3):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        launch(_evaluate, processes, args=(datasets, task, folder))
+        found.append((folder / "results.json").read_text())
+    assert found[0] == found[1]
+    assert any(value > 0 for value in next(iter(json.loads(found[0]).values())).values())
+
+
+def _normalise(folder):
+    rank, size = comm.get_rank(), comm.get_world_size()
+    torch.manual_seed(0)
+    x = torch.randn(8, 3, 4, 5) * 7 + 3
+    wanted = torch.randn_like(x)
+    norm = SyncBatchNorm(3) if size > 1 else nn.BatchNorm2d(3)
+    nn.init.uniform_(norm.weight)
+    for step in range(3):
+        part = (x * (step + 1))[rank::size].requires_grad_()
+        y = norm(part)
+        (y * wanted[rank::size]).sum().backward()
+    torch.save((y, part.grad, norm.weight.grad, norm.state_dict()), Path(folder, f"{rank}{size}"))
+
+
+def test_batch_normalisation_of_two_processes_is_that_of_their_images(tmp_path):
+    _normalise(tmp_path)
+    launch(_normalise, 2, args=(tmp_path,))
+    y, gradient, weight_gradient, state = torch.load(tmp_path / "01")
+    parts = [torch.load(tmp_path / f"{rank}2") for rank in range(2)]
+    torch.testing.assert_close(torch.stack([p[0] for p in parts], 1).flatten(0, 1), y)
+    torch.testing.assert_close(torch.stack([p[1] for p in parts], 1).flatten(0, 1), gradient)
+    torch.testing.assert_close(parts[0][2] + parts[1][2], weight_gradient)
+    for _, _, _, other in parts:
+        torch.testing.assert_close(other, state)
