@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver.build import maybe_add_gradient_clipping
-from torch import nn
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -95,43 +94,70 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
             group["lr"],
             group["weight_decay"],
         )
-    optimizers: dict[str, tuple[Any, dict[str, Any]]] = {
+    optimizers: dict[str, tuple[type[ClippedAdamW | ClippedSGD], dict[str, Any]]] = {
         # On a GPU, GradScaler would leave unscaling to the fused kernel, which runs after clipping.
-        "ADAMW": (torch.optim.AdamW, {"fused": cfg.MODEL.DEVICE == "cpu"}),
-        "SGD": (torch.optim.SGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
+        "ADAMW": (ClippedAdamW, {"fused": cfg.MODEL.DEVICE == "cpu"}),
+        "SGD": (ClippedSGD, {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}),
     }
     if solver.OPTIMIZER not in optimizers:
         raise ValueError(
             f"SOLVER.OPTIMIZER must be one of {sorted(optimizers)}, got '{solver.OPTIMIZER}'"
         )
+    if clip.ENABLED and clip.CLIP_TYPE not in ("full_model", "value", "norm"):
+        raise ValueError(
+            "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, value or norm, "
+            f"got '{clip.CLIP_TYPE}'"
+        )
     cls, arguments = optimizers[solver.OPTIMIZER]
-    if clip.ENABLED and clip.CLIP_TYPE == "full_model":
-        cls = with_full_model_clipping(cls, clip.CLIP_VALUE, clip.NORM_TYPE)
-    elif clip.ENABLED:
-        if clip.CLIP_TYPE not in ("value", "norm"):
-            raise ValueError(
-                "SOLVER.CLIP_GRADIENTS.CLIP_TYPE must be full_model, value or norm, "
-                f"got '{clip.CLIP_TYPE}'"
-            )
-        cls = maybe_add_gradient_clipping(cfg, cls)
-    return cls(groups, **arguments)
+    optimizer = cls(groups, **arguments)
+    if clip.ENABLED:
+        optimizer.clipping = Clipping(clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE)
+    return optimizer
 
 
-def with_full_model_clipping(
-    cls: type[torch.optim.Optimizer], max_norm: float, norm_type: float = 2.0
-) -> type[torch.optim.Optimizer]:
-    """Return a subclass of `cls` whose ``step()`` first clips the norm of all gradients together.
+class Clipping(NamedTuple):
+    """How to clip gradients.
 
-    If `max_norm` is not positive, return `cls` itself.
+    Args:
+        kind: "full_model" clips the norm of all gradients together, "norm" that of each tensor,
+            "value" each number.
+        limit: the largest norm or magnitude. "full_model" with a limit of 0 or less does not clip.
+        norm_type: p of the norm.
     """
-    if max_norm <= 0:
-        return cls
 
-    class FullModelClipping(cls):  # type: ignore[valid-type, misc]
-        def step(self, closure: Callable[[], float] | None = None) -> Any:
-            params = [p for group in self.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(params, max_norm, norm_type)
-            return super().step(closure)
+    kind: str
+    limit: float
+    norm_type: float = 2.0
 
-    FullModelClipping.__name__ = f"{cls.__name__}WithFullModelClipping"
-    return FullModelClipping
+    def apply(self, parameters: Sequence[Tensor]) -> None:
+        """Clip the gradients of the parameters in place."""
+        if self.kind == "value":
+            torch.nn.utils.clip_grad_value_(parameters, self.limit)
+        elif self.kind == "norm":
+            for parameter in parameters:
+                torch.nn.utils.clip_grad_norm_(parameter, self.limit, self.norm_type)
+        elif self.limit > 0:
+            torch.nn.utils.clip_grad_norm_(parameters, self.limit, self.norm_type)
+
+
+class _Clipped(torch.optim.Optimizer):
+    """Clips the gradients at the beginning of ``step()``; a pickled copy does so too."""
+
+    clipping: Clipping | None = None
+
+    def step(self, closure: Any = None) -> Any:
+        """Clip, then update the parameters."""
+        if self.clipping is not None:
+            self.clipping.apply([p for group in self.param_groups for p in group["params"]])
+        return super().step(closure)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "clipping": self.clipping}
+
+
+class ClippedAdamW(_Clipped, torch.optim.AdamW):
+    """``torch.optim.AdamW`` with gradient clipping."""
+
+
+class ClippedSGD(_Clipped, torch.optim.SGD):
+    """``torch.optim.SGD`` with gradient clipping."""

@@ -1,4 +1,5 @@
 import copy
+import pickle
 
 import pytest
 import torch
@@ -74,3 +75,30 @@ def test_unknown_names_are_refused(tiny_cfg):
     tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "all"
     with pytest.raises(ValueError, match=r"CLIP_TYPE.*full_model"):
         build_optimizer(tiny_cfg, model)
+
+
+@pytest.mark.parametrize("kind", ["full_model", "value", "norm"])
+def test_a_pickled_optimizer_goes_on_clipping(tiny_cfg, kind):
+    tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = kind
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4))
+    optimizer = build_optimizer(tiny_cfg, model)
+    (model(torch.randn(8, 5)) * torch.arange(4.0)).sum().backward()
+    other_model, other = pickle.loads(pickle.dumps((model, optimizer)))
+    for copied, parameter in zip(other_model.parameters(), model.parameters(), strict=True):
+        copied.grad = parameter.grad.clone()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.step()
+    other.step()
+    for p, q, old in zip(model.parameters(), other_model.parameters(), before, strict=True):
+        assert torch.equal(p, q)
+        assert torch.equal(p.grad, q.grad)
+        assert not torch.equal(p, old)
+    gradients = [p.grad for p in model.parameters()]
+    norms = [g.norm().item() for g in gradients]
+    measured = {
+        "full_model": torch.stack([g.norm() for g in gradients]).norm().item(),
+        "value": max(g.abs().max().item() for g in gradients),
+        "norm": max(norms),
+    }
+    assert measured[kind] == pytest.approx(tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3)
