@@ -7,8 +7,7 @@ import sys
 import pytest
 from support import QUICKSTART, REPOSITORY, TINY
 
-from mask2former.engine import argument_parser
-from train_net import main
+from mask2former.cli.train import main
 
 CONFIGS = REPOSITORY / "configs/quickstart"
 THINGS = ["disk", "ring", "rectangle", "triangle", "star"]
@@ -127,6 +126,6 @@ def test_everything_wrong_is_reported_before_training(shapes, tmp_path):
 )
 def test_config_mistakes_are_one_line(arguments, message):
     with pytest.raises(SystemExit) as caught:
-        main(argument_parser().parse_args([str(argument) for argument in arguments]))
+        main([str(argument) for argument in arguments])
     assert str(caught.value).startswith("error: ")
     assert message in str(caught.value)

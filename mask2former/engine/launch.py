@@ -21,6 +21,9 @@ from detectron2.utils import comm
 from ..utils.text import counted
 from .processes import run_processes
 
+# torchrun's environment variables
+NUMBERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
+
 # What a collective operation reports when another process has ended
 _LOST = re.compile(r"connection closed by peer|connection reset by peer|broken pipe", re.IGNORECASE)
 
@@ -48,9 +51,9 @@ def launch(
 ) -> None:
     """Run a function in one process per GPU. A single process is this one.
 
-    On a machine without a GPU, the processes run on the CPU. In a process that torchrun has
-    started, join the others that it has started. If one process fails or is killed, the others are
-    ended: see `run_processes`.
+    On a machine without a GPU, the processes run on the CPU. Where torchrun, or another launcher
+    that sets its environment variables, has started the processes, join them instead. If one
+    process fails or is killed, the others are ended: see `run_processes`.
 
     Args:
         main: the function, defined at the top level of a module.
@@ -67,11 +70,10 @@ def launch(
         RuntimeError: a process raised an exception. The message contains its traceback.
     """
     size = num_gpus * num_machines
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    if os.environ.keys() >= {*NUMBERS, "MASTER_ADDR", "MASTER_PORT"}:
         if size > 1:
             sys.exit("error: torchrun starts the processes: leave out --num-gpus, --num-machines")
-        names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
-        local_rank, local_size, rank, size = (int(os.environ[name]) for name in names)
+        local_rank, local_size, rank, size = (int(os.environ[name]) for name in NUMBERS)
         _run(_Place(local_rank, local_size, rank, size, "env://", timeout), main, args)
         return
     if size == 1:

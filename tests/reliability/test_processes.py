@@ -149,18 +149,111 @@ def weights(folder):
 NO_STATISTICS = ("MODEL.RESNETS.NORM", "FrozenBN")  # as the tests of equal weights need
 
 
-def test_torchrun_restarts_a_killed_worker(datasets, tmp_path):
+def assert_same_weights(folder, whole):
+    for name, value in weights(whole).items():
+        torch.testing.assert_close(weights(folder)[name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.fixture
+def whole(datasets, tmp_path):
+    """The folder of a run of 30 iterations by one process, and its settings."""
     keys = ["SOLVER.MAX_ITER", "30", "SOLVER.CHECKPOINT_PERIOD", "10", *NO_STATISTICS]
-    whole = Run([sys.executable, *SCRIPT], datasets, tmp_path / "whole", *keys)
-    assert whole.end(300)[0] == 0
+    run = Run([sys.executable, *SCRIPT], datasets, tmp_path / "whole", *keys)
+    assert run.end(300)[0] == 0
+    return tmp_path / "whole", keys
+
+
+def test_torchrun_restarts_a_killed_worker(datasets, tmp_path, whole):
     command = torchrun("--nproc-per-node=2", "--max-restarts=2", "--standalone")
-    running = Run(command, datasets, tmp_path / "run", *keys)
+    running = Run(command, datasets, tmp_path / "run", *whole[1])
     running.wait_until((tmp_path / "run/model_0000009.pth").exists)
     os.kill(running.trainers()[1], signal.SIGKILL)
     status, out = running.end(300)
     assert status == 0
     assert "Resuming from" in out
-    for name, value in weights(tmp_path / "whole").items():
-        torch.testing.assert_close(
-            weights(tmp_path / "run")[name], value, rtol=1e-3, atol=1e-3, msg=name
+    assert_same_weights(tmp_path / "run", whole[0])
+
+
+@pytest.mark.slow
+def test_torchrun_goes_on_with_fewer_processes(datasets, tmp_path, whole):
+    """Two agents with one process each; one of them is lost with its process."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+
+    def agent(out, is_host):
+        command = torchrun(
+            *("--nnodes=1:2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d"),
+            f"--rdzv-endpoint={endpoint}",
+            f"--rdzv-conf=is_host={is_host},join_timeout=60,last_call_timeout=5",
         )
+        return Run(command, datasets, out, *keys, "OUTPUT_DIR", str(tmp_path / "run"))
+
+    keys = whole[1]
+    first, second = agent(tmp_path / "first", 1), agent(tmp_path / "second", 0)
+    first.wait_until((tmp_path / "run/model_0000009.pth").exists)
+    assert "rank1" in " ".join(path.name for path in (tmp_path / "run").glob("log.txt*"))
+    (worker,) = second.trainers()
+    second.process.kill()
+    os.kill(worker, signal.SIGKILL)
+    status, out = first.end(300)
+    assert status == 0
+    assert "Resuming from" in out
+    assert_same_weights(tmp_path / "run", whole[0])
+
+
+def test_submitit_starts_the_processes(datasets, tmp_path):
+    pytest.importorskip("submitit")
+    submit = [sys.executable, str(REPOSITORY / "tools/submit_slurm.py"), "--local"]
+    submit += ["--gpus-per-node=2", f"--logs={tmp_path}/logs", "--", *SCRIPT[1:]]
+    status, out = Run(submit, datasets, tmp_path / "run").end(300)
+    assert status == 0, out
+    assert {"model_final.pth", "log.txt.rank1"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+@pytest.fixture
+def two_hosts():
+    """The names of two network namespaces, as two machines with a cable between them."""
+    names = [f"mask2former{i}_{os.getpid()}" for i in range(2)]
+    ends = [f"m2f{i}_{os.getpid()}" for i in range(2)]
+    commands = [f"ip netns add {name}" for name in names]
+    commands.append(f"ip link add {ends[0]} type veth peer name {ends[1]}")
+    for i, (name, end) in enumerate(zip(names, ends, strict=True)):
+        commands += [
+            f"ip link set {end} netns {name}",
+            f"ip -n {name} addr add 10.99.0.{i + 1}/24 dev {end}",
+            f"ip -n {name} link set lo up",
+            f"ip -n {name} link set {end} up",
+        ]
+    try:
+        for command in commands:
+            if subprocess.run(command.split(), capture_output=True, check=False).returncode:
+                pytest.skip("network namespaces need root and the command ip")
+        yield list(zip(names, ends, strict=True))
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+def test_two_machines_train_like_one_process(datasets, tmp_path, whole, two_hosts):
+    def machine(rank, out, *keys):
+        name, end = two_hosts[rank]
+        command = ["ip", "netns", "exec", name, "env", f"GLOO_SOCKET_IFNAME={end}"]
+        command += [sys.executable, *SCRIPT, "--num-gpus=1", "--num-machines=2"]
+        command += [f"--machine-rank={rank}", "--dist-url=tcp://10.99.0.1:29400"]
+        return Run(command, datasets, out, *keys)
+
+    runs = [machine(rank, tmp_path / f"machine{rank}", *whole[1]) for rank in range(2)]
+    assert [run.end(300)[0] for run in runs] == [0, 0]
+    assert_same_weights(tmp_path / "machine0", whole[0])
+
+    runs = [machine(rank, tmp_path / f"endless{rank}", *ENDLESS) for rank in range(2)]
+    runs[0].train()
+    (victim,) = runs[1].trainers()
+    os.kill(victim, signal.SIGKILL)
+    for rank, wanted in ((1, "was killed by SIGKILL"), (0, "lost its connection")):
+        status, out = runs[rank].end(60)
+        assert status == 1
+        assert wanted in out
+        assert "Traceback" not in out
