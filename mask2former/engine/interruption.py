@@ -59,7 +59,6 @@ def stop_on_signals() -> Iterator[None]:
             raise SystemExit(128 + number)
 
     previous = {number: signal.signal(number, handle) for number in SIGNALS}
-    request.received, request.in_iteration, request.raised = 0, False, False
     try:
         yield
     except BaseException as error:
@@ -68,6 +67,7 @@ def stop_on_signals() -> Iterator[None]:
             raise SystemExit(128 + request.received) from None
         raise
     finally:
+        request.received, request.in_iteration, request.raised = 0, False, False
         for number, handler in previous.items():
             signal.signal(number, handler)
 
