@@ -83,6 +83,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(Path(path).exists() for path in arguments[2:] if not path.startswith("-")), words
     elif program == "python":
         check_python(arguments, monkeypatch)
+    elif program == "torchrun":
+        check_python(arguments[arguments.index("train_net.py") :], monkeypatch)
     else:
         assert program in OTHERS, f"unknown program: {words}"
 
