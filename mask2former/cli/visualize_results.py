@@ -99,7 +99,7 @@ def dataset_name(args: argparse.Namespace) -> str:
     for task, keys in flags.items():
         if {key for key, value in own.items() if value is not None} == set(keys):
             data = OWN_DATA[task](*(own[key] for key in keys))
-            return register_own_data(None, data, pixels=False).val
+            return str(register_own_data(None, data, pixels=False).val)
     options = ["--dataset", *(" ".join(f"--{key}" for key in keys) for keys in flags.values())]
     raise ValueError(f"name the data set by one of: {'; '.join(options)}")
 

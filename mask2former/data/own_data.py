@@ -128,18 +128,18 @@ class Registered:
 
     Attributes:
         train: name of the training set, or None.
-        val: name of the validation set.
+        val: name of the validation set, or None.
         classes: the classes of the training set or of the trained model.
     """
 
     train: str | None
-    val: str
+    val: str | None
     classes: Classes
 
 
 def register_own_data(
     train: OwnData | None,
-    val: OwnData,
+    val: OwnData | None,
     *,
     trained: Classes | None = None,
     pixels: bool | None = None,
@@ -151,7 +151,7 @@ def register_own_data(
 
     Args:
         train: the training set; None to evaluate only.
-        val: the validation set, of the same kind.
+        val: the validation set, of the same kind; None to train without evaluation.
         trained: the classes of a trained model, to evaluate it; by default those of `val`.
         pixels: whether to decode every image, label map and panoptic PNG, or only to read their
             headers; None decodes images only if this takes less than about half a minute.
@@ -161,29 +161,33 @@ def register_own_data(
     """
     reports = on_main_process(lambda: _check(train, val, trained, pixels))
     classes = trained or reports[0].classes  # a validation set may lack some classes
-    if val.task == "semantic":  # the two sets may have different labels for pixels without a class
+    if isinstance(val or train, SemanticData):
+        # The two sets may have different labels for pixels without a class.
         of_val = replace(classes, ignore_label=reports[-1].classes.ignore_label)
         classes = replace(classes, ignore_label=reports[0].classes.ignore_label)
     else:
         of_val = classes
     train_name = None if train is None else _register("train", train, classes)
-    return Registered(train_name, _register("val", val, of_val), classes)
+    val_name = None if val is None else _register("val", val, of_val)
+    return Registered(train_name, val_name, classes)
 
 
 def _check(
-    train: OwnData | None, val: OwnData, trained: Classes | None, pixels: bool | None
+    train: OwnData | None, val: OwnData | None, trained: Classes | None, pixels: bool | None
 ) -> list[Report]:
     """Check the data and return the reports, that of the training set first.
 
     Raises:
         DatasetError: a report has errors.
     """
-    reports = [val.check(evaluated=True, pixels=pixels, classes=trained)]
+    reports = []
     if train is not None:
-        reports.insert(0, train.check(evaluated=False, pixels=pixels, classes=None))
+        reports.append(train.check(evaluated=False, pixels=pixels, classes=None))
         trained = reports[0].classes
-    if trained and reports[-1].classes:
-        _compare_classes(trained, reports[-1], val.task)
+    if val is not None:
+        reports.append(val.check(evaluated=True, pixels=pixels, classes=None if train else trained))
+        if trained and reports[-1].classes:
+            _compare_classes(trained, reports[-1], val.task)
     texts = [str(report) for report in reports if report.problems]
     num_errors = sum(report.num_errors for report in reports)
     if num_errors:

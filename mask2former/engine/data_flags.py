@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from ..data.checks.coco_file import kind_of_json
 from ..data.mapper import MAPPER_PRESETS
 from ..data.metadata import saved_metadata
-from ..data.own_data import OWN_DATA, OwnData, Registered, register_own_data
+from ..data.own_data import OWN_DATA, OwnData, Registered, SemanticData, register_own_data
+from ..data.own_folder import png_folder, recognise_folder
 from ..structures import Classes
 from ..tasks import TASKS
 
@@ -24,7 +25,18 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         "your own data",
         "Replaces DATASETS.TRAIN and DATASETS.TEST; checked before training.\n"
         "instance: --*-json, --*-images; panoptic: --*-json, --*-images, --*-panoptic;\n"
-        "semantic: --*-images, --*-labels, --classes",
+        "semantic: --*-images, --*-labels, --classes.\n"
+        "--data FOLDER finds all of these by their usual names",
+    )
+    data.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="folder of COCO JSON, COCO panoptic JSON or label maps and their images, with splits",
+    )
+    data.add_argument(
+        "--task",
+        choices=TASKS,
+        help="task whose annotations in FOLDER to use (default: that of the config)",
     )
     for split in SPLITS:
         for name, metavar, text in (
@@ -72,16 +84,16 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
         ValueError: arguments are missing or contradict each other or the config.
         DatasetError: the data has errors; the message lists all of them.
     """
-    task = _task(args)
-    if task is None:
+    found = _from_folder(cfg, args) if args.data else _from_files(args)
+    if found is None:
         return
-    _check_flags(args, task)
+    task, data = found
     check_task(cfg, task, args.eval_only)
     trained = _trained(cfg, args, task) if args.eval_only else None
-    if task == "semantic" and args.classes is None and trained is None:
+    first = data["val" if args.eval_only else "train"]
+    if isinstance(first, SemanticData) and first.class_file is None and trained is None:
         reason = ": no metadata.json beside config and weights names them" if args.eval_only else ""
         raise ValueError(f"label maps need --classes FILE, the names of the classes{reason}")
-    data = {split: _own_data(args, split, task) for split in SPLITS}
     registered = register_own_data(
         None if args.eval_only else data["train"],
         data["val"],
@@ -92,7 +104,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     if args.eval_only and len(registered.classes) != head.NUM_CLASSES:
         raise ValueError(
             f"the model has {head.NUM_CLASSES} classes (MODEL.SEM_SEG_HEAD.NUM_CLASSES), but "
-            f"{args.val_json or args.classes} has {len(registered.classes)}: "
+            f"{args.val_json or args.classes or args.data} has {len(registered.classes)}: "
             f"{', '.join(registered.classes.names)}"
         )
     _set_config(cfg, args, registered)
@@ -103,10 +115,49 @@ def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) 
     if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATASETS.TRAIN = (registered.train,) if registered.train else ()
-    cfg.DATASETS.TEST = (registered.val,)
+    cfg.DATASETS.TEST = (registered.val,) if registered.val else ()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(registered.classes)
     if registered.classes.ignore_label is not None:
         cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = registered.classes.ignore_label
+
+
+def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str, OwnData | None]]:
+    """Recognise the data in the folder of ``--data``, for the task of the arguments or the config.
+
+    Raises:
+        ValueError: other arguments name data too, or the folder lacks what is needed.
+    """
+    names = ("json", "images", "panoptic", "labels")
+    others = [flag for name in names for flag in _given(args, name)]
+    if others:
+        raise ValueError(f"--data and {others[0]}: give one or the other")
+    preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
+    found = recognise_folder(args.data, args.task or (preset.targets if preset else None))
+    lines = [found.summary()]
+    data = {"train": found.train, "val": found.val}
+    if args.eval_only and not found.has_splits:
+        data["val"] = found.train
+    missing = "val" if args.eval_only else "train"
+    if data[missing] is None:
+        raise ValueError(f"{args.data} has no {'validation' if args.eval_only else 'training'} set")
+    if data["val"] is None:
+        lines.append("  no validation set: the model is not evaluated")
+    if comm.is_main_process():
+        print("\n".join(lines), flush=True)
+    for split, part in data.items():
+        if isinstance(part, SemanticData):
+            classes = args.classes or part.class_file
+            data[split] = replace(part, class_file=classes, ignore_label=args.ignore_label)
+    return found.task, data
+
+
+def _from_files(args: argparse.Namespace) -> tuple[str, dict[str, OwnData | None]] | None:
+    """Return the data whose files the arguments name one by one, or None if they name none."""
+    task = _task(args)
+    if task is None:
+        return None
+    _check_flags(args, task)
+    return task, {split: _own_data(args, split, task) for split in SPLITS}
 
 
 def _given(args: argparse.Namespace, name: str) -> list[str]:
@@ -149,7 +200,7 @@ def _check_flags(args: argparse.Namespace, task: str) -> None:
             if getattr(args, f"{split}_{name}"):
                 continue
             missing.append(f"--{split}-{name}")
-            folder = _panoptic_folder(getattr(args, f"{split}_json"))
+            folder = png_folder(getattr(args, f"{split}_json"))
             if name == "panoptic" and folder:
                 hints.append(f"{missing[-1]} {folder}")
     if missing:
@@ -157,15 +208,6 @@ def _check_flags(args: argparse.Namespace, task: str) -> None:
         raise ValueError(
             f"your own data, {TASKS[task].files}, needs {' and '.join(missing)} too{hint}"
         )
-
-
-def _panoptic_folder(json_file: str | None) -> str | None:
-    """Return the folder of PNG files that belongs to a JSON, if it is placed as in COCO."""
-    if not json_file:
-        return None
-    folder, name = os.path.split(os.path.splitext(json_file)[0])
-    candidates = (os.path.join(folder, name), os.path.join(os.path.dirname(folder), name))
-    return next((path for path in candidates if os.path.isdir(path)), None)
 
 
 def _own_data(args: argparse.Namespace, split: str, task: str) -> OwnData:

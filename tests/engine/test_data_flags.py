@@ -324,3 +324,39 @@ def test_one_process_checks_for_all(shapes, tmp_path, capfd):
     assert "12 errors" in first["message"]
     assert second["message"] == "see the main process"
     assert capfd.readouterr().out.count("12 images") == 1
+
+
+def test_a_folder_of_data(shapes, tmp_path, capsys):
+    """The config says which of the annotations in the folder are used."""
+    for task, count in (("instance", 5), ("panoptic", 7)):
+        cfg = run(task, "--data", shapes)
+        assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (
+            run(task, *flags(shapes, task)).DATASETS.TRAIN,
+            run(task, *flags(shapes, task)).DATASETS.TEST,
+        )
+        assert count == cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert f"{shapes}: COCO panoptic JSON and PNG files" in capsys.readouterr().out
+    assert "label maps need --classes FILE" in error("semantic", "--data", shapes)
+    message = error("panoptic", "--data", shapes, "--train-json", "a.json")
+    assert message == "--data and --train-json: give one or the other"
+
+
+def test_a_folder_of_label_maps(shapes, classes):
+    cfg = run("semantic", "--data", shapes, *classes)
+    assert (
+        cfg.DATASETS.TRAIN == run("semantic", *flags(shapes, "semantic"), *classes).DATASETS.TRAIN
+    )
+
+
+def test_a_folder_without_validation(shapes, tmp_path, capsys):
+    (tmp_path / "images").symlink_to(shapes / "train")
+    (tmp_path / "result.json").symlink_to(shapes / "annotations/instances_train.json")
+    cfg = run("instance", "--data", tmp_path)
+    assert len(cfg.DATASETS.TRAIN) == 1 and cfg.DATASETS.TEST == ()
+    assert "no validation set: the model is not evaluated" in capsys.readouterr().out
+    cfg = run(
+        "instance", "--data", tmp_path, "--eval-only", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5
+    )  # there are no splits: all is evaluated
+    assert len(cfg.DATASETS.TEST) == 1 and cfg.DATASETS.TRAIN == ()
+    (tmp_path / "result.json").rename(tmp_path / "train.json")
+    assert "has no validation set" in error("instance", "--data", tmp_path, "--eval-only")
