@@ -14,6 +14,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
+from ..utils.text import one_line
+
 # The path of a config file and its content, parsed but not turned into Python objects.
 ComposedFile = tuple[str, yaml.MappingNode]
 # Files that a config may consist of; the published ones have up to four.
@@ -70,13 +72,14 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
     if len(overrides) % 2:
         raise ValueError(
             "config overrides are pairs: KEY VALUE KEY VALUE ...; got an odd number of words: "
-            f"{' '.join(map(str, overrides))}"
+            f"{one_line(' '.join(map(str, overrides)))}"
         )
     known = set(_dotted_keys(cfg))
     # Merging one pair at a time shows which pair an error is about.
     for key, value in zip(map(str, overrides[::2]), overrides[1::2], strict=True):
         if key not in known:
-            raise ValueError(f"config override '{key} {value}': {_unknown(key, cfg)}")
+            words = one_line(f"{key} {value}")
+            raise ValueError(f"config override '{words}': {_unknown(key, cfg)}")
         try:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError, TypeError, MemoryError, RecursionError) as error:
@@ -173,7 +176,7 @@ def _unknown(key: str, cfg: CfgNode) -> str:
     last = key.rpartition(".")[2]
     nearest = [k for k in known if k.rpartition(".")[2] == last]
     nearest = difflib.get_close_matches(key, nearest or known, n=1, cutoff=0.0 if nearest else 0.6)
-    return f"unknown config key {key}" + "".join(f"; did you mean {k}?" for k in nearest)
+    return f"unknown config key {one_line(key)}" + "".join(f"; did you mean {k}?" for k in nearest)
 
 
 def _dotted_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
@@ -193,11 +196,14 @@ def _type_mismatch(error: Exception) -> tuple[str | None, str]:
         re.DOTALL,
     )
     if not found:
-        return None, text
+        return None, one_line(text)
     wanted, given, default, value, key = found.groups()
     if wanted.endswith("CfgNode"):
         return key, f"{key} holds further keys and takes no value itself"
-    return key, f"{key} takes a value of type {wanted}, such as {default}; got {given} {value}"
+    return (
+        key,
+        f"{key} takes a value of type {wanted}, such as {default}; got {given} {one_line(value)}",
+    )
 
 
 def _locate(key: str | None, files: Iterable[ComposedFile]) -> str | None:
