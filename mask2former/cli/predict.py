@@ -26,8 +26,10 @@ from ..engine.setup import add_trust_flags
 from ..inference.results import Results, build_results
 from ..inference.runs import ImageRun, VideoRun
 from ..inference.segmenters import DEFAULT_THRESHOLD, Segmenter, load_segmenter
+from ..inference.selection import Selection
 from ..inference.video import VideoError
 from ..tasks import TASKS
+from .selection_flags import add_selection_flags, selection_of
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -74,6 +76,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "probability (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
         "semantic: not allowed, because each pixel gets the class with the highest score",
     )
+    add_selection_flags(parser)
     add_trust_flags(parser)
     parser.add_argument(
         "--opts",
@@ -99,14 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("mask2former").setLevel(logging.INFO)
     try:
-        run, segmenter, results = _prepare(args)
+        run, segmenter, results, selection = _prepare(args)
     except VideoError as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can be any bytes
         sys.stdout.reconfigure(errors="backslashreplace")
-    succeeded = run.run(segmenter, results)
+    succeeded = run.run(segmenter, results, selection)
     if results is not None:
         try:
             results.write()
@@ -118,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(
     args: argparse.Namespace,
-) -> tuple[ImageRun | VideoRun, Segmenter[Any], Results | None]:
+) -> tuple[ImageRun | VideoRun, Segmenter[Any], Results | None, Selection | None]:
     """Check the command, starting with the quick checks, and load the model."""
     show = args.output is None and args.json is None
     run: ImageRun | VideoRun
@@ -134,12 +137,13 @@ def _prepare(
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
+    selection = selection_of(args, segmenter.classes, segmenter.task)
     if args.json is None:
-        return run, segmenter, None
+        return run, segmenter, None, selection
     results = build_results(segmenter, Path(args.json))
     run.check_results(results)
     results.path.parent.mkdir(parents=True, exist_ok=True)
-    return run, segmenter, results
+    return run, segmenter, results, selection
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
+from .selection import Selection, select
 from .video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
 
@@ -53,7 +54,12 @@ class ImageRun:
         if isinstance(results, MapResults):
             check_map_paths(results.folder, map_names(self.inputs), self.inputs, self.outputs or ())
 
-    def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
+    def run(
+        self,
+        segmenter: Segmenter[Any],
+        results: Results | None,
+        selection: Selection | None = None,
+    ) -> bool:
         """Process the images; return whether all could be processed.
 
         An image that cannot be read, that the memory cannot hold, or whose picture cannot be
@@ -67,7 +73,7 @@ class ImageRun:
             start = time.perf_counter()
             try:
                 image = read_image(path)
-                found = segmenter.find(image)
+                found = _find(segmenter, image, selection)
                 if results is not None:
                     results.add(found, image_id, str(path), map_name)
                 scene = segmenter.scene(found)
@@ -125,12 +131,17 @@ class VideoRun:
     def check_results(self, results: Results) -> None:
         """Do nothing: results never replace frames."""
 
-    def run(self, segmenter: Segmenter[Any], results: Results | None) -> bool:
+    def run(
+        self,
+        segmenter: Segmenter[Any],
+        results: Results | None,
+        selection: Selection | None = None,
+    ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
         begin, number, cut_off = time.perf_counter(), 0, False
         try:
             for number, frame in enumerate(self.reader, start=1):
-                found = segmenter.find(frame)
+                found = _find(segmenter, frame, selection)
                 if results is not None:
                     results.add(found, number - 1, self.reader.name, f"{number - 1:06}.png")
                 scene = segmenter.scene(found)
@@ -176,6 +187,11 @@ class VideoRun:
         if total:
             line += f", ETA {_clock(spent / number * max(0, total - number))}"
         print(line, flush=True)
+
+
+def _find(segmenter: Segmenter[Any], image: np.ndarray, selection: Selection | None) -> Any:
+    found = segmenter.find(image)
+    return found if selection is None else select(found, selection, segmenter.classes)
 
 
 def _short(error: Exception) -> str:

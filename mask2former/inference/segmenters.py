@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -41,6 +41,8 @@ class Segmenter(ABC, Generic[Found]):
         classes: the model's classes.
     """
 
+    task: ClassVar[str]
+
     def __init__(self, predictor: Predictor, classes: Classes):
         self.predictor = predictor
         self.classes = classes
@@ -63,6 +65,8 @@ class InstanceSegmenter(Segmenter[Instances]):
         threshold: the lowest score of the instances to keep.
     """
 
+    task = "instance"
+
     def __init__(self, predictor: Predictor, classes: Classes, threshold: float):
         super().__init__(predictor, classes)
         self.threshold = threshold
@@ -81,6 +85,8 @@ class InstanceSegmenter(Segmenter[Instances]):
 class PanopticSegmenter(Segmenter[Segments]):
     """Finds segments that do not overlap."""
 
+    task = "panoptic"
+
     def find(self, image: np.ndarray) -> Segments:
         """Return the map of ids, and the segments."""
         ids, segments = self.predictor(image)["panoptic_seg"]
@@ -93,6 +99,8 @@ class PanopticSegmenter(Segmenter[Segments]):
 
 class SemanticSegmenter(Segmenter[np.ndarray]):
     """Finds the class of each pixel."""
+
+    task = "semantic"
 
     def find(self, image: np.ndarray) -> np.ndarray:
         """Return the (H, W) classes, in [0, K)."""

@@ -56,6 +56,13 @@ class Classes:
         """The index of each id in the data set."""
         return {category_id: i for i, category_id in enumerate(self.ids)}
 
+    @property
+    def void_label(self) -> int:
+        """A label for pixels without a class: `ignore_label`, or 255 or 65535 if it will not do."""
+        if self.ignore_label is not None and not 0 <= self.ignore_label < len(self):
+            return self.ignore_label
+        return 255 if len(self) < 256 else 65535
+
     def is_thing(self, index: int) -> bool:
         """Return whether a class is known to be a thing."""
         return self.things is not None and index in self.things

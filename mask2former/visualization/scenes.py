@@ -138,9 +138,7 @@ class SemanticScene:
         by_class: bool = False,
     ) -> Image.Image:
         """Draw the scene on an RGB image (H, W, 3); see `InstanceScene.draw`."""
-        return draw_semantic(
-            image, self.labels, classes.names, classes.colors, classes.ignore_label
-        )
+        return draw_semantic(image, self.labels, classes.names, classes.colors, classes.void_label)
 
     def summary(self, classes: Classes) -> str:
         """Return the number of classes, and the largest class with its share of the pixels."""

@@ -1,0 +1,179 @@
+"""Keep some of what a model found: certain classes, the best N, no two masks of one object.
+
+Shapes:
+    H, W: height and width of the image, N: number of instances, K: number of classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import pycocotools.mask as mask_util
+from detectron2.structures import Instances
+
+from ..structures import Classes
+from ..utils.text import one_line, some_of
+from .segmenters import Segments
+
+Found = TypeVar("Found", Instances, Segments, np.ndarray)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to keep; `build_selection` makes one from names and checks it.
+
+    Attributes:
+        classes: indices of the classes to keep; None keeps all.
+        most: how many instances or panoptic segments to keep, those with the highest scores;
+            None keeps all.
+        overlap: of two instances of one class whose masks have a greater IoU than this, keep only
+            the one with the higher score; None keeps both.
+    """
+
+    classes: frozenset[int] | None = None
+    most: int | None = None
+    overlap: float | None = None
+
+
+def build_selection(
+    task: str,
+    classes: Classes,
+    *,
+    names: Sequence[str] | None = None,
+    most: int | None = None,
+    overlap: float | None = None,
+) -> Selection:
+    """Build a selection for the results of a task.
+
+    Args:
+        task: "instance", "panoptic" or "semantic".
+        classes: the model's classes.
+        names: names of the classes to keep, each alone or several separated by commas.
+        most: see `Selection`; at least 1. Not for semantic maps.
+        overlap: see `Selection`; 0 to 1. Only for instances.
+
+    Raises:
+        ValueError: there is no class of a name, or the task does not have what is asked for.
+    """
+    if most is not None and most < 1:
+        raise ValueError(f"--max {most}: keep at least 1")
+    if overlap is not None and not 0 <= overlap <= 1:
+        raise ValueError(f"--nms {overlap}: an IoU is between 0 and 1")
+    if most is not None and task == "semantic":
+        raise ValueError("--max means nothing for semantic maps, which have no separate objects")
+    if overlap is not None and task != "instance":
+        raise ValueError(f"--nms is for instances: the regions of {task} results never overlap")
+    indices = None if names is None else frozenset(class_indices(names, classes))
+    return Selection(indices, most, overlap)
+
+
+def class_indices(names: Iterable[str], classes: Classes) -> list[int]:
+    """Return the indices of the classes with these names, in upper or lower case.
+
+    Args:
+        names: names of classes, each alone or several separated by commas.
+        classes: the classes to choose from.
+
+    Raises:
+        ValueError: there is no class of a name; the message lists similar names, or all if few.
+    """
+    exact: dict[str, list[int]] = {}
+    folded: dict[str, list[int]] = {}
+    for i, name in enumerate(classes.names):  # data sets may use a name twice
+        exact.setdefault(name, []).append(i)
+        folded.setdefault(name.casefold(), []).append(i)
+
+    def look_up(name: str) -> list[int] | None:
+        return exact.get(name) or folded.get(name.casefold())
+
+    found: list[int] = []
+    for text in names:
+        # A few data sets have commas in names.
+        parts = [text] if look_up(text) else [part.strip() for part in text.split(",")]
+        for part in parts:
+            if not part:
+                continue
+            indices = look_up(part)
+            if indices is None:
+                raise ValueError(f"--class {one_line(part)}: {_hint(part, classes.names)}")
+            found += indices
+    if not found:
+        raise ValueError(f"--class names no class; {_known(classes.names)}")
+    return found
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    spellings = {other.casefold(): other for other in known}
+    similar = difflib.get_close_matches(name.casefold(), spellings, n=3)
+    if similar:
+        return f"no such class; did you mean {' or '.join(spellings[s] for s in similar)}?"
+    return f"no such class; {_known(known)}"
+
+
+def _known(names: Sequence[str]) -> str:
+    return f"the model knows {some_of(names, 20)}"
+
+
+def select(found: Found, selection: Selection, classes: Classes) -> Found:
+    """Keep what a selection names.
+
+    Args:
+        found: what `Segmenter.find` returns: N instances, the best first; panoptic segments; or
+            the (H, W) classes of pixels.
+        selection: fits the task, see `build_selection`.
+        classes: the model's classes.
+
+    Returns:
+        The same kind of result. Pixels of other classes and segments belong to nothing: they are 0
+        in a map of panoptic segments, and `Classes.void_label` in a semantic map.
+    """
+    if isinstance(found, Instances):
+        return _select_instances(found, selection)
+    if isinstance(found, tuple):
+        return _select_segments(found, selection)
+    if selection.classes is None:
+        return found
+    kept = np.isin(found, list(selection.classes))
+    return np.where(kept, found, classes.void_label).astype(found.dtype)
+
+
+def _select_instances(found: Instances, selection: Selection) -> Instances:
+    order = range(len(found))
+    categories = found.pred_classes.tolist()
+    kept = [i for i in order if selection.classes is None or categories[i] in selection.classes]
+    if selection.overlap is not None:
+        kept = _without_doubles(found, kept, selection.overlap)
+    return found[kept[: selection.most]]
+
+
+def _without_doubles(found: Instances, candidates: Sequence[int], overlap: float) -> list[int]:
+    """Greedy suppression by the IoU of masks, class by class; `candidates` have the best first."""
+    categories = found.pred_classes.tolist()
+    rles = {
+        i: mask_util.encode(np.asfortranarray(found.pred_masks[i].numpy().astype(np.uint8)))
+        for i in candidates
+    }
+    kept: list[int] = []
+    for i in candidates:
+        rivals = [rles[j] for j in kept if categories[j] == categories[i]]
+        if not rivals or mask_util.iou([rles[i]], rivals, [0] * len(rivals)).max() <= overlap:
+            kept.append(i)
+    return kept
+
+
+def _select_segments(found: Segments, selection: Selection) -> Segments:
+    ids, segments = found
+    kept = [
+        segment
+        for segment in segments
+        if selection.classes is None or segment["category_id"] in selection.classes
+    ]
+    if selection.most is not None:
+        best = sorted(kept, key=lambda segment: -segment.get("score", 0.0))[: selection.most]
+        chosen = {segment["id"] for segment in best}
+        kept = [segment for segment in kept if segment["id"] in chosen]
+    return np.where(np.isin(ids, [segment["id"] for segment in kept]), ids, 0), kept
