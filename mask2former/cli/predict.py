@@ -20,12 +20,11 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..engine.setup import add_trust_flags
 from ..inference.results import Results, build_results
 from ..inference.runs import ImageRun, VideoRun
-from ..inference.segmenters import DEFAULT_THRESHOLD, Segmenter, load_segmenter
+from ..inference.segmenters import DEFAULT_THRESHOLD, Segmenter, load_model
 from ..inference.selection import Selection
 from ..inference.video import VideoError
 from ..tasks import TASKS
@@ -61,7 +60,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the results to this file. instance: COCO results with file_name. panoptic: "
+        help="write the results to this file. instance: COCO results with file_name, and beside "
+        "it, with the suffix .coco.json, a COCO file with images and categories. panoptic: "
         "COCO's panoptic format; its PNG files go to the folder named like FILE without .json. "
         "semantic: a list of label maps, which are PNG files in that folder; their pixels are "
         "classes from 0. image_id is the file name if all names are distinct numbers; otherwise it "
@@ -121,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _prepare(
     args: argparse.Namespace,
-) -> tuple[ImageRun | VideoRun, Segmenter[Any], Results | None, Selection | None]:
+) -> tuple[ImageRun | VideoRun, Segmenter, Results | None, Selection | None]:
     """Check the command, starting with the quick checks, and load the model."""
     show = args.output is None and args.json is None
     run: ImageRun | VideoRun
@@ -129,14 +129,14 @@ def _prepare(
         run = ImageRun(args.input, args.output, show=show)
     else:
         run = VideoRun(args.video_input, args.output, show=show)
-    segmenter = load_segmenter(
+    model = load_model(
         args.config_file,
         args.opts,
         task=args.task,
-        threshold=args.confidence_threshold,
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
+    segmenter = model.segmenter(threshold=args.confidence_threshold)
     selection = selection_of(args, segmenter.classes, segmenter.task)
     if args.json is None:
         return run, segmenter, None, selection

@@ -4,6 +4,8 @@ Shapes:
     H, W: height and width of the image, K: number of classes, h, w: size of the scores.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -31,18 +33,28 @@ class Predictor:
         min_size: length in pixels to resize the shorter side to, or 0 to keep the size.
         max_size: limit of the longer side in pixels; it takes precedence over `min_size`.
         image_format: order of the channels that the model takes, "RGB" or "BGR".
+        precision: type of automatic mixed precision; None for that of the weights, float32.
     """
 
-    def __init__(self, model: nn.Module, *, min_size: int, max_size: int, image_format: str):
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        min_size: int,
+        max_size: int,
+        image_format: str,
+        precision: torch.dtype | None = None,
+    ):
         if image_format not in ("RGB", "BGR"):
             raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
         self.model = model.eval()
         self.min_size = min_size
         self.max_size = max_size
         self.image_format = image_format
+        self.precision = precision
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, allow_unsafe_weights: bool = False) -> "Predictor":
+    def from_config(cls, cfg: CfgNode, allow_unsafe_weights: bool = False) -> Predictor:
         """Build the model that `cfg` describes and load `MODEL.WEIGHTS`.
 
         Raises:
@@ -60,6 +72,16 @@ class Predictor:
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             image_format=cfg.INPUT.FORMAT,
+        )
+
+    def with_model(self, model: nn.Module) -> Predictor:
+        """Return a predictor that treats images in the same way for another model."""
+        return Predictor(
+            model,
+            min_size=self.min_size,
+            max_size=self.max_size,
+            image_format=self.image_format,
+            precision=self.precision,
         )
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
@@ -98,7 +120,9 @@ class Predictor:
         ).apply_image(np.ascontiguousarray(image))
         tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         height, width = output_size
-        with torch.inference_mode():
+        device = next(self.model.parameters()).device.type
+        autocast = torch.autocast(device, dtype=self.precision, enabled=self.precision is not None)
+        with torch.inference_mode(), autocast:
             return self.model([{"image": tensor, "height": height, "width": width}])[0]
 
     def _network_size(self, height: int, width: int) -> tuple[int, int]:

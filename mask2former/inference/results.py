@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.structures import Instances
 from PIL import Image
-from scipy import ndimage
 
 from ..data.label_maps import ids_to_rgb
-from ..evaluation import instances_to_coco_results
 from ..structures import Classes
 from ..utils.files import write_atomically, write_json
 from ..utils.text import counted
-from .segmenters import InstanceSegmenter, PanopticSegmenter, Segmenter, Segments, SemanticSegmenter
+from .predictions import PanopticPrediction, Prediction, SemanticPrediction, coco_file, coco_image
+from .segmenters import Segmenter
 
 
 class Results(ABC):
@@ -40,7 +38,7 @@ class Results(ABC):
         self.classes = classes
 
     @abstractmethod
-    def add(self, found: Any, image_id: int, file_name: str, map_name: str) -> None:
+    def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add what a segmenter found in an image.
 
         Args:
@@ -64,21 +62,32 @@ class Results(ABC):
 
 
 class InstanceResults(Results):
-    """COCO results with RLE masks, and `file_name`."""
+    """A list of COCO results with `file_name`, and a complete COCO file.
+
+    pycocotools' ``loadRes`` takes the list. The COCO file has the same name with the suffix
+    ``.coco.json``, and holds the images, also those without objects, the categories and the
+    results as annotations.
+    """
 
     def __init__(self, path: Path, classes: Classes):
         super().__init__(path, classes)
+        self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
 
-    def add(self, found: Instances, image_id: int, file_name: str, map_name: str) -> None:
+    def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add instances."""
-        for result in instances_to_coco_results(found, image_id):
-            result["category_id"] = self.classes.ids[result["category_id"]]
-            self._results.append({**result, "file_name": file_name})
+        self._images.append(coco_image(found, image_id, file_name))
+        self._results += [{**r, "file_name": file_name} for r in found.to_coco(image_id)]
 
     def content(self) -> list[dict[str, Any]]:
         """Return the results."""
         return self._results
+
+    def write(self) -> None:
+        """Write both files."""
+        super().write()
+        complete = coco_file(self._images, self._results, self.classes)
+        write_json(self.path.with_suffix(".coco.json"), complete)
 
     def count(self) -> str:
         """Return the number of instances, in words."""
@@ -141,13 +150,11 @@ class PanopticResults(MapResults):
             )
         self._things: set[int] = set(classes.things or ())
 
-    def add(self, found: Segments, image_id: int, file_name: str, map_name: str) -> None:
+    def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add segments."""
-        ids, segments = found
-        self._write_map(ids_to_rgb(ids), image_id, file_name, map_name)
-        self._things.update(s["category_id"] for s in segments if s["isthing"])
-        areas = np.bincount(ids.reshape(-1))
-        boxes = ndimage.find_objects(ids)
+        assert isinstance(found, PanopticPrediction)
+        self._write_map(ids_to_rgb(found.segment_map), image_id, file_name, map_name)
+        self._things.update(s["label"] for s in found.segments if s["isthing"])
         self._annotations.append(
             {
                 "image_id": image_id,
@@ -155,13 +162,13 @@ class PanopticResults(MapResults):
                 "segments_info": [
                     {
                         "id": segment["id"],
-                        "category_id": self.classes.ids[segment["category_id"]],
-                        "area": int(areas[segment["id"]]),
-                        "bbox": _box(boxes[segment["id"] - 1]),
+                        "category_id": self.classes.ids[segment["label"]],
+                        "area": segment["area"],
+                        "bbox": _box(segment["box"]),
                         "iscrowd": 0,
-                        **({"score": segment["score"]} if "score" in segment else {}),
+                        **({} if segment["score"] is None else {"score": segment["score"]}),
                     }
-                    for segment in segments
+                    for segment in found.segments
                 ],
             }
         )
@@ -176,11 +183,14 @@ class PanopticResults(MapResults):
 class SemanticResults(MapResults):
     """Label maps: one channel of 8 bits, or of 16 bits for 256 classes or more; labels from 0."""
 
-    def add(self, found: np.ndarray, image_id: int, file_name: str, map_name: str) -> None:
+    def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add the classes of pixels."""
+        assert isinstance(found, SemanticPrediction)
         # As in data sets, 255 is reserved for unlabelled pixels.
         dtype = np.uint8 if len(self.classes.names) < 256 else np.uint16
-        self._write_map(found.astype(dtype), image_id, file_name, map_name)
+        self._write_map(
+            found.filled(self.classes.void_label).astype(dtype), image_id, file_name, map_name
+        )
         self._annotations.append({"image_id": image_id, "file_name": map_name})
 
     def _categories(self) -> list[dict[str, Any]]:
@@ -189,16 +199,16 @@ class SemanticResults(MapResults):
         ]
 
 
-_RESULTS: dict[type[Segmenter[Any]], type[Results]] = {
-    InstanceSegmenter: InstanceResults,
-    PanopticSegmenter: PanopticResults,
-    SemanticSegmenter: SemanticResults,
+_RESULTS: dict[str, type[Results]] = {
+    "instance": InstanceResults,
+    "panoptic": PanopticResults,
+    "semantic": SemanticResults,
 }
 
 
-def build_results(segmenter: Segmenter[Any], path: Path) -> Results:
+def build_results(segmenter: Segmenter, path: Path) -> Results:
     """Build the collector of a segmenter's results, which writes the JSON file `path`."""
-    return _RESULTS[type(segmenter)](path, segmenter.classes)
+    return _RESULTS[segmenter.task](path, segmenter.classes)
 
 
 def map_folder(path: Path) -> Path:
@@ -228,6 +238,6 @@ def check_map_paths(
             )
 
 
-def _box(slices: tuple[slice, slice]) -> list[int]:
-    rows, columns = slices
-    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+def _box(edges: Sequence[float]) -> list[int]:
+    left, top, right, bottom = map(int, edges)
+    return [left, top, right - left, bottom - top]

@@ -13,7 +13,7 @@ from ..structures import Classes
 logger = logging.getLogger(__name__)
 
 
-def weights_of_run(config_file: str, overrides: Sequence[str]) -> list[str]:
+def weights_of_run(config_file: str, overrides: Sequence[object]) -> list[object]:
     """Add the weights of the run that wrote `config_file` to `overrides`, unless they name weights.
 
     The config in an output folder still names the weights that training started from. If

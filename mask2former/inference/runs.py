@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..data.image import ImageReadError, read_image
 from ..structures import Classes
-from ..utils.files import write_atomically
 from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
+from .predictions import Prediction, save_picture
 from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
 from .selection import Selection, select
@@ -56,7 +55,7 @@ class ImageRun:
 
     def run(
         self,
-        segmenter: Segmenter[Any],
+        segmenter: Segmenter,
         results: Results | None,
         selection: Selection | None = None,
     ) -> bool:
@@ -76,7 +75,7 @@ class ImageRun:
                 found = _find(segmenter, image, selection)
                 if results is not None:
                     results.add(found, image_id, str(path), map_name)
-                scene = segmenter.scene(found)
+                scene = found.scene()
                 saved = self._picture(i, scene, image, segmenter.classes)
             except (ImageReadError, OSError, MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
@@ -102,7 +101,7 @@ class ImageRun:
             return ""
         picture = scene.draw(_rgb(image), classes)
         if self.outputs is not None:
-            _save(picture, self.outputs[number])
+            save_picture(picture, self.outputs[number])
         if self.show:
             show_picture(picture, str(self.inputs[number]))
         return "" if self.outputs is None else f" -> {self.outputs[number]}"
@@ -133,7 +132,7 @@ class VideoRun:
 
     def run(
         self,
-        segmenter: Segmenter[Any],
+        segmenter: Segmenter,
         results: Results | None,
         selection: Selection | None = None,
     ) -> bool:
@@ -144,7 +143,7 @@ class VideoRun:
                 found = _find(segmenter, frame, selection)
                 if results is not None:
                     results.add(found, number - 1, self.reader.name, f"{number - 1:06}.png")
-                scene = segmenter.scene(found)
+                scene = found.scene()
                 if not self._put(scene.draw, frame, segmenter):
                     break
                 self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
@@ -172,7 +171,7 @@ class VideoRun:
             )
         return not cut_off
 
-    def _put(self, draw: Any, frame: np.ndarray, segmenter: Segmenter[Any]) -> bool:
+    def _put(self, draw: Any, frame: np.ndarray, segmenter: Segmenter) -> bool:
         """Write and show a frame; return whether to go on."""
         if self.writer is None and self.window is None:
             return True
@@ -189,9 +188,9 @@ class VideoRun:
         print(line, flush=True)
 
 
-def _find(segmenter: Segmenter[Any], image: np.ndarray, selection: Selection | None) -> Any:
+def _find(segmenter: Segmenter, image: np.ndarray, selection: Selection | None) -> Prediction:
     found = segmenter.find(image)
-    return found if selection is None else select(found, selection, segmenter.classes)
+    return found if selection is None else select(found, selection)
 
 
 def _short(error: Exception) -> str:
@@ -208,14 +207,6 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
-
-
-def _save(picture: Image.Image, path: Path) -> None:
-    kind = Image.registered_extensions()[path.suffix.lower()]
-    # Chroma subsampling would blur the edges of saturated masks.
-    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: picture.save(file, kind, **options))
 
 
 def _video_output(output: str, source: str | None) -> Path:

@@ -1,26 +1,31 @@
-"""A trained model that does one task.
+"""A trained model as something that does one task.
 
 Shapes:
-    H, W: height and width of the image, K: number of classes.
+    H, W: height and width of the image.
 """
 
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.structures import Instances
 
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, find_classes
+from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
-from ..visualization.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
+from .predictions import (
+    ImageSource,
+    InstancePrediction,
+    PanopticPrediction,
+    Prediction,
+    SemanticPrediction,
+)
 from .predictor import Predictor, confident
 from .run_folder import register_classes, weights_of_run
 
@@ -28,98 +33,108 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
 
-Segments = tuple[np.ndarray, list[dict[str, Any]]]
-"""(H, W) ids, and the `id`, `category_id` in [0, K), `isthing` and perhaps `score` of segments."""
-Found = TypeVar("Found")
 
-
-class Segmenter(ABC, Generic[Found]):
-    """Finds one kind of result in images.
+class Segmenter:
+    """A model that finds one kind of result in images.
 
     Args:
-        predictor: the model.
+        predictor: the model, which gives this kind of result.
         classes: the model's classes.
+        task: "panoptic", "instance" or "semantic".
+        threshold: the lowest score of the instances to keep; other tasks have none.
     """
 
-    task: ClassVar[str]
-
-    def __init__(self, predictor: Predictor, classes: Classes):
+    def __init__(
+        self,
+        predictor: Predictor,
+        classes: Classes,
+        task: str,
+        threshold: float = DEFAULT_THRESHOLD,
+    ):
         self.predictor = predictor
         self.classes = classes
-
-    @abstractmethod
-    def find(self, image: np.ndarray) -> Found:
-        """Return what is in an image, (H, W, 3) uint8, BGR."""
-
-    @abstractmethod
-    def scene(self, found: Found) -> Scene:
-        """Return what was found in a form that can be drawn and summarised."""
-
-
-class InstanceSegmenter(Segmenter[Instances]):
-    """Finds instances, those with the highest scores first.
-
-    Args:
-        predictor: the model.
-        classes: the model's classes.
-        threshold: the lowest score of the instances to keep.
-    """
-
-    task = "instance"
-
-    def __init__(self, predictor: Predictor, classes: Classes, threshold: float):
-        super().__init__(predictor, classes)
+        self.task = task
         self.threshold = threshold
 
-    def find(self, image: np.ndarray) -> Instances:
-        """Return the instances."""
-        return confident(self.predictor(image)["instances"], self.threshold)
+    def find(self, image: np.ndarray, source: ImageSource | None = None) -> Prediction:
+        """Return what is in an image.
 
-    def scene(self, found: Instances) -> InstanceScene:
-        """Return the instances with their scores."""
-        return InstanceScene(
-            found.pred_masks.numpy(), found.pred_classes.tolist(), found.scores.tolist()
+        Args:
+            image: (H, W, 3) uint8, BGR.
+            source: where the prediction finds the image again; by default it keeps the pixels.
+        """
+        if source is None:
+            source = ImageSource(pixels=image[:, :, ::-1])
+        if self.task == "semantic":
+            labels = self.predictor.labels(image)
+            return SemanticPrediction.from_labels(labels, self.classes, source)
+        found = self.predictor(image)[TASKS[self.task].output]
+        if self.task == "panoptic":
+            return PanopticPrediction.from_output(found, self.classes, source)
+        instances = confident(found, self.threshold)
+        return InstancePrediction.from_instances(instances, self.classes, source)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with its weights, and what is known about it.
+
+    Attributes:
+        cfg: the config.
+        config_file: where the config comes from: a YAML file or a Hugging Face folder.
+        classes: the model's classes.
+        task: what the model is for, unless another task is asked for.
+        predictor: runs the model.
+    """
+
+    cfg: CfgNode
+    config_file: str
+    classes: Classes
+    task: str
+    predictor: Predictor
+
+    def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
+        """Return the model for one task. All segmenters of a model share its weights.
+
+        Args:
+            task: "panoptic", "instance" or "semantic"; see `choose_task`.
+            threshold: lowest score of the instances to keep (default: 0.5), or lowest probability
+                of the queries that take part in panoptic segmentation (default: as in the config).
+
+        Raises:
+            ValueError: the model does not do the task, or the task has no threshold.
+        """
+        task = choose_task(self.cfg, task or self.task, self.classes, self.config_file)
+        if threshold is not None and task == "semantic":
+            raise ValueError(
+                "a threshold means nothing for semantic segmentation, where each pixel gets the "
+                "class with the highest score"
+            )
+        predictor = self.predictor
+        if isinstance(predictor.model, MaskFormer):
+            test = self.cfg.MODEL.MASK_FORMER.TEST
+            view = predictor.model.only(
+                task,
+                semantic_resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
+                object_mask_threshold=threshold if task == "panoptic" else None,
+            )
+            predictor = predictor.with_model(view)
+        return Segmenter(
+            predictor,
+            self.classes,
+            task,
+            DEFAULT_THRESHOLD if threshold is None else threshold,
         )
 
 
-class PanopticSegmenter(Segmenter[Segments]):
-    """Finds segments that do not overlap."""
-
-    task = "panoptic"
-
-    def find(self, image: np.ndarray) -> Segments:
-        """Return the map of ids, and the segments."""
-        ids, segments = self.predictor(image)["panoptic_seg"]
-        return ids.cpu().numpy(), segments
-
-    def scene(self, found: Segments) -> PanopticScene:
-        """Return the segments."""
-        return PanopticScene(*found)
-
-
-class SemanticSegmenter(Segmenter[np.ndarray]):
-    """Finds the class of each pixel."""
-
-    task = "semantic"
-
-    def find(self, image: np.ndarray) -> np.ndarray:
-        """Return the (H, W) classes, in [0, K)."""
-        return self.predictor.labels(image)
-
-    def scene(self, found: np.ndarray) -> SemanticScene:
-        """Return the classes of the pixels."""
-        return SemanticScene(found)
-
-
-def load_segmenter(
+def load_model(
     config_file: str,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[object] = (),
     *,
     task: str | None = None,
-    threshold: float | None = None,
     allow_unsafe_config: bool = False,
     allow_unsafe_weights: bool = False,
-) -> Segmenter[Any]:
+) -> LoadedModel:
     """Load a model from its config file and weights, with the names of its classes.
 
     Args:
@@ -127,7 +142,6 @@ def load_segmenter(
             weights.
         overrides: `[key, value, ...]` of the config.
         task: "panoptic", "instance" or "semantic"; see `choose_task`.
-        threshold: see `build_segmenter`.
         allow_unsafe_config: see `load_config`.
         allow_unsafe_weights: see `load_weights`.
 
@@ -144,9 +158,13 @@ def load_segmenter(
         logger.warning("The names of the classes are not known: no fitting %s found", METADATA_FILE)
         classes = Classes.numbered(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     task = choose_task(cfg, task, classes, config_file)
-    return build_segmenter(
-        cfg, task, classes, threshold=threshold, allow_unsafe_weights=allow_unsafe_weights
-    )
+    # For this task alone: others may need what is not known, such as which classes are things.
+    only = cfg.clone()
+    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
+        for other in TASKS.values():
+            only.MODEL.MASK_FORMER.TEST[other.switch] = other.name == task
+    predictor = Predictor.from_config(only, allow_unsafe_weights)
+    return LoadedModel(cfg, config_file, classes, task, predictor)
 
 
 def choose_task(cfg: CfgNode, requested: str | None, classes: Classes, config_file: str) -> str:
@@ -171,18 +189,20 @@ def choose_task(cfg: CfgNode, requested: str | None, classes: Classes, config_fi
         return requested
     if cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
         raise ValueError(
-            f"--task {requested}: {config_file} describes a {cfg.MODEL.META_ARCHITECTURE}, "
-            f"which only supports --task {offered[0]}"
+            f"task {requested}: {config_file} describes a {cfg.MODEL.META_ARCHITECTURE}, which "
+            f"only supports the task {offered[0]}"
         )
     if requested is None:
         raise ValueError(
-            f"{config_file} describes a model that predicts nothing; give one of "
-            + ", ".join(f"--opts {task.switch_key} True" for task in TASKS.values())
+            f"{config_file} describes a model that predicts nothing; switch one of these keys on: "
+            + ", ".join(f"{task.switch_key} True" for task in TASKS.values())
         )
-    other = f", but one for --task {' or '.join(offered)}" if offered else ""
+    if requested not in TASKS:
+        raise ValueError(f"there is no task {requested!r}: choose one of {', '.join(TASKS)}")
+    other = f", but one for the task {' or '.join(offered)}" if offered else ""
     raise ValueError(
-        f"--task {requested}: {config_file} is for a model without {requested} segmentation{other}"
-        f"; if it was trained for that: --opts {TASKS[requested].switch_key} True"
+        f"task {requested}: {config_file} is for a model without {requested} segmentation{other}; "
+        f"if it was trained for that, set {TASKS[requested].switch_key} True"
     )
 
 
@@ -192,43 +212,3 @@ def _offered(cfg: CfgNode) -> Sequence[str]:
         return ("instance",)
     # A panoptic model can predict instances and classes of pixels too.
     return list(TASKS) if TASKS["panoptic"] in tasks else [task.name for task in tasks]
-
-
-def build_segmenter(
-    cfg: CfgNode,
-    task: str,
-    classes: Classes,
-    *,
-    threshold: float | None = None,
-    allow_unsafe_weights: bool = False,
-) -> Segmenter[Any]:
-    """Build a model that does only one task, which saves gigabytes with large photographs.
-
-    Args:
-        cfg: config of the model; it is changed in place.
-        task: one of `TASKS`.
-        classes: the model's classes.
-        threshold: lowest score of the instances to keep (default: 0.5), or lowest probability of
-            the queries that take part in panoptic segmentation (default: as in the config).
-        allow_unsafe_weights: whether pickled weights may run code.
-
-    Raises:
-        ValueError: the task has no threshold, or the weights are missing or do not fit the model.
-    """
-    if threshold is not None and task == "semantic":
-        raise ValueError(
-            "--confidence-threshold means nothing for semantic segmentation, where each pixel "
-            "gets the class with the highest score"
-        )
-    if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
-        test = cfg.MODEL.MASK_FORMER.TEST
-        for other in TASKS.values():
-            test[other.switch] = other.name == task
-        if task == "panoptic" and threshold is not None:
-            test.OBJECT_MASK_THRESHOLD = threshold
-    predictor = Predictor.from_config(cfg, allow_unsafe_weights)
-    if task == "instance":
-        threshold = DEFAULT_THRESHOLD if threshold is None else threshold
-        return InstanceSegmenter(predictor, classes, threshold)
-    kind = PanopticSegmenter if task == "panoptic" else SemanticSegmenter
-    return kind(predictor, classes)

@@ -1,25 +1,17 @@
-"""Keep some of what a model found: certain classes, the best N, no two masks of one object.
-
-Shapes:
-    H, W: height and width of the image, N: number of instances, K: number of classes.
-"""
+"""Keep some of what a model found: certain classes, the best N, no two masks of one object."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.structures import Instances
 
 from ..structures import Classes
 from ..utils.text import one_line, some_of
-from .segmenters import Segments
-
-Found = TypeVar("Found", Instances, Segments, np.ndarray)
+from .predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -118,62 +110,27 @@ def _known(names: Sequence[str]) -> str:
     return f"the model knows {some_of(names, 20)}"
 
 
-def select(found: Found, selection: Selection, classes: Classes) -> Found:
-    """Keep what a selection names.
-
-    Args:
-        found: what `Segmenter.find` returns: N instances, the best first; panoptic segments; or
-            the (H, W) classes of pixels.
-        selection: fits the task, see `build_selection`.
-        classes: the model's classes.
-
-    Returns:
-        The same kind of result. Pixels of other classes and segments belong to nothing: they are 0
-        in a map of panoptic segments, and `Classes.void_label` in a semantic map.
-    """
-    if isinstance(found, Instances):
-        return _select_instances(found, selection)
-    if isinstance(found, tuple):
-        return _select_segments(found, selection)
-    if selection.classes is None:
-        return found
-    kept = np.isin(found, list(selection.classes))
-    return np.where(kept, found, classes.void_label).astype(found.dtype)
-
-
-def _select_instances(found: Instances, selection: Selection) -> Instances:
-    order = range(len(found))
-    categories = found.pred_classes.tolist()
-    kept = [i for i in order if selection.classes is None or categories[i] in selection.classes]
+def select(found: Prediction, selection: Selection) -> Prediction:
+    """Return a prediction of the objects that a selection names; see `build_selection`."""
+    kept = [
+        i for i, c in enumerate(found.labels) if selection.classes is None or c in selection.classes
+    ]
     if selection.overlap is not None:
         kept = _without_doubles(found, kept, selection.overlap)
-    return found[kept[: selection.most]]
+    if selection.most is not None:
+        scores = np.nan_to_num(found.scores)
+        kept = sorted(sorted(kept, key=lambda i: -scores[i])[: selection.most])
+    return found[kept]
 
 
-def _without_doubles(found: Instances, candidates: Sequence[int], overlap: float) -> list[int]:
+def _without_doubles(found: Prediction, candidates: Sequence[int], overlap: float) -> list[int]:
     """Greedy suppression by the IoU of masks, class by class; `candidates` have the best first."""
-    categories = found.pred_classes.tolist()
     rles = {
-        i: mask_util.encode(np.asfortranarray(found.pred_masks[i].numpy().astype(np.uint8)))
-        for i in candidates
+        i: mask_util.encode(np.asfortranarray(found.mask(i).astype(np.uint8))) for i in candidates
     }
     kept: list[int] = []
     for i in candidates:
-        rivals = [rles[j] for j in kept if categories[j] == categories[i]]
+        rivals = [rles[j] for j in kept if found.labels[j] == found.labels[i]]
         if not rivals or mask_util.iou([rles[i]], rivals, [0] * len(rivals)).max() <= overlap:
             kept.append(i)
     return kept
-
-
-def _select_segments(found: Segments, selection: Selection) -> Segments:
-    ids, segments = found
-    kept = [
-        segment
-        for segment in segments
-        if selection.classes is None or segment["category_id"] in selection.classes
-    ]
-    if selection.most is not None:
-        best = sorted(kept, key=lambda segment: -segment.get("score", 0.0))[: selection.most]
-        chosen = {segment["id"] for segment in best}
-        kept = [segment for segment in kept if segment["id"] in chosen]
-    return np.where(np.isin(ids, [segment["id"] for segment in kept]), ids, 0), kept

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, features
 
 from mask2former.inference.inputs import expand_inputs, image_ids
-from mask2former.inference.segmenters import InstanceSegmenter
+from mask2former.inference.segmenters import Segmenter
 
 
 def huge_png(path):
@@ -94,15 +94,15 @@ def test_a_picture_that_cannot_be_written(demo, photo, tmp_path):
 def test_memory_that_runs_out_costs_one_image(demo, photo, tmp_path, monkeypatch):
     photo.resize((60, 70)).save(tmp_path / "a.png")
     photo.resize((61, 70)).save(tmp_path / "b.png")
-    find = InstanceSegmenter.find
+    find = Segmenter.find
     message = "a bug"
 
-    def limited(self, image):
+    def limited(self, image, *source):
         if image.shape[1] == 60:
             raise RuntimeError(message)
-        return find(self, image)
+        return find(self, image, *source)
 
-    monkeypatch.setattr(InstanceSegmenter, "find", limited)
+    monkeypatch.setattr(Segmenter, "find", limited)
     arguments = ["--input", tmp_path, "--json", tmp_path / "r.json"]
     with pytest.raises(RuntimeError, match="a bug"):
         demo(*arguments)

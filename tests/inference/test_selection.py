@@ -10,13 +10,19 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from mask2former.data.label_maps import read_label_map
+from mask2former.inference.predictions import (
+    ImageSource,
+    InstancePrediction,
+    PanopticPrediction,
+    SemanticPrediction,
+)
 from mask2former.inference.selection import Selection, build_selection, class_indices, select
 from mask2former.structures import Classes
 
 CLASSES = Classes(["cat", "dog", "Person", "bed, made", "bed"], range(5), ignore_label=255)
 
 
-def instances(seed: int, count: int = 40) -> Instances:
+def instances(seed: int, count: int = 40) -> InstancePrediction:
     """Random rectangles, the best first."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, 30, 40), bool)
@@ -27,17 +33,17 @@ def instances(seed: int, count: int = 40) -> Instances:
     found.pred_masks = torch.from_numpy(masks)
     found.pred_classes = torch.from_numpy(rng.integers(0, 3, count))
     found.scores = torch.from_numpy(np.sort(rng.random(count))[::-1].copy())
-    return found
+    return InstancePrediction.from_instances(found, CLASSES, ImageSource())
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.7, 1.0])
 def test_suppression_leaves_no_doubles_and_removes_nothing_else(seed, overlap):
     found = instances(seed)
-    kept = select(found, Selection(overlap=overlap), CLASSES)
+    kept = select(found, Selection(overlap=overlap))
     chosen = {score: i for i, score in enumerate(found.scores.tolist())}
     kept_indices = [chosen[score] for score in kept.scores.tolist()]
-    masks, labels = found.pred_masks.numpy(), found.pred_classes.numpy()
+    masks, labels = found.masks, found.labels
 
     def iou(i, j):
         return (masks[i] & masks[j]).sum() / (masks[i] | masks[j]).sum()
@@ -51,12 +57,13 @@ def test_suppression_leaves_no_doubles_and_removes_nothing_else(seed, overlap):
 
 def test_classes_are_chosen_before_the_best_are():
     found = instances(0)
-    kept = select(found, Selection(frozenset({1}), most=3), CLASSES)
-    expected = found[found.pred_classes == 1][:3]
-    assert kept.scores.tolist() == expected.scores.tolist()
-    assert set(kept.pred_classes.tolist()) == {1}
-    assert len(select(found, Selection(most=1000), CLASSES)) == len(found)
-    assert len(select(found, Selection(frozenset({4})), CLASSES)) == 0
+    kept = select(found, Selection(frozenset({1}), most=3))
+    expected = np.flatnonzero(found.labels == 1)[:3]
+    assert kept.scores.tolist() == found.scores[expected].tolist()
+    assert set(kept.labels.tolist()) == {1}
+    np.testing.assert_array_equal(kept.masks, found.masks[expected])
+    assert len(select(found, Selection(most=1000))) == len(found)
+    assert len(select(found, Selection(frozenset({4})))) == 0
 
 
 def test_segments():
@@ -71,18 +78,20 @@ def test_segments():
         (Selection(frozenset({0}), 2), [3, 4]),
         (Selection(frozenset({2})), []),
     ]:
-        kept_ids, kept = select((ids, segments), selection, CLASSES)
-        assert [segment["id"] for segment in kept] == expected
-        assert kept_ids.tolist() == [[i if i in expected else 0 for i in row] for row in ids]
-        assert kept_ids.dtype == ids.dtype
+        output = torch.from_numpy(ids), segments
+        kept = select(PanopticPrediction.from_output(output, CLASSES, ImageSource()), selection)
+        assert kept.ids == expected
+        rows = [[i if i in expected else 0 for i in row] for row in ids]
+        assert kept.segment_map.tolist() == rows
 
 
 def test_pixels_of_other_classes_are_void():
     labels = np.arange(5, dtype=np.int32).reshape(1, 5)
-    kept = select(labels, Selection(frozenset({1, 3})), CLASSES)
-    assert kept.tolist() == [[255, 1, 255, 3, 255]]
-    many = Classes.numbered(300)
-    assert select(labels, Selection(frozenset({1})), many).tolist() == [[65535, 1, *[65535] * 3]]
+    for classes, void in ((CLASSES, 255), (Classes.numbered(300), 65535)):
+        found = SemanticPrediction.from_labels(labels, classes, ImageSource())
+        kept = select(found, Selection(frozenset({1, 3})))
+        assert kept.label_map.tolist() == [[-1, 1, -1, 3, -1]]
+        assert kept.scene().labels.tolist() == [[void, 1, void, 3, void]]
 
 
 def test_names():

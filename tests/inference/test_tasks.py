@@ -20,9 +20,10 @@ from mask2former.config import load_config
 from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map
 from mask2former.data.metadata import find_classes
+from mask2former.inference.predictions import ImageSource, SemanticPrediction
 from mask2former.inference.predictor import best_classes
 from mask2former.inference.run_folder import register_classes
-from mask2former.inference.segmenters import build_segmenter, choose_task
+from mask2former.inference.segmenters import choose_task, load_model
 from mask2former.structures import Classes
 from mask2former.visualization import draw_panoptic, draw_semantic
 
@@ -193,12 +194,9 @@ def test_instances_of_a_panoptic_model_are_things(demo, panoptic_config, image):
 def test_a_model_does_only_the_task(panoptic_config, photo, task):
     """Other results would take gigabytes for a large photograph."""
     weights = ["MODEL.WEIGHTS", str(panoptic_config.with_name("model_final.pth"))]
-    cfg = load_config(str(panoptic_config), weights)
-    classes = find_classes(cfg, str(panoptic_config))
-    register_classes(cfg, classes)
-    built = build_segmenter(cfg, task, classes)
+    model = load_model(str(panoptic_config), weights)
     keys = {"panoptic": "panoptic_seg", "instance": "instances", "semantic": "sem_seg"}
-    assert list(built.predictor(np.asarray(photo))) == [keys[task]]
+    assert list(model.segmenter(task).predictor(np.asarray(photo))) == [keys[task]]
 
 
 @pytest.mark.parametrize("chunk_pixels", [1, 2500, 1 << 24])
@@ -217,7 +215,8 @@ def test_many_classes_need_16_bits(tmp_path):
     labels = np.arange(600, dtype=np.int32).reshape(20, 30) % 300
     classes = Classes([f"class {i}" for i in range(300)], range(300))
     results = SemanticResults(tmp_path / "r.json", classes)
-    results.add(labels, 1, "a.jpg", "a.png")
+    found = SemanticPrediction.from_labels(labels, classes, ImageSource())
+    results.add(found, 1, "a.jpg", "a.png")
     written = read_label_map(tmp_path / "r/a.png")
     assert written.dtype == np.uint16
     np.testing.assert_array_equal(written, labels)
@@ -259,14 +258,18 @@ def test_errors_about_tasks_say_what_to_do(
     for config, arguments, message in [
         (instance, [*output, "--task", "panoptic"], "without panoptic segmentation, but one for "),
         (instance, [*output, "--task", "panoptic"], "MODEL.MASK_FORMER.TEST.PANOPTIC_ON True"),
-        (instance, [*output, "--task", "semantic"], "--task instance; if it was trained for that"),
+        (
+            instance,
+            [*output, "--task", "semantic"],
+            "task instance; if it was trained for that",
+        ),
         (instance, [*output, *off], "a model that predicts nothing"),
         (instance, [*output, "--task", "all"], "invalid choice: 'all'"),
-        (segmentor_config, [*output, "--task", "panoptic"], "only supports --task semantic"),
+        (segmentor_config, [*output, "--task", "panoptic"], "only supports the task semantic"),
         (
             panoptic_config,
             [*output, "--task", "semantic", "--confidence-threshold", 0.3],
-            "--confidence-threshold means nothing for semantic",
+            "a threshold means nothing for semantic",
         ),
         (panoptic_config, ["--json", tmp_path / "r"], f"a file such as {tmp_path / 'r.json'}"),
         (panoptic_config, ["--json", tmp_path], "is a folder"),

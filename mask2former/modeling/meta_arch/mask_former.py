@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection
 from typing import Any
 
@@ -152,6 +153,33 @@ class MaskFormer(nn.Module):
     def result_keys(self) -> tuple[str, ...]:
         """Names of the results that are switched on."""
         return tuple(t.output for t in TASKS.values() if getattr(self, t.switch.lower()))
+
+    def only(
+        self,
+        task: str,
+        *,
+        semantic_resize_first: bool = False,
+        object_mask_threshold: float | None = None,
+    ) -> MaskFormer:
+        """Return a model that shares all parameters, for inference of one result.
+
+        Args:
+            task: one of `TASKS`.
+            semantic_resize_first: see `semantic_inference`.
+            object_mask_threshold: see `panoptic_inference`; None keeps that of this model.
+
+        Raises:
+            ValueError: the task is panoptic, and it is not known which classes are things.
+        """
+        if task == "panoptic" and self.thing_classes is None:
+            raise ValueError("panoptic_on needs thing_classes: which of the classes are things")
+        view = copy.copy(self)
+        for other in TASKS.values():
+            setattr(view, other.switch.lower(), other.name == task)
+        view.semantic_resize_first = semantic_resize_first
+        if object_mask_threshold is not None:
+            view.object_mask_threshold = object_mask_threshold
+        return view
 
     @property
     def device(self) -> torch.device:
