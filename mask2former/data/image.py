@@ -56,6 +56,8 @@ DECODER_ERRORS = (
     Image.DecompressionBombError,
 )
 
+# Tags and flags of TIFF 6.0, section 8: NewSubfileType.
+_TIFF_SUBFILE, _TIFF_REDUCED, _TIFF_MASK = 254, 1, 4
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,9 +84,9 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     - Grey, palette, black-and-white and CMYK images become RGB (CMYK without colour management).
     - Transparent pixels are blended with white, because the colour that a file stores under them
       is arbitrary.
-    - 16-bit images are scaled from their whole range, 0..65535, to 0..255. An image that uses only
-      the lower part of the range therefore comes out dark; nothing is clipped or stretched.
-    - The first image of an animation or of a file with several pages is read.
+    - Grey 16-bit images are scaled to 0..255 from the range of 8, 10, 12, 14 or 16 bits, whichever
+      is the smallest that holds all values: see `stored_bits`. Of 16-bit colour images, Pillow
+      reads the upper 8 bits.
 
     Opaque 8-bit images give exactly the pixels of `detectron2.data.detection_utils.read_image`.
 
@@ -97,17 +99,22 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
         (H, W, 3) uint8, contiguous and writable.
 
     Raises:
-        ImageReadError: the file is missing, cut off, damaged, not an image, or of a pixel type
-            without a defined range (floating point, 32-bit integers).
+        ImageReadError: the file is missing, cut off, damaged, not an image, an animation or of
+            several pages (see `read_frames`), or of a pixel type without a defined range (floating
+            point, 32-bit integers).
         ValueError: there is no such `format`.
     """
     if format not in IMAGE_FORMATS:
         raise ValueError(f"image format {format!r} is not supported; use 'BGR' or 'RGB'")
     with open_image(path) as image:
         _load(image)
-        method = _ORIENTATIONS.get(exif_orientation(image))
-        rgb = _to_rgb(image)
-        pixels = np.asarray(rgb if method is None else rgb.transpose(method))
+        return _upright_pixels(image, format)
+
+
+def _upright_pixels(image: Image.Image, format: str) -> np.ndarray:
+    method = _ORIENTATIONS.get(exif_orientation(image))
+    rgb = _to_rgb(image)
+    pixels = np.asarray(rgb if method is None else rgb.transpose(method))
     return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
 
 
@@ -132,9 +139,79 @@ def _load(image: Image.Image) -> None:
         raise ValueError(f"the header states {stated} pixels, there are {image.size}")
 
 
+# --- Animations and files of several pages ---
+
+
+class _SeveralFramesError(ValueError):
+    """A file holds several images, and one is expected."""
+
+
+def frame_numbers(image: Image.Image) -> list[int]:
+    """Return the numbers of the frames or pages of an open file, without previews and masks.
+
+    The further images of MPO and HEIF files are depth maps, previews or other shots; photographs
+    of telephones have them, and viewers show only the first image.
+    """
+    if image.format in ("MPO", "HEIF") or not getattr(image, "is_animated", False):
+        return [0]
+    numbers = range(getattr(image, "n_frames", 1))
+    if image.format != "TIFF":
+        return list(numbers)
+    pages = []
+    for number in numbers:
+        image.seek(number)
+        # Pyramids hold smaller versions of the first page, and some programs add masks.
+        kind = image.tag_v2.get(_TIFF_SUBFILE, 0)  # type: ignore[attr-defined]
+        if number == 0 or not kind & (_TIFF_REDUCED | _TIFF_MASK):
+            pages.append(number)
+    image.seek(0)
+    return pages
+
+
+def frame_times(path: str | os.PathLike[str]) -> list[float]:
+    """Return how many seconds each frame of an animation is shown, or 1 for each page of a file.
+
+    Raises:
+        ImageReadError: see `read_frames`.
+    """
+    times = []
+    with open_image(path, several=True) as image:
+        for number in frame_numbers(image):
+            image.seek(number)
+            if image.format == "TIFF":
+                times.append(1.0)
+                continue
+            image.load()  # some formats give the duration only now
+            # Viewers show frames for a tenth of a second if they state nothing or no time at all.
+            times.append((image.info.get("duration") or 100.0) / 1000)
+    return times
+
+
+def read_frames(path: str | os.PathLike[str], format: str = "BGR") -> Iterator[np.ndarray]:
+    """Yield the frames of an animation, or the pages of a file, as `read_image` reads images.
+
+    Pages may differ in size.
+
+    Args:
+        path: see `read_image`. A file with one image has one frame.
+        format: order of the channels, "BGR" or "RGB".
+
+    Raises:
+        ImageReadError: the file cannot be read, up to this frame.
+    """
+    with open_image(path, several=True) as image:
+        for number in frame_numbers(image):
+            image.seek(number)
+            image.load()
+            yield _upright_pixels(image, format)
+
+
 @contextlib.contextmanager
 def open_image(
-    path: str | os.PathLike[str], error: type[ValueError] = ImageReadError
+    path: str | os.PathLike[str],
+    error: type[ValueError] = ImageReadError,
+    *,
+    several: bool = False,
 ) -> Iterator[Image.Image]:
     """Open an image file for a block in which decoding problems become an `error`.
 
@@ -142,11 +219,18 @@ def open_image(
         path: see `read_image`.
         error: the exception to raise. Its message names the file and the reason. Exceptions of
             this type that the block itself raises are left as they are.
+        several: accept animations and files of several pages. By default they are refused, because
+            a reader would take the first image for all there is.
     """
     if is_special(path):
         raise error(f"{os.fspath(path)}: not a regular file")
     try:
         with PathManager.open(os.fspath(path), "rb") as file, _decoder(file) as image:
+            if not several and len(frame_numbers(image)) > 1:
+                raise _SeveralFramesError(
+                    "an animation or a file of several pages, and one image is expected: save one "
+                    "of them, or read all as a video (--video-input)"
+                )
             yield image
     except error:
         raise
@@ -185,7 +269,7 @@ def decoding_problem(error: Exception) -> str:
         return "not an image of a known format"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    if isinstance(error, ImportError):
+    if isinstance(error, (ImportError, _SeveralFramesError)):
         return str(error)
     return f"damaged or not supported: {' '.join(str(error).split()) or type(error).__name__}"
 
@@ -215,5 +299,23 @@ def _from_16_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise ValueError("32-bit pixels have no defined range; save it with 8 or 16 bits")
-    # 65535 = 255 * 257, so that black and white map to black and white.
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    # These formats state the range of their values, and Pillow has scaled them by it.
+    stated = image.format in ("PPM", "JPEG2000")
+    white = (1 << (16 if stated else stored_bits(values))) - 1
+    scaled = (values.astype(np.uint32) * 510 + white) // (2 * white)  # rounded; white becomes 255
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def stored_bits(values: np.ndarray) -> int:
+    """Return how many bits the values of a 16-bit image use: 8, 10, 12, 14 or 16.
+
+    PNG and TIFF files of cameras and scanners hold 10-, 12- or 14-bit values in 16 bits without a
+    note that Pillow can read. The smallest of these ranges that holds the greatest value is taken
+    for that of the camera, so an image whose brightest pixel is in the lower quarter of the
+    camera's range comes out too bright.
+
+    Args:
+        values: whole numbers from 0 to 65535, of any shape.
+    """
+    most = int(values.max(initial=0))
+    return next(bits for bits in (8, 10, 12, 14, 16) if most < 1 << bits)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.image import ImageReadError, read_image
+from ..data.image import IMAGE_SUFFIXES, ImageReadError, read_image
 from ..structures import Classes
 from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
@@ -19,7 +19,7 @@ from .predictions import Prediction, save_picture
 from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
 from .selection import Selection, select
-from .video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
+from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
 
 _OUT_OF_MEMORY = re.compile("out of memory|allocate memory")
@@ -108,10 +108,10 @@ class ImageRun:
 
 
 class VideoRun:
-    """The frames of a video file or of a camera, and where their pictures go.
+    """The frames of a video file, an animation or a camera, and where their pictures go.
 
     Args:
-        source: video file, or None for the first camera.
+        source: video file, animation or file of several pages, or None for the first camera.
         output: file or folder for the video, or None.
         show: whether to show the frames in a window.
 
@@ -122,7 +122,7 @@ class VideoRun:
     def __init__(self, source: str | None, output: str | None, *, show: bool):
         if show:
             check_display()
-        self.reader = VideoReader(0 if source is None else source)
+        self.reader = open_video(0 if source is None else source)
         path = None if output is None else _video_output(output, source)
         self.writer = None if path is None else VideoWriter(path, self.reader.fps)
         self.window = VideoWindow(f"Mask2Former: {self.reader.name}") if show else None
@@ -211,6 +211,10 @@ def _clock(seconds: float) -> str:
 
 def _video_output(output: str, source: str | None) -> Path:
     path = Path(output)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(
+            f"{path}: name a folder or a video file, such as {path.with_suffix('.mp4')}"
+        )
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         path = path / f"{'webcam' if source is None else Path(source).stem}.mp4"
     if source is not None and path.resolve() == Path(source).resolve():

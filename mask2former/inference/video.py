@@ -1,4 +1,9 @@
-"""Reading frames from a video file or a camera, and writing them to a file. Needs OpenCV."""
+"""Reading frames from a video file, a camera or an animation, and writing them to a file.
+
+Only animations and files of several pages work without OpenCV.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+
+from ..data.image import IMAGE_SUFFIXES, ImageReadError, frame_times, read_frames
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
 
@@ -61,6 +68,50 @@ class VideoReader:
         self._capture.release()
 
 
+class AnimationReader:
+    """Yields the frames of an animated GIF, WebP, PNG or AVIF, or the pages of a TIFF file.
+
+    It has the interface of `VideoReader`. Frames (height, width, 3), uint8, BGR.
+
+    Args:
+        source: the file.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+
+    def __init__(self, source: str):
+        self.name = source
+        try:
+            times = frame_times(source)
+        except ImageReadError as error:
+            raise VideoError(str(error)) from error
+        # Videos have one rate; pages are shown for a second each.
+        self.fps = len(times) / sum(times)
+        self.num_frames = len(times)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        try:
+            yield from read_frames(self.name)
+        except ImageReadError as error:
+            raise VideoError(str(error)) from error
+
+    def close(self) -> None:
+        """Do nothing: the file is closed after its last frame."""
+
+
+def open_video(source: str | int) -> VideoReader | AnimationReader:
+    """Open a video file, the camera of a number, or an image file with several frames or pages.
+
+    Raises:
+        VideoError: it cannot be opened.
+        ValueError: it needs OpenCV, which is missing.
+    """
+    if isinstance(source, str) and source.lower().endswith(IMAGE_SUFFIXES):
+        return AnimationReader(source)
+    return VideoReader(source)
+
+
 class VideoWriter:
     """Writes RGB frames of one size to a file.
 
@@ -74,17 +125,28 @@ class VideoWriter:
         self.path = path
         self._fps = fps
         self._writer: Any = None  # opened with the first frame, which gives the size
+        self._size = (0, 0)
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, frame: np.ndarray) -> None:
-        """Append a frame (height, width, 3), uint8."""
+        """Append a frame (height, width, 3), uint8.
+
+        Raises:
+            VideoError: the file cannot be written, or the frame has another size than the first.
+        """
+        size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             code = {".avi": "MJPG", ".webm": "VP80"}.get(self.path.suffix.lower(), "mp4v")
-            size = (frame.shape[1], frame.shape[0])
+            self._size = size
             fourcc = self._cv2.VideoWriter.fourcc(*code)
             self._writer = self._cv2.VideoWriter(str(self.path), fourcc, self._fps, size)
             if not self._writer.isOpened():
                 raise VideoError(f"{self.path}: OpenCV cannot write it; try the suffix .avi")
+        if size != self._size:  # OpenCV would leave the frame out without a word
+            raise VideoError(
+                f"{self.path}: a frame has {size[0]}x{size[1]} pixels, the first one "
+                f"{self._size[0]}x{self._size[1]}; frames of one video have one size"
+            )
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,15 @@ from detectron2.data import detection_utils
 from matplotlib import cbook
 from PIL import Image
 
-from mask2former.data.checks.image_files import read_header
-from mask2former.data.image import ImageReadError, read_image
+from mask2former.data.checks.image_files import image_header, read_header
+from mask2former.data.image import (
+    ImageReadError,
+    frame_times,
+    read_frames,
+    read_image,
+    stored_bits,
+)
+from mask2former.data.label_maps import read_label_map, read_panoptic_png
 
 # How the stored pixels follow from the upright ones, for each EXIF orientation.
 STORED = {
@@ -180,10 +188,90 @@ def test_cmyk(tmp_path):
         np.testing.assert_allclose(read.reshape(-1, 3), [[200, 120, 40]] * 1024, atol=3)
 
 
-def test_first_frame_of_an_animation(tmp_path, photo):
-    other = Image.new("RGB", photo.size)
-    photo.save(tmp_path / "a.webp", save_all=True, append_images=[other], lossless=True)
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_fewer_bits_in_16_are_scaled_by_their_range(tmp_path, bits, suffix):
+    """A ramp of 10 bits, say, comes out as the same ramp of 8 bits, up to rounding."""
+    values = np.linspace(0, 2**bits - 1, 600).round().astype(np.uint16).reshape(20, 30)
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    read = read_image(tmp_path / f"a.{suffix}")[:, :, 0]
+    np.testing.assert_allclose(read, values / (2**bits - 1) * 255, atol=0.501)
+    assert read.min() == 0 and read.max() == 255
+
+
+def test_the_smallest_range_that_holds_the_values_is_taken():
+    for most, bits in [(0, 8), (255, 8), (256, 10), (1023, 10), (1024, 12), (4095, 12),
+                       (4096, 14), (16383, 14), (16384, 16), (65535, 16)]:  # fmt: skip
+        assert stored_bits(np.array([[0, most]], np.uint16)) == bits
+    assert stored_bits(np.zeros((0, 4), np.uint16)) == 8
+
+
+def test_a_stated_range_is_not_guessed(tmp_path):
+    """PGM files say what white is: these values are dark, not of fewer bits."""
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + bytes([0, 0, 1023 >> 8, 1023 & 255]))
+    assert read_image(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 4]
+    (tmp_path / "b.pgm").write_bytes(b"P5 2 1 4095\n" + bytes([0, 0, 4095 >> 8, 4095 & 255]))
+    assert read_image(tmp_path / "b.pgm")[0, :, 0].tolist() == [0, 255]
+
+
+# --- Animations and files of several pages ---
+
+
+@pytest.fixture(params=["gif", "webp", "png", "tif"])
+def several(request, tmp_path, photo) -> tuple[Path, list[np.ndarray]]:
+    """A file of three frames or pages, and their pixels."""
+    frames = [photo.quantize(32, dither=0).convert("RGB")]
+    frames += [frames[0].rotate(90 * i, expand=False) for i in (1, 2)]
+    path = tmp_path / f"a.{request.param}"
+    options = {} if request.param == "tif" else {"duration": [40, 60, 200]}
+    if request.param == "webp":
+        options["lossless"] = True
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return path, [np.asarray(frame) for frame in frames]
+
+
+def test_frames_are_read_one_by_one(several):
+    path, frames = several
+    read = list(read_frames(path, "RGB"))
+    assert len(read) == 3
+    for found, expected in zip(read, frames, strict=True):
+        assert found.flags.writeable and found.flags.c_contiguous
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(list(read_frames(path))[2], frames[2][:, :, ::-1])
+    times = frame_times(path)
+    assert len(times) == 3
+    if path.suffix in (".gif", ".webp"):
+        assert times == pytest.approx([0.04, 0.06, 0.2])
+
+
+def test_several_frames_are_never_taken_for_one_image(several):
+    path, _ = several
+    for reader in (read_image, read_label_map, read_panoptic_png, image_header):
+        with pytest.raises(ValueError, match=r"--video-input") as error:
+            reader(path)
+        assert str(error.value).startswith(f"{path}: an animation or a file of several pages")
+
+
+def test_one_frame_is_an_image(tmp_path, photo):
+    photo.save(tmp_path / "a.webp", lossless=True)
     np.testing.assert_array_equal(read_image(tmp_path / "a.webp", "RGB"), np.asarray(photo))
+    (frame,) = read_frames(tmp_path / "a.webp", "RGB")
+    np.testing.assert_array_equal(frame, np.asarray(photo))
+
+
+def test_previews_are_no_pages(tmp_path, photo):
+    """Pyramids in TIFF files, and the further images of a telephone's JPEG file."""
+    small = photo.resize((20, 30))
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    photo.save(tmp_path / "pyramid.tif", save_all=True, append_images=[small])
+    photo.save(tmp_path / "telephone.jpg", "MPO", save_all=True, append_images=[small])
+    with Image.open(tmp_path / "pyramid.tif") as image:
+        assert image.n_frames == 2
+    with Image.open(tmp_path / "telephone.jpg") as image:
+        assert image.n_frames == 2
+    np.testing.assert_array_equal(read_image(tmp_path / "pyramid.tif", "RGB"), np.asarray(photo))
+    assert read_image(tmp_path / "telephone.jpg").shape == (photo.height, photo.width, 3)
+    assert len(list(read_frames(tmp_path / "pyramid.tif"))) == 1
 
 
 def test_pixels_without_a_range_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from PIL import Image
 
 
 def test_video_without_opencv_says_how_to_get_it(demo, tmp_path, monkeypatch):
@@ -70,3 +71,70 @@ def test_video_of_maps(demo, panoptic_config, film, tmp_path, task):
     names = [annotation["file_name"] for annotation in content["annotations"]]
     assert names == [f"{i:06}.png" for i in range(5)]
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == names
+
+
+@pytest.fixture(params=["gif", "webp", "tif"])
+def animation(request, photo, tmp_path):
+    path = tmp_path / f"moving.{request.param}"
+    frames = [photo.resize((160, 120)).rotate(angle) for angle in (0, 10, 20, 30)]
+    options = {} if request.param == "tif" else {"duration": 200}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    return path
+
+
+def test_animations_are_read_as_frames_without_opencv(demo, animation, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    arguments = ("--json", tmp_path / "r.json", "--confidence-threshold", 0.05)
+    status, out, err = demo("--video-input", animation, *arguments)
+    assert status == 0, err
+    assert "frame 4/4" in out
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert {r["image_id"] for r in results} == set(range(4))
+    # The same frames as single images give the same results.
+    with Image.open(animation) as opened:
+        opened.seek(3)
+        opened.convert("RGB").save(tmp_path / "last.png")
+    assert demo("--input", tmp_path / "last.png", *arguments)[0] == 0
+    single = json.loads((tmp_path / "r.json").read_text())
+    keys = ("category_id", "score", "segmentation")
+    assert [{k: r[k] for k in keys} for r in single] == [
+        {k: r[k] for k in keys} for r in results if r["image_id"] == 3
+    ]
+
+
+def test_animations_become_videos_of_their_rate(demo, animation, tmp_path):
+    pytest.importorskip("cv2")
+    status, _, err = demo("--video-input", animation, "--output", tmp_path / "out")
+    assert status == 0, err
+    rate = 1 if animation.suffix == ".tif" else 5
+    assert frames_and_rate(tmp_path / "out" / "moving.mp4") == (4, rate)
+    status, _, err = demo("--video-input", animation, "--output", tmp_path / "new.gif")
+    assert status == 2 and "name a folder or a video file" in err
+
+
+def test_an_animation_is_refused_as_an_image(demo, animation, tmp_path):
+    status, _, err = demo("--input", animation, "--json", tmp_path / "r.json")
+    assert status == 1
+    assert f"SKIPPED {animation}: an animation or a file of several pages" in err
+    assert "--video-input" in err
+
+
+def test_pages_of_several_sizes_cannot_be_one_video(demo, photo, tmp_path):
+    pytest.importorskip("cv2")
+    pages = [photo.resize(size) for size in ((600, 700), (700, 600))]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    status, _, err = demo("--video-input", tmp_path / "a.tif", "--output", tmp_path / "a.avi")
+    assert status == 1
+    assert "a frame has 700x600 pixels, the first one 600x700" in err
+    status, _, err = demo("--video-input", tmp_path / "a.tif", "--json", tmp_path / "r.json")
+    assert status == 0, err
+
+
+def test_damage_is_reported(demo, animation, tmp_path):
+    data = animation.read_bytes()
+    for name, content in (("cut", data[: len(data) // 2]), ("text", b"no image")):
+        path = tmp_path / f"{name}{animation.suffix}"
+        path.write_bytes(content)
+        status, _, err = demo("--video-input", path, "--json", tmp_path / "r.json")
+        assert status == 1
+        assert f"error: {path}: " in err
