@@ -120,8 +120,8 @@ def match_results(
     max_dets: list[int],
     category_ids: list[int],
     image_ids: Sequence[int] | None,
-) -> dict[str, np.ndarray]:
-    """Match results to ground truth.
+) -> hotcoco.COCOeval:
+    """Match results to ground truth and accumulate the matches.
 
     Args:
         ground_truth: what `load_ground_truth` returned.
@@ -132,7 +132,8 @@ def match_results(
         image_ids: the images to evaluate on; None for all.
 
     Returns:
-        `precision` (T, R, K, A, M) and `recall` (T, K, A, M), -1 where there is no ground truth.
+        The evaluation. `eval` holds `precision` (T, R, K, A, M) and `recall` (T, K, A, M), -1
+        where there is no ground truth.
     """
     if task == "segm":
         # If a result has a box, hotcoco would use the box's area for its size, not the mask's.
@@ -144,6 +145,10 @@ def match_results(
         evaluator.params.imgIds = list(image_ids)
     evaluator.evaluate()
     evaluator.accumulate()
-    accumulated = evaluator.eval
-    assert accumulated is not None
-    return {key: np.asarray(accumulated[key]) for key in ("precision", "recall")}
+    return evaluator
+
+
+def accumulated(evaluation: hotcoco.COCOeval) -> dict[str, np.ndarray]:
+    """Return the arrays `precision` and `recall` of what `match_results` returned."""
+    assert evaluation.eval is not None
+    return {key: np.asarray(evaluation.eval[key]) for key in ("precision", "recall")}

@@ -13,7 +13,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,12 +32,14 @@ from pycocotools.coco import COCO
 from ..data.coco_format import read_coco
 from ..data.errors import DatasetError
 from .average_precision import (
+    accumulated,
     integer_image_ids,
     load_ground_truth,
     match_results,
     percent,
     summarize_coco,
 )
+from .instance_analysis import CONFIDENT, InstanceAnalysis, analyze_instances
 from .instance_truth import PanopticInstances
 
 logger = logging.getLogger(__name__)
@@ -145,6 +148,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
     def reset(self) -> None:
         """Forget all predictions."""
         super().reset()
+        self._analysis: Callable[[], InstanceAnalysis] | None = None
         self._truth: dict[Hashable, list[dict[str, Any]]] = {}
 
     def process(
@@ -167,7 +171,13 @@ class COCOInstanceEvaluator(COCOEvaluator):
                 )
             image_id = self._image_id(image)
             results = instances_to_coco_results(output["instances"], image_id)
-            self._predictions.append({"image_id": image_id, "instances": results})
+            self._predictions.append(
+                {
+                    "image_id": image_id,
+                    "file_name": image.get("file_name", str(image_id)),
+                    "instances": results,
+                }
+            )
             if self._panoptic is not None and image_id in self._coco_api.imgs:
                 self._truth[image_id] = self._panoptic.annotations(image_id)
 
@@ -216,14 +226,31 @@ class COCOInstanceEvaluator(COCOEvaluator):
         image_ids = None if img_ids is None else [number[i] for i in img_ids]
         category_ids, class_names = self._categories()
         for task in self._tasks:
-            evaluation = match_results(
+            matched = match_results(
                 ground_truth, results, task, self._max_dets, category_ids, image_ids=image_ids
             )
+            evaluation = accumulated(matched)
             stats = summarize_coco(evaluation["precision"], evaluation["recall"])
             self._log_recalls(task, stats)
             self._results[task] = self._derive_coco_results(
                 SimpleNamespace(stats=stats, eval=evaluation), task, class_names=class_names
             )
+        confident = [result for result in results if result["score"] >= CONFIDENT]
+        match = partial(match_results, ground_truth, confident, task, self._max_dets)
+        self._analysis = lambda: analyze_instances(
+            matched,
+            match(category_ids, image_ids),
+            class_names or [str(category_id) for category_id in category_ids],
+            {number[p["image_id"]]: p["file_name"] for p in predictions},
+        )
+
+    def analysis(self) -> InstanceAnalysis | None:
+        """Return what the masks of the last `evaluate` tell beyond its numbers.
+
+        Returns:
+            None on other processes than the main one, before `evaluate`, and without ground truth.
+        """
+        return None if self._analysis is None else self._analysis()
 
     def _all_truth(self) -> list[dict[str, Any]]:
         """Return the annotations of all images, including those without predictions."""

@@ -13,7 +13,8 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,14 @@ from ..data.label_maps import ids_to_rgb
 from ..utils.files import write_json
 from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment, panoptic_classes
-from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
+from .panoptic_analysis import PanopticAnalysis, analyze_panoptic
+from .panoptic_quality import (
+    Counts,
+    ImageMatches,
+    PanopticQuality,
+    match_segments,
+    panoptic_quality,
+)
 from .tables import class_table
 
 RESULTS_FILE = "predictions.json"
@@ -76,7 +84,9 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         """Forget all predictions."""
-        self._counts: dict[Hashable, dict[int, Counts]] = {}
+        self._matches: dict[Hashable, ImageMatches] = {}
+        self._files: dict[Hashable, str] = {}
+        self._analysis: Callable[[], PanopticAnalysis] | None = None
         self._written: dict[Hashable, dict[str, Any]] = {}
         if self._writer is not None:
             self._writer.start(self._distributed)
@@ -105,7 +115,8 @@ class PanopticEvaluator(DatasetEvaluator):
                     )
                 segment_ids, segments = self._prediction(*output["panoptic_seg"])
                 if self._truth.annotated:
-                    self._counts[image_id] = self._match(image_id, segment_ids, segments)
+                    self._matches[image_id] = self._match(image_id, segment_ids, segments)
+                    self._files[image_id] = image.get("file_name", str(image_id))
             except DatasetError:
                 raise
             except ValueError as error:
@@ -160,7 +171,7 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def _match(
         self, image_id: Hashable, segment_ids: np.ndarray, segments: Sequence[Segment]
-    ) -> dict[int, Counts]:
+    ) -> ImageMatches:
         if image_id not in self._truth.image_ids:
             raise ValueError(
                 f"{self._truth.source} has no such image; its ids are like "
@@ -184,14 +195,15 @@ class PanopticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Return the numbers on the main process, and None on the others."""
-        counts, written = self._counts, self._written
+        matches, files, written = self._matches, self._files, self._written
         if self._distributed:
             comm.synchronize()
-            counts = _merge(comm.gather(counts))
+            matches = _merge(comm.gather(matches))
+            files = _merge(comm.gather(files))
             written = _merge(comm.gather(written))
             if not comm.is_main_process():
                 return None
-        results = self._scores(counts) if self._truth.annotated else {}
+        results = self._scores(matches, files) if self._truth.annotated else {}
         if self._writer is not None:
             self._writer.finish({**self._truth.header, "annotations": list(written.values())})
         if not self._truth.annotated:
@@ -201,27 +213,41 @@ class PanopticEvaluator(DatasetEvaluator):
             )
         return results
 
-    def _scores(self, counts: dict[Hashable, dict[int, Counts]]) -> dict[str, dict[str, float]]:
-        if missing := self._truth.image_ids - counts.keys():
+    def _scores(
+        self, matches: dict[Hashable, ImageMatches], files: Mapping[Hashable, str]
+    ) -> dict[str, dict[str, float]]:
+        if missing := self._truth.image_ids - matches.keys():
             logger.warning(
                 f"{len(missing)} of {len(self._truth.image_ids)} images of {self._truth.source} "
                 f"have no prediction, such as {next(iter(missing))!r}: all their segments count as "
                 "missed."
             )
-            counts = counts | {image_id: self._missed(image_id) for image_id in missing}
+            matches = matches | {image_id: self._missed(image_id) for image_id in missing}
         # The order does not depend on the number of processes, so the sums are the same to the
         # last bit.
-        in_order = [counts[image_id] for image_id in sorted(counts, key=str)]
-        quality = panoptic_quality(in_order, self._truth.classes)
+        in_order = {image_id: matches[image_id] for image_id in sorted(matches, key=str)}
+        classes = self._truth.classes
+        quality = panoptic_quality([m.counts for m in in_order.values()], classes)
         logger.info(f"Panoptic quality:\n{panoptic_table(quality, self._truth)}")
+        by_file = {name: in_order[image_id] for image_id, name in files.items()}
+        self._analysis = lambda: analyze_panoptic(list(in_order.values()), classes, by_file)
         return {"panoptic_seg": quality.averages}
 
-    def _missed(self, image_id: Hashable) -> dict[int, Counts]:
-        counts: dict[int, Counts] = {}
+    def analysis(self) -> PanopticAnalysis | None:
+        """Return what the last `evaluate` found beyond its numbers.
+
+        Returns:
+            None on other processes than the main one, before `evaluate`, and without ground truth.
+        """
+        return None if self._analysis is None else self._analysis()
+
+    def _missed(self, image_id: Hashable) -> ImageMatches:
+        matches = ImageMatches({}, Counter())
         for segment in self._truth.segments(image_id):
             if not segment.get("iscrowd"):
-                counts.setdefault(segment["category_id"], Counts()).fn += 1
-        return counts
+                matches.counts.setdefault(segment["category_id"], Counts()).fn += 1
+                matches.confusion[segment["category_id"], None] += 1
+        return matches
 
 
 def _merge(parts: Sequence[Mapping[Hashable, Any]]) -> dict[Hashable, Any]:

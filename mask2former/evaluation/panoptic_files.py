@@ -80,9 +80,10 @@ class _Task(NamedTuple):
 def _compare(task: _Task) -> dict[int, Counts]:
     truth, predicted = read_panoptic_png(task.truth_png), read_panoptic_png(task.predicted_png)
     try:
-        return match_segments(truth, task.truth_segments, predicted, task.predicted_segments)
+        matches = match_segments(truth, task.truth_segments, predicted, task.predicted_segments)
     except ValueError as error:
         raise DatasetError(f"{task.predicted_png}: {error}") from error
+    return matches.counts
 
 
 def read_folder(panoptic_json: str, folder: str | None = None) -> PanopticTruth:

@@ -31,6 +31,11 @@ class Counts:
     fp: int = 0
     fn: int = 0
 
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.iou + other.iou, self.tp + other.tp, self.fp + other.fp, self.fn + other.fn
+        )
+
     def __iadd__(self, other: Counts) -> Counts:
         self.iou += other.iou
         self.tp += other.tp
@@ -76,12 +81,31 @@ def count_overlaps(truth: np.ndarray, prediction: np.ndarray) -> dict[tuple[int,
     )
 
 
+class ImageMatches(NamedTuple):
+    """The matches of the segments of one image.
+
+    Attributes:
+        counts: category id -> counts, for the categories that occur.
+        confusion: (true category id, predicted category id) -> segments whose IoU is above 0.5,
+            whatever their classes. In place of a segment that nothing overlaps so much stands None;
+            predictions that panoptic quality ignores are left out.
+    """
+
+    counts: dict[int, Counts]
+    confusion: Counter[tuple[int | None, int | None]]
+
+    @property
+    def quality(self) -> float:
+        """Panoptic quality of the image in [0, 1], with all classes taken together."""
+        return sum(self.counts.values(), start=Counts()).qualities[0]
+
+
 def match_segments(
     truth: np.ndarray,
     truth_segments: Sequence[Mapping[str, Any]],
     prediction: np.ndarray,
     predicted_segments: Sequence[Mapping[str, Any]],
-) -> dict[int, Counts]:
+) -> ImageMatches:
     """Match the segments of one image.
 
     Void pixels, with id 0 in `truth`, count neither for nor against a prediction. Crowd regions do
@@ -94,9 +118,6 @@ def match_segments(
         truth_segments: `id`, `category_id` and, if not 0, `iscrowd` of each true segment.
         prediction: (H, W) segment ids.
         predicted_segments: `id` and `category_id` of each predicted segment.
-
-    Returns:
-        category id -> counts, for the categories that occur.
 
     Raises:
         ValueError: the maps differ in size, or `predicted_segments` do not fit `prediction`.
@@ -112,40 +133,45 @@ def match_segments(
     for (true_id, predicted_id), pixels in overlaps.items():
         truth_area[true_id] += pixels
         predicted_area[predicted_id] += pixels
-    true = {segment["id"]: segment for segment in truth_segments}
-    predicted = {segment["id"]: segment for segment in predicted_segments}
+    true = {s["id"]: s["category_id"] for s in truth_segments if not s.get("iscrowd")}
+    predicted = {segment["id"]: segment["category_id"] for segment in predicted_segments}
     _check_ids(predicted_segments, predicted_area)
 
     counts: dict[int, Counts] = {}
+    confusion: Counter[tuple[int | None, int | None]] = Counter()
 
-    def of(segment: Mapping[str, Any]) -> Counts:
-        return counts.setdefault(segment["category_id"], Counts())
+    def of(category_id: int) -> Counts:
+        return counts.setdefault(category_id, Counts())
 
-    matched: set[int] = set()
-    matched_predictions: set[int] = set()
+    # A segment has at most one other that it overlaps so much.
+    overlapped: dict[int, int] = {}  # true id -> predicted id
+    matched: set[int] = set()  # of these, the true ids whose classes agree
     for (true_id, predicted_id), pixels in overlaps.items():
-        if true_id not in true or predicted_id not in predicted or true[true_id].get("iscrowd"):
-            continue
-        if true[true_id]["category_id"] != predicted[predicted_id]["category_id"]:
+        if true_id not in true or predicted_id not in predicted:
             continue
         void = overlaps.get((VOID, predicted_id), 0)
         iou = pixels / (truth_area[true_id] + predicted_area[predicted_id] - pixels - void)
         if iou > 0.5:
-            of(true[true_id]).tp += 1
-            of(true[true_id]).iou += iou
-            matched.add(true_id)
-            matched_predictions.add(predicted_id)
-    crowds = {s["category_id"]: s["id"] for s in truth_segments if s.get("iscrowd")}
+            overlapped[true_id] = predicted_id
+            confusion[true[true_id], predicted[predicted_id]] += 1
+            if true[true_id] == predicted[predicted_id]:
+                of(true[true_id]).tp += 1
+                of(true[true_id]).iou += iou
+                matched.add(true_id)
     for true_id in true.keys() - matched:
-        if not true[true_id].get("iscrowd"):
-            of(true[true_id]).fn += 1
-    for predicted_id in predicted.keys() - matched_predictions:
+        of(true[true_id]).fn += 1
+    for true_id in true.keys() - overlapped.keys():
+        confusion[true[true_id], None] += 1
+    crowds = {s["category_id"]: s["id"] for s in truth_segments if s.get("iscrowd")}
+    for predicted_id in predicted.keys() - {overlapped[true_id] for true_id in matched}:
         ignored = overlaps.get((VOID, predicted_id), 0)
-        if (crowd := crowds.get(predicted[predicted_id]["category_id"])) is not None:
+        if (crowd := crowds.get(predicted[predicted_id])) is not None:
             ignored += overlaps.get((crowd, predicted_id), 0)
         if ignored / predicted_area[predicted_id] <= 0.5:
             of(predicted[predicted_id]).fp += 1
-    return counts
+            if predicted_id not in overlapped.values():
+                confusion[None, predicted[predicted_id]] += 1
+    return ImageMatches(counts, confusion)
 
 
 def _check_ids(segments: Sequence[Mapping[str, Any]], area: Mapping[int, int]) -> None:
@@ -179,7 +205,7 @@ def panoptic_quality(counts: Iterable[Mapping[int, Counts]], classes: Classes) -
     """Sum the counts of images and average over the classes that have segments.
 
     Args:
-        counts: the result of `match_segments` for each image.
+        counts: what `match_segments` counted in each image.
         classes: the classes to average over; others do not count.
     """
     totals: dict[int, Counts] = {category_id: Counts() for category_id in classes.ids}

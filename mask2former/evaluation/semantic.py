@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +35,21 @@ from .tables import class_table
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 16  # pixels
+
+
+@dataclass(frozen=True)
+class SemanticAnalysis:
+    """Details of mean IoU.
+
+    Attributes:
+        names: K names.
+        confusion: (K, K), the number of pixels by true class (rows) and predicted class (columns).
+        quality: image file -> IoU in [0, 1], averaged over the classes that are in the image.
+    """
+
+    names: Sequence[str]
+    confusion: np.ndarray
+    quality: Mapping[str, float]
 
 
 class SemanticEvaluator(DatasetEvaluator):
@@ -87,6 +103,8 @@ class SemanticEvaluator(DatasetEvaluator):
         """Forget all predictions."""
         K = len(self._names)
         self._confusion = np.zeros((K, K), dtype=np.uint64)  # truth by prediction
+        self._quality: dict[str, float] = {}
+        self._analysis: SemanticAnalysis | None = None
         if self._output_dir is not None:
             self._output_dir.mkdir(parents=True, exist_ok=True)
             self._partial(comm.get_rank()).write_bytes(b"")
@@ -120,7 +138,11 @@ class SemanticEvaluator(DatasetEvaluator):
                     f"MODEL.SEM_SEG_HEAD.NUM_CLASSES must be {len(self._names)}"
                 )
             labels = best_classes(scores)
-            self._confusion += self._compare(path, labels)
+            confusion = self._compare(path, labels)
+            self._confusion += confusion
+            iou = class_iou(confusion)
+            if not np.isnan(iou).all():
+                self._quality[path] = float(np.nanmean(iou))
             if self._output_dir is not None:
                 with self._partial(comm.get_rank()).open("a") as file:
                     for entry in self._results(path, labels):
@@ -173,18 +195,24 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
         """Return the numbers on the main process, None on others."""
-        confusion = self._confusion
+        confusion, quality = self._confusion, self._quality
         if self._distributed:
             comm.synchronize()
-            gathered = comm.gather(confusion)
+            gathered, qualities = comm.gather(confusion), comm.gather(quality)
             if not comm.is_main_process():
                 return None
             confusion = np.sum(gathered, axis=0)
+            quality = {path: value for part in qualities for path, value in part.items()}
+        self._analysis = SemanticAnalysis(self._names, confusion.astype(np.int64), quality)
         results = semantic_scores(confusion, self._names)
         logger.info(f"Semantic segmentation:\n{semantic_table(results, self._names)}")
         if self._output_dir is not None:
             self._finish(results)
         return {"sem_seg": results}
+
+    def analysis(self) -> SemanticAnalysis | None:
+        """Return what the last `evaluate` found beyond its numbers; None on other processes."""
+        return self._analysis
 
     def _partial(self, rank: int) -> Path:
         assert self._output_dir is not None
@@ -270,6 +298,21 @@ def best_classes(scores: torch.Tensor) -> np.ndarray:
     return best_class.reshape(scores.shape[1:])
 
 
+def class_iou(confusion: np.ndarray) -> np.ndarray:
+    """Return the (K,) IoU in [0, 1] of each class, NaN without ground truth.
+
+    Args:
+        confusion: (K, K), the number of pixels by true class and predicted class.
+    """
+    pixels = confusion.sum(axis=1).astype(np.float64)
+    predicted = confusion.sum(axis=0).astype(np.float64)
+    right = confusion.diagonal().astype(np.float64)
+    there = pixels > 0
+    iou = np.full(len(confusion), np.nan)
+    iou[there] = right[there] / (pixels + predicted - right)[there]
+    return iou
+
+
 def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Return the scores of `SemanticEvaluator` by name, in percent.
 
@@ -278,12 +321,10 @@ def semantic_scores(confusion: np.ndarray, names: Sequence[str]) -> dict[str, fl
         names: K class names.
     """
     pixels = confusion.sum(axis=1).astype(np.float64)  # (K,) of the ground truth
-    predicted = confusion.sum(axis=0).astype(np.float64)
     right = confusion.diagonal().astype(np.float64)
     there = pixels > 0
-    iou = np.full(len(names), np.nan)
-    accuracy = iou.copy()
-    iou[there] = 100 * right[there] / (pixels + predicted - right)[there]
+    iou = 100 * class_iou(confusion)
+    accuracy = np.full(len(names), np.nan)
     accuracy[there] = 100 * right[there] / pixels[there]
     if there.any():
         miou, macc = iou[there].mean(), accuracy[there].mean()

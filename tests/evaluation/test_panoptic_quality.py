@@ -120,9 +120,9 @@ def test_the_made_up_data_has_every_case(tmp_path):
             ids, segments = predictions[annotation["image_id"]]
             for s in segments:
                 s["category_id"] = CATEGORIES[s["category_id"]]["id"]
-            with_crowds = match_segments(truth, infos, ids.numpy(), segments)
+            with_crowds = match_segments(truth, infos, ids.numpy(), segments).counts
             infos = [s for s in infos if not s["iscrowd"]]
-            without = match_segments(truth, infos, ids.numpy(), segments)
+            without = match_segments(truth, infos, ids.numpy(), segments).counts
             ignored += sum(c.fp for c in without.values()) - sum(c.fp for c in with_crowds.values())
     assert crowds > 20 and double > 2 and ignored > 5
 

@@ -139,6 +139,27 @@ def test_equals_counting_by_hand_and_detectron2(
     assert results == pytest.approx(expected, abs=1e-9, rel=0, nan_ok=True)
 
 
+def test_analysis_of_images_and_pixels(register):
+    labels, scores = made_up(np.random.default_rng(5), 6, 255, np.uint8)
+    name, files = register(labels, 6, 255)
+    evaluator = SemanticEvaluator(name)
+    run(evaluator, files, scores)
+    analysis = evaluator.analysis()
+    assert list(analysis.names) == [f"class{k}" for k in range(6)]
+    expected = {
+        file: by_hand([truth], [score], 6, 255)["mIoU"] / 100
+        for file, truth, score in zip(files, labels, scores, strict=True)
+    }
+    assert analysis.quality == pytest.approx(expected)
+    for k in range(6):
+        for j in range(6):
+            pixels = sum(
+                ((truth == k) & (score.argmax(0).numpy() == j)).sum()
+                for truth, score in zip(labels, scores, strict=True)
+            )
+            assert analysis.confusion[k, j] == pixels
+
+
 def test_files_are_those_of_detectron2(register, tmp_path):
     labels, scores = made_up(np.random.default_rng(0), 5, 255, np.uint8)
     name, files = register(labels, 5, 255, dataset_ids=[1, 4, 6, 90, 91])

@@ -62,7 +62,7 @@ def train_and_evaluate(path, images):
         ids = truth.read(image_id)
         whole = [{"id": 1, "category_id": truth.classes.ids[0]}]
         predicted = np.ones_like(ids)
-        counts.append(match_segments(ids, truth.segments(image_id), predicted, whole))
+        counts.append(match_segments(ids, truth.segments(image_id), predicted, whole).counts)
     panoptic_quality(counts, truth.classes)
 
 
