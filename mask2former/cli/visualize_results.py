@@ -21,26 +21,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
-from PIL import Image
 from tqdm import tqdm
 
-from ..data.image import read_image
 from ..data.own_data import OWN_DATA, register_own_data
-from ..evaluation.ground_truth import panoptic_classes
-from ..structures import Classes
+from ..report.comparison import Comparison
 from ..tasks import TASKS
 from ..utils.files import write_atomically
 from ..visualization.result_files import ResultFile
-from ..visualization.scenes import shared_colors, true_scene
-from ..visualization.side_by_side import side_by_side
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -104,25 +97,6 @@ def dataset_name(args: argparse.Namespace) -> str:
     raise ValueError(f"name the data set by one of: {'; '.join(options)}")
 
 
-def classes_of(metadata: Metadata, task: str) -> Classes:
-    """Return the classes of a data set for a task.
-
-    Raises:
-        ValueError: the metadata does not describe the classes of the task.
-    """
-    key = TASKS[task].class_names
-    if metadata.get(key) is None:
-        raise ValueError(f"data set {metadata.name!r} has no {key} in its metadata")
-    things, stuff = panoptic_classes(metadata)
-    if task == "panoptic" and things is not stuff:
-        raise ValueError(
-            f"data set {metadata.name!r} numbers things and stuff separately, so one class has "
-            "several numbers: register it with mask2former.data.register_coco_panoptic"
-        )
-    classes = things if task == "instance" else stuff
-    return replace(classes, ignore_label=metadata.get("ignore_label", 255))
-
-
 def pairs(
     results: ResultFile, records: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
@@ -131,52 +105,6 @@ def pairs(
         entries = results.find(record)
         if entries is not None:
             yield record, entries
-
-
-class Drawer:
-    """Draws predictions beside ground truth, one image at a time.
-
-    Args:
-        results: the predictions.
-        metadata: the metadata of the data set.
-        threshold: the lowest score of instances or segments to draw.
-    """
-
-    def __init__(self, results: ResultFile, metadata: Metadata, threshold: float | None):
-        self._results, self._threshold = results, threshold
-        self._classes = classes_of(metadata, results.task)
-
-    def draw(
-        self, record: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]
-    ) -> tuple[Image.Image, str]:
-        """Draw one image.
-
-        Returns:
-            The picture, and a summary of it in a few words.
-
-        Raises:
-            ValueError: a file cannot be read or is not usable; the message names the image.
-        """
-        path = record["file_name"]
-        image = read_image(path, "RGB")
-        record = {**record, "height": image.shape[0], "width": image.shape[1]}
-        try:
-            found = self._results.scene(
-                entries,
-                (image.shape[0], image.shape[1]),
-                self._classes,
-                threshold=self._threshold,
-            )
-            truth = true_scene(self._results.task, record, self._classes)
-            colors, found_colors = shared_colors(truth, found)
-            scenes = [("prediction", found, found_colors)]
-            if truth is not None:
-                scenes.insert(0, ("ground truth", truth, colors))
-            pictures = [scene.draw(image, self._classes, c) for _, scene, c in scenes]
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
-        captions = [f"{name}: {scene.summary(self._classes)}" for name, scene, _ in scenes]
-        return side_by_side(pictures, captions), ", ".join(captions)
 
 
 def run(args: argparse.Namespace) -> str:
@@ -196,7 +124,7 @@ def run(args: argparse.Namespace) -> str:
             f"--confidence-threshold: {args.results} has {results.task} predictions without scores"
         )
     name = dataset_name(args)
-    drawer = Drawer(results, MetadataCatalog.get(name), threshold)
+    comparison = Comparison(results, MetadataCatalog.get(name), threshold)
     records = DatasetCatalog.get(name)
     found = list(islice(pairs(results, records), args.num))
     if not found:
@@ -208,7 +136,7 @@ def run(args: argparse.Namespace) -> str:
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     for number, (record, entries) in enumerate(tqdm(found, desc="Drawing"), start=1):
-        picture, words = drawer.draw(record, entries)
+        picture, words = comparison.draw(record, entries)
         path = folder / f"{number:05d}_{Path(record['file_name']).stem}.jpg"
         write_atomically(path, partial(picture.save, format="JPEG", quality=92))
         tqdm.write(f"{path.name}  {words}")

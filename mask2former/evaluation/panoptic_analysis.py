@@ -45,8 +45,8 @@ def analyze_panoptic(
     K = len(classes)
     counts = [Counts() for _ in range(K)]
     confusion = np.zeros((K + 1, K + 1), dtype=np.int64)
-    index: dict[int | None, int] = {None: K}
-    index.update(classes.index)
+    index: dict[int | None, int] = {category_id: i for i, category_id in enumerate(classes.ids)}
+    index[None] = K
     for image in matches:
         for category_id, count in image.counts.items():
             if category_id in classes.index:

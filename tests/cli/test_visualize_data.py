@@ -11,8 +11,9 @@ from PIL import Image
 from support import QUICKSTART
 
 from mask2former import load_config
-from mask2former.cli.visualize_data import classes_of, draw, hatch, main, samples
+from mask2former.cli.visualize_data import main
 from mask2former.data import build_train_loader
+from mask2former.report.training_samples import classes_of, draw, hatch, samples
 from mask2former.structures import Classes, PackedMasks
 
 CONFIGS = QUICKSTART.parent
