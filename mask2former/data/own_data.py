@@ -159,7 +159,7 @@ def register_own_data(
     Raises:
         DatasetError: the data has errors; the message lists all of them.
     """
-    reports = on_main_process(lambda: _check(train, val, trained, pixels))
+    reports = on_main_process(lambda: check_own_data(train, val, trained=trained, pixels=pixels))
     classes = trained or reports[0].classes  # a validation set may lack some classes
     if isinstance(val or train, SemanticData):
         # The two sets may have different labels for pixels without a class.
@@ -172,13 +172,23 @@ def register_own_data(
     return Registered(train_name, val_name, classes)
 
 
-def _check(
-    train: OwnData | None, val: OwnData | None, trained: Classes | None, pixels: bool | None
+def check_own_data(
+    train: OwnData | None,
+    val: OwnData | None,
+    *,
+    trained: Classes | None = None,
+    pixels: bool | None = None,
 ) -> list[Report]:
-    """Check the data and return the reports, that of the training set first.
+    """Check a user's own data, print the reports and return them, that of the training set first.
+
+    Args:
+        train: see `register_own_data`, and so are the others.
+        val: the validation set.
+        trained: the classes of a trained model.
+        pixels: whether to decode files.
 
     Raises:
-        DatasetError: a report has errors.
+        DatasetError: the data has errors; the message lists all of them.
     """
     reports = []
     if train is not None:

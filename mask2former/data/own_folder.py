@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..tasks import TASKS
@@ -71,13 +71,21 @@ class OwnFolder:
         return "\n".join(lines)
 
 
-def recognise_folder(folder: str | os.PathLike[str], task: str | None = None) -> OwnFolder:
+def recognise_folder(
+    folder: str | os.PathLike[str],
+    task: str | None = None,
+    *,
+    class_file: str | None = None,
+    ignore_label: int | None = None,
+) -> OwnFolder:
     """Recognise what lies in a folder; the layouts are at the top of this module.
 
     Args:
         folder: the folder.
         task: the task whose annotations are wanted. By default, the first task in the order of
             `TASKS` whose annotations are there.
+        class_file: names the classes of label maps, instead of a file in the folder.
+        ignore_label: see `SemanticData`.
 
     Raises:
         DatasetError: nothing is recognised, or it is ambiguous; the message says what is there.
@@ -104,7 +112,13 @@ def recognise_folder(folder: str | os.PathLike[str], task: str | None = None) ->
         )
     chosen = found[task or next(iter(found))]
     others = tuple(name for name in found if name != chosen.task)
-    return OwnFolder(**{**vars(chosen), "others": others})
+    train, val = (
+        replace(data, class_file=class_file or data.class_file, ignore_label=ignore_label)
+        if isinstance(data, SemanticData)
+        else data
+        for data in (chosen.train, chosen.val)
+    )
+    return replace(chosen, train=train, val=val, others=others)
 
 
 def png_folder(json_file: str | os.PathLike[str] | None) -> str | None:

@@ -132,9 +132,14 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     if others:
         raise ValueError(f"--data and {others[0]}: give one or the other")
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
-    found = recognise_folder(args.data, args.task or (preset.targets if preset else None))
+    found = recognise_folder(
+        args.data,
+        args.task or (preset.targets if preset else None),
+        class_file=args.classes,
+        ignore_label=args.ignore_label,
+    )
     lines = [found.summary()]
-    data = {"train": found.train, "val": found.val}
+    data: dict[str, OwnData | None] = {"train": found.train, "val": found.val}
     if args.eval_only and not found.has_splits:
         data["val"] = found.train
     missing = "val" if args.eval_only else "train"
@@ -144,10 +149,6 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
         lines.append("  no validation set: the model is not evaluated")
     if comm.is_main_process():
         print("\n".join(lines), flush=True)
-    for split, part in data.items():
-        if isinstance(part, SemanticData):
-            classes = args.classes or part.class_file
-            data[split] = replace(part, class_file=classes, ignore_label=args.ignore_label)
     return found.task, data
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from detectron2.utils.events import get_event_storage, has_event_storage
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from .draws import rand
@@ -69,6 +68,8 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a cost is NaN or infinite.
         """
+        from scipy.optimize import linear_sum_assignment  # takes as long as all of this package
+
         masks = outputs["pred_masks"]
         points = rand([1] * len(masks), self.num_points, 2, device=masks.device)  # (B, P, 2)
         terms = [

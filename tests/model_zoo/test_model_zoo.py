@@ -126,6 +126,7 @@ def test_trained_model_comes_from_the_cache(monkeypatch, tmp_path):
 SOURCES = (
     "configs",
     "mask2former",
+    "mask2former_command.py",
     "LICENSE",
     "MANIFEST.in",
     "README.md",
@@ -157,7 +158,8 @@ def test_wheel_carries_every_config(wheel, tmp_path):
     assert filecmp.cmpfiles(configs, installed, files, shallow=False)[1:] == ([], [])
     assert (tmp_path / "mask2former/py.typed").is_file()
     assert {path.name for path in tmp_path.iterdir() if "dist-info" not in path.name} == {
-        "mask2former"
+        "mask2former",
+        "mask2former_command.py",
     }
 
 

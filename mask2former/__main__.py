@@ -1,0 +1,8 @@
+"""The command line: ``python -m mask2former --help``."""
+
+import sys
+
+from .cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

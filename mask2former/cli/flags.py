@@ -1,0 +1,83 @@
+"""Arguments that several verbs have, and the form of their help."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from typing import Any
+
+from ..tasks import TASKS
+
+MODEL_HELP = (
+    "folder of a training run, a weights file with its config beside it, a Hugging Face folder, or "
+    "a name of the model zoo"
+)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of descriptions and uses at most 100 columns."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = min(100, shutil.get_terminal_size().columns) - 2
+        super().__init__(prog, **{"max_help_position": 26, "width": width, **options})
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the model to use, and what changes its config."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--device", metavar="NAME", help="such as cpu, cuda or cuda:1 (default: a GPU if any)"
+    )
+    add_config_flags(parser)
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what changes a config, and what lets files run code."""
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change"
+    )
+    parser.add_argument(
+        "--allow-unsafe-config",
+        action="store_true",
+        help="let YAML tags run code",
+    )
+    parser.add_argument(
+        "--allow-unsafe-weights",
+        action="store_true",
+        help="let pickles run code",
+    )
+
+
+def add_task(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the choice of a task."""
+    parser.add_argument("--task", choices=TASKS, help=text)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the folder of a user's own data, and how it is read and checked."""
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="FOLDER",
+        help="COCO JSON, COCO panoptic JSON or label maps, with their images",
+    )
+    add_task(parser, "use the annotations for this task (default: the first that are there)")
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names of label maps (default: FOLDER/classes.txt)"
+    )
+    parser.add_argument(
+        "--ignore-label",
+        type=int,
+        metavar="N",
+        help="label of no class (default: 255 or 65535)",
+    )
+    pixels = parser.add_mutually_exclusive_group()
+    for flag, value, text in (
+        ("--skip-pixel-check", False, "check only the headers of images"),
+        (
+            "--full-pixel-check",
+            True,
+            "decode all images (default: if that takes seconds)",
+        ),
+    ):
+        pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)

@@ -1,0 +1,48 @@
+"""`mask2former check`."""
+
+import json
+import shutil
+
+import pytest
+
+from mask2former.cli.main import main
+
+
+def test_sound_data(datasets, capsys):
+    assert main(["check", "--data", str(datasets / "synthetic_shapes"), "--task", "instance"]) == 0
+    out = capsys.readouterr().out
+    assert "for instance segmentation" in out
+    assert "instances_train.json: 12 images" in out
+    assert "instances_val.json: 4 images" in out
+
+
+def test_label_maps_take_the_names_of_the_command_line(datasets, tmp_path, capsys):
+    folder = tmp_path / "maps"
+    shapes = datasets / "synthetic_shapes"
+    shutil.copytree(shapes / "val", folder / "images")
+    shutil.copytree(shapes / "semantic_val", folder / "labels")
+    with pytest.raises(SystemExit) as end:
+        main(["check", "--data", str(folder)])
+    assert end.value.code == 1
+    assert "--classes" in capsys.readouterr().err
+    names = json.loads((shapes / "annotations/panoptic_val.json").read_text())["categories"]
+    (tmp_path / "names.txt").write_text("\n".join(c["name"] for c in names))
+    assert main(["check", "--data", str(folder), "--classes", str(tmp_path / "names.txt")]) == 0
+    assert "4 images" in capsys.readouterr().out
+
+
+def test_every_error_is_listed(datasets, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(datasets / "synthetic_shapes", folder)
+    file = folder / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["category_id"] = 99
+    content["images"][1]["file_name"] = "gone.png"
+    file.write_text(json.dumps(content))
+    with pytest.raises(SystemExit) as end:
+        main(["check", "--data", str(folder), "--task", "instance"])
+    assert end.value.code == 1
+    err = capsys.readouterr().err
+    assert "mask2former check: error: the data cannot be used as it is" in err
+    assert "99" in err
+    assert "gone.png" in err
