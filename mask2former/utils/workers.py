@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -30,8 +33,26 @@ class SignalSafeLoader(DataLoader[Any]):
 
     def __iter__(self) -> Any:
         """Start the workers; signals that come meanwhile are handled afterwards."""
+        _end_workers_at_exit(os.getpid())
         with _signals_deferred():
             return super().__iter__()
+
+
+@functools.cache
+def _end_workers_at_exit(_pid: int) -> None:
+    """Do what ``multiprocessing`` does when a process exits, but more than once.
+
+    A worker that has not handled a SIGTERM from elsewhere yet, which it ignores, does not see one
+    of the main process in addition.
+    """
+
+    def end() -> None:
+        for worker in multiprocessing.active_children():
+            while worker.daemon and worker.is_alive():
+                worker.terminate()
+                worker.join(0.5)
+
+    Finalize(None, end, exitpriority=10)  # before that of `multiprocessing`
 
 
 @contextlib.contextmanager
