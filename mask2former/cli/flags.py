@@ -15,11 +15,16 @@ MODEL_HELP = (
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of descriptions and uses at most 100 columns."""
+    """Keeps the lines of descriptions, and is as short as fits a screen of 100 columns."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         width = min(100, shutil.get_terminal_size().columns) - 2
         super().__init__(prog, **{"max_help_position": 26, "width": width, **options})
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
+        """Leave out what is optional, which the list of options describes."""
+        needed = [action for action in actions if action.required or not action.option_strings]
+        super().add_usage(usage, needed, (), prefix)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +39,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
     """Add what changes a config, and what lets files run code."""
     parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="config keys to change"
+        "--opts", nargs="+", default=[], metavar=("KEY", "VALUE"), help="config keys to change"
     )
     parser.add_argument(
         "--allow-unsafe-config",
@@ -50,7 +55,9 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_task(parser: argparse.ArgumentParser, text: str) -> None:
     """Add the choice of a task."""
-    parser.add_argument("--task", choices=TASKS, help=text)
+    parser.add_argument(
+        "--task", choices=TASKS, metavar="TASK", help=f"panoptic, instance or semantic ({text})"
+    )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +68,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="COCO JSON, COCO panoptic JSON or label maps, with their images",
     )
-    add_task(parser, "use the annotations for this task (default: the first that are there)")
+    add_task(parser, "default: the first that has annotations")
     parser.add_argument(
         "--classes", metavar="FILE", help="class names of label maps (default: FOLDER/classes.txt)"
     )
@@ -81,3 +88,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)
+
+
+def data_arguments(args: argparse.Namespace) -> list[str]:
+    """Return the values of `add_data`, without the task, as arguments of `train_net.py`."""
+    arguments = ["--data", args.data]
+    if args.classes is not None:
+        arguments += ["--classes", args.classes]
+    if args.ignore_label is not None:
+        arguments += ["--ignore-label", str(args.ignore_label)]
+    if args.pixel_check is not None:
+        arguments.append("--full-pixel-check" if args.pixel_check else "--skip-pixel-check")
+    return arguments

@@ -1,18 +1,95 @@
-"""Train or evaluate a model: ``python train_net.py --help``."""
+"""Train a model on a folder of your own data.
+
+The annotations decide on the task. Without a GPU the model is a small one that trains from scratch;
+with a GPU it is Mask2Former with a ResNet-50. The command says what it found and what it does, and
+checks the data first. An interrupted run continues with --resume.
+
+Examples:
+  mask2former train --data my_data
+  mask2former train --data my_data --output output/mine --iterations 5000
+  mask2former train --data my_data --output output/mine --resume
+  mask2former train --data my_data --num-gpus 4 \\
+      --model coco/instance-segmentation/swin/maskformer2_swin_tiny_bs16_50ep
+"""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from ..checkpoint import Checkpointer
-from ..data import DatasetError
-from ..engine import Trainer, argument_parser, launch, setup, stop_on_signals
+from .flags import add_config_flags, add_data, data_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the data, the model and the length of the run."""
+    add_data(parser)
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="a name of `mask2former zoo` or a YAML file (default: by the task and the machine)",
+    )
+    parser.add_argument("--output", metavar="DIR", help="of the run (default: output/NAME of data)")
+    parser.add_argument(
+        "--iterations", type=int, metavar="N", help="length of the run; its schedule is scaled"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
+    )
+    add_config_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Choose a model for the data, say so, and train it as `train_net.py` does."""
+    import torch
+
+    from ..config import load_config
+    from ..data.own_folder import recognise_folder
+    from ..engine.schedule import scaled_schedule
+    from ..utils.text import one_line
+
+    task = recognise_folder(args.data, args.task).task
+    has_gpu = torch.cuda.is_available()
+    config_file = _config_file(args.model, task, has_gpu)
+    output = args.output or str(Path("output", Path(args.data).resolve().name))
+    changes = ["OUTPUT_DIR", output]
+    if not has_gpu:
+        changes += ["MODEL.DEVICE", "cpu"]
+    if args.iterations is not None:
+        solver = load_config(config_file, args.opts, args.allow_unsafe_config)
+        changes += scaled_schedule(solver, args.iterations)
+    changes += args.opts
+    cfg = load_config(config_file, changes, args.allow_unsafe_config)
+    print(
+        f"Model: {one_line(config_file)}, on {cfg.MODEL.DEVICE}\n"
+        f"Run: {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images into "
+        f"{one_line(cfg.OUTPUT_DIR)}",
+        flush=True,
+    )
+    flags = ["--config-file", config_file, "--num-gpus", str(args.num_gpus), "--task", task]
+    if args.resume:
+        flags.append("--resume")
+    main([*flags, *data_arguments(args), *map(str, changes)])
+    print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
+    return 0
+
+
+def _config_file(model: str | None, task: str, has_gpu: bool) -> str:
+    from .. import model_zoo
+    from ..tasks import TASKS
+
+    if model is None:
+        model = TASKS[task].config if has_gpu else f"quickstart/{task}"
+    return model if Path(model).is_file() else model_zoo.get_config_file(model)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train or evaluate in as many processes as the arguments say."""
+    """Run the command line of `train_net.py`."""
+    from ..engine import argument_parser, launch
+
     args = argument_parser().parse_args(arguments)
     launch(
         train,
@@ -26,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate in one process."""
+    from ..data.errors import DatasetError
+    from ..engine import stop_on_signals
+
     try:
         with stop_on_signals():
             return _train(args)
@@ -39,6 +119,9 @@ def train(args: argparse.Namespace) -> dict | None:
 
 def _train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; mistakes that the user can fix end the process with one line."""
+    from ..checkpoint import Checkpointer
+    from ..engine import Trainer, setup
+
     try:
         cfg = setup(args)
         if args.eval_only:
@@ -53,7 +136,3 @@ def _train(args: argparse.Namespace) -> dict | None:
     except (ValueError, ImportError) as error:  # the message says how to fix them
         sys.exit(f"error: {error}")
     return Trainer.test(cfg, model) if args.eval_only else trainer.train()
-
-
-if __name__ == "__main__":
-    main()

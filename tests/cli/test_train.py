@@ -1,0 +1,76 @@
+"""`mask2former train`: what it finds in a folder decides what it trains."""
+
+import json
+
+import pytest
+from support import TINY
+
+from mask2former import load_config
+from mask2former.cli.main import main
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capfd):
+    data = datasets / "synthetic_shapes"
+    if task == "panoptic":
+        arguments = ["--data", str(data)]  # it has annotations for all tasks, this one first
+    elif task == "instance":
+        arguments = ["--data", str(data), "--task", "instance"]
+    else:
+        data = tmp_path / "maps"
+        for split in ("train", "val"):
+            for kind, source in (("images", split), ("labels", f"semantic_{split}")):
+                (data / kind).mkdir(parents=True, exist_ok=True)
+                (data / kind / split).symlink_to(datasets / "synthetic_shapes" / source)
+        file = datasets / "synthetic_shapes/annotations/panoptic_val.json"
+        names = [c["name"] for c in json.loads(file.read_text())["categories"]]
+        (data / "classes.txt").write_text("\n".join(names))
+        arguments = ["--data", str(data)]
+    monkeypatch.chdir(tmp_path)
+    options = [str(option) for option in TINY]
+    assert main(["train", *arguments, "--opts", *options, "INPUT.CROP.SIZE", "[64, 64]"]) == 0
+    out = capfd.readouterr().out
+    assert f"for {task} segmentation" in out
+    assert f"quickstart/{task}.yaml, on cpu" in out
+    folder = tmp_path / "output" / data.name
+    assert f"4 iterations of 2 images into output/{data.name}" in out
+    assert (folder / "model_final.pth").is_file()
+    count = load_config(str(folder / "config.yaml")).MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    assert count == (5 if task == "instance" else 7)
+    last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
+    assert {"instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"}[
+        task
+    ] in last
+
+
+def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
+    options = ["--data", str(datasets / "synthetic_shapes"), "--task", "instance"]
+    options += ["--output", str(tmp_path / "run"), "--iterations", "8"]
+    tiny = dict(zip(TINY[::2], TINY[1::2], strict=True))
+    del tiny["SOLVER.MAX_ITER"]
+    tiny |= {"SOLVER.STEPS": "(1600, 1700)", "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
+    assert (
+        main(["train", *options, "--opts", *(str(x) for pair in tiny.items() for x in pair)]) == 0
+    )
+    cfg = load_config(str(tmp_path / "run/config.yaml"))
+    assert cfg.SOLVER.MAX_ITER == 8
+    assert [path.name for path in (tmp_path / "run").glob("model_*.pth")] == ["model_final.pth"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--data", "nowhere"], 1, "there is no such folder"),
+        (["--data", "{data}", "--model", "R55"], 2, "no config is named 'R55'"),
+        (["--data", "{data}", "--iterations", "0"], 2, "0 iterations: at least 1 is needed"),
+        (["--data", "{data}", "--opts", "SOLVER.NONSENSE", "1"], 2, "SOLVER.NONSENSE"),
+    ],
+)
+def test_mistakes(arguments, status, message, datasets, capsys):
+    data = str(datasets / "synthetic_shapes")
+    with pytest.raises(SystemExit) as end:
+        main(["train", *(word.format(data=data) for word in arguments)])
+    assert end.value.code == status
+    err = capsys.readouterr().err
+    assert err.startswith("mask2former train: error: ")
+    assert message in err
