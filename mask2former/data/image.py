@@ -10,10 +10,11 @@ Shapes:
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -77,6 +78,10 @@ class ImageReadError(ValueError):
     """An image file cannot be read; the message names the file and the reason."""
 
 
+class TooManyPixelsError(ImageReadError):
+    """An image is larger than the caller allows."""
+
+
 def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     """Read an image file as a viewer would show it.
 
@@ -109,6 +114,38 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     with open_image(path) as image:
         _load(image)
         return _upright_pixels(image, format)
+
+
+def decode_image(
+    content: bytes, format: str = "BGR", *, name: str = "image", most_pixels: int | None = None
+) -> np.ndarray:
+    """Decode the content of an image file as `read_image` reads files.
+
+    Args:
+        content: the bytes of the file.
+        format: order of the channels, "BGR" or "RGB".
+        name: what messages call the image.
+        most_pixels: refuse images of more pixels before they are decoded.
+
+    Returns:
+        (H, W, 3) uint8, contiguous and writable.
+
+    Raises:
+        ImageReadError: see `read_image`.
+        TooManyPixelsError: the image has more than `most_pixels`.
+    """
+    with _decoding(lambda: io.BytesIO(content), name, ImageReadError, False, most_pixels) as image:
+        _load(image)
+        return _upright_pixels(image, format)
+
+
+def check_header(content: bytes, *, name: str = "image", most_pixels: int | None = None) -> None:
+    """Read the header of an image file in memory, which takes a moment, and no pixels.
+
+    Args and errors are those of `decode_image`.
+    """
+    with _decoding(lambda: io.BytesIO(content), name, ImageReadError, False, most_pixels):
+        pass
 
 
 def _upright_pixels(image: Image.Image, format: str) -> np.ndarray:
@@ -224,18 +261,37 @@ def open_image(
     """
     if is_special(path):
         raise error(f"{os.fspath(path)}: not a regular file")
+    name = os.fspath(path)
+    with _decoding(lambda: PathManager.open(name, "rb"), name, error, several) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _decoding(
+    open_file: Callable[[], BinaryIO],
+    name: str,
+    error: type[ValueError],
+    several: bool,
+    most_pixels: int | None = None,
+) -> Iterator[Image.Image]:
     try:
-        with PathManager.open(os.fspath(path), "rb") as file, _decoder(file) as image:
+        with open_file() as file, _decoder(file) as image:
+            pixels = image.width * image.height
+            if most_pixels is not None and pixels > most_pixels:
+                raise TooManyPixelsError(
+                    f"{name}: {image.width} x {image.height} pixels, and at most "
+                    f"{most_pixels / 1e6:g} million are accepted"
+                )
             if not several and len(frame_numbers(image)) > 1:
                 raise _SeveralFramesError(
                     "an animation or a file of several pages, and one image is expected: save one "
                     "of them, or read all as a video (--video-input)"
                 )
             yield image
-    except error:
+    except (error, TooManyPixelsError):
         raise
     except DECODER_ERRORS as problem:
-        raise error(f"{os.fspath(path)}: {decoding_problem(problem)}") from problem
+        raise error(f"{name}: {decoding_problem(problem)}") from problem
 
 
 def _decoder(file: BinaryIO) -> Image.Image:

@@ -13,6 +13,9 @@ from PIL import Image
 from mask2former.data.checks.image_files import image_header, read_header
 from mask2former.data.image import (
     ImageReadError,
+    TooManyPixelsError,
+    check_header,
+    decode_image,
     frame_times,
     read_frames,
     read_image,
@@ -280,6 +283,33 @@ def test_pixels_without_a_range_are_refused(tmp_path):
     for name in ("float.tif", "int.tif"):
         with pytest.raises(ImageReadError, match=rf"{name}.*no defined range"):
             read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_content_in_memory_is_decoded_like_files(tmp_path, photo, suffix):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.save(path, exif=exif)
+    content = path.read_bytes()
+    np.testing.assert_array_equal(decode_image(content), read_image(path))
+    np.testing.assert_array_equal(decode_image(content, "RGB"), read_image(path, "RGB"))
+    check_header(content)
+    with pytest.raises(ImageReadError, match=r"^upload: not an image"):
+        check_header(b"no image at all" * 9, name="upload")
+    with pytest.raises(ImageReadError, match=r"^upload: damaged"):
+        decode_image(content[: len(content) // 2], name="upload")
+
+
+def test_images_of_too_many_pixels_are_refused_by_their_header(tmp_path, photo):
+    photo.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    count = photo.width * photo.height
+    assert decode_image(content, most_pixels=count).shape == (photo.height, photo.width, 3)
+    header = content[:60]  # nothing else is needed
+    for call in (decode_image, check_header):
+        with pytest.raises(TooManyPixelsError, match=rf"{photo.width} x {photo.height} pixels"):
+            call(header, most_pixels=count - 1)
 
 
 def test_unreadable_files_are_named(tmp_path, photo):
