@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import data, modeling
+    from .api import Mask2Former
     from .config import add_maskformer2_config, load_config
 
 __version__ = "0.1.0"
 
-__all__ = ["add_maskformer2_config", "data", "load_config", "modeling"]
+__all__ = ["Mask2Former", "add_maskformer2_config", "data", "load_config", "modeling"]
 
 # Where the names are that are imported when they are used first.
-_HOMES = {"add_maskformer2_config": ".config", "load_config": ".config"}
+_HOMES = {
+    "Mask2Former": ".api",
+    "add_maskformer2_config": ".config",
+    "load_config": ".config",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,6 +42,7 @@ from ..checkpoint.huggingface.weight_names import d2_to_hf
 from ..checkpoint.matching import compare, report
 from ..data.metadata import METADATA_FILE, find_classes, write_metadata
 from ..engine.setup import add_trust_flags
+from ..inference.run_folder import config_beside
 from ..structures import Classes
 from ..tasks import TASKS
 from ..utils.files import sync_folder, write_atomically, write_json
@@ -131,7 +132,7 @@ def to_hf(
     new_names = (weights_name, config_name, PREPROCESSOR_FILE)
     _refuse_existing([folder / name for name in new_names], overwrite)
     weights = Path(local_weights(file))
-    config_path = Path(config_file) if config_file else _config_beside(weights)
+    config_path = Path(config_file) if config_file else config_beside(weights)
     cfg = load_config(str(config_path), allow_unsafe=allow_unsafe_config)
     state = to_model_names(read_checkpoint(weights, allow_unsafe)["model"])
     _complete(state, cfg)
@@ -150,13 +151,6 @@ def to_hf(
         for name, content in contents.items():
             write_json(new / name, content, indent=2)
     return f"{folder}: {_summary(theirs, cfg, classes.names)}"
-
-
-def _config_beside(weights: Path) -> Path:
-    for path in (weights.with_suffix(".yaml"), weights.with_name("config.yaml")):
-        if path.is_file():
-            return path
-    raise WeightsError(f"beside {weights} there is no config.yaml: give it with --config-file")
 
 
 def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:

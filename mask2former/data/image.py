@@ -155,6 +155,26 @@ def _upright_pixels(image: Image.Image, format: str) -> np.ndarray:
     return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
 
 
+def pixels_of(image: Image.Image, format: str = "BGR") -> np.ndarray:
+    """Return the pixels of a Pillow image as `read_image` does, but without turning it.
+
+    Args:
+        image: of any mode that `read_image` can read.
+        format: order of the channels, "BGR" or "RGB".
+
+    Returns:
+        (H, W, 3) uint8, contiguous and writable.
+
+    Raises:
+        ImageReadError: the image is damaged, or of a pixel type without a defined range.
+    """
+    try:
+        pixels = np.asarray(_to_rgb(image))
+    except DECODER_ERRORS as problem:
+        raise ImageReadError(f"the image cannot be used: {decoding_problem(problem)}") from problem
+    return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
+
+
 def check_pixels(image: Image.Image) -> None:
     """Decode an open image as `read_image` does, and forget the pixels.
 

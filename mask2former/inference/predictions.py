@@ -283,7 +283,8 @@ class InstancePrediction(Prediction):
 
     def mask(self, i: int) -> np.ndarray:
         """Return the mask of one object: (H, W) bool."""
-        return ((self.packed.planes[i // 8].numpy() >> i % 8) & 1).view(bool)
+        bit = np.uint8(1 << i % 8)
+        return (self.packed.planes[i // 8].numpy() & bit) != 0
 
     @property
     def label_map(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..checkpoint import WeightsError
 from ..checkpoint.resume import FINAL, newest_checkpoints
 from ..structures import Classes
 
@@ -22,13 +23,31 @@ def weights_of_run(config_file: str, overrides: Sequence[object]) -> list[object
     """
     if "MODEL.WEIGHTS" in overrides[::2] or Path(config_file).is_dir():
         return list(overrides)
-    folder = Path(config_file).parent
-    final = folder / FINAL
-    weights = final if final.exists() else next(iter(newest_checkpoints(folder)), None)
+    weights = checkpoint_of_run(Path(config_file).parent)
     if weights is None:
         return list(overrides)
     logger.info("Using the weights beside the config file: %s", weights)
     return [*overrides, "MODEL.WEIGHTS", str(weights)]
+
+
+def checkpoint_of_run(folder: Path) -> Path | None:
+    """Return `model_final.pth` or, in an unfinished run, the newest checkpoint, if there is one."""
+    final = folder / FINAL
+    return final if final.exists() else next(iter(newest_checkpoints(folder)), None)
+
+
+def config_beside(weights: Path) -> Path:
+    """Return the config beside a file of weights: the YAML file of its name, or `config.yaml`.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    for path in (weights.with_suffix(".yaml"), weights.with_name("config.yaml")):
+        if path.is_file():
+            return path
+    raise WeightsError(
+        f"beside {weights} there is no config.yaml: give --config-file (in Python: config_file)"
+    )
 
 
 def register_classes(cfg: CfgNode, classes: Classes) -> None:

@@ -137,11 +137,16 @@ def _config_files() -> dict[str, Path]:
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
-def _suggestion(name: str) -> str:
-    """Suggest names to write instead: the same file in other folders, or else similar names."""
+def similar_names(name: str) -> list[str]:
+    """List what a wrong name may mean: the same file in other folders, or else similar names."""
     names, file = model_names(), name.rpartition("/")[2]
     elsewhere = [known for known in names if known.rpartition("/")[2] == file]
-    close = difflib.get_close_matches(name, elsewhere or names, cutoff=0.0 if elsewhere else 0.5)
+    return difflib.get_close_matches(name, elsewhere or names, cutoff=0.0 if elsewhere else 0.5)
+
+
+def _suggestion(name: str) -> str:
+    """Suggest names to write instead."""
+    close = similar_names(name)
     if not close:
         return "mask2former.model_zoo.model_names() lists the published models"
     return f"Did you mean {', '.join(close)}?"

@@ -1,6 +1,23 @@
-"""Checking whether this machine has a device."""
+"""Checking whether this machine has a device, and what it computes fast with."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from pathlib import Path
 
 import torch
+
+logger = logging.getLogger(__name__)
+
+_PRECISIONS = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+# As Linux names the CPU's instructions for bfloat16: of x86 and of Arm
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def check_device(name: str, option: str = "") -> None:
@@ -22,3 +39,54 @@ def check_device(name: str, option: str = "") -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type in ("cpu", "cuda") and (device.index or 0) >= count:
         raise ValueError(f"MODEL.DEVICE is {name!r}, but there are {count} {device.type} devices")
+
+
+def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
+    """Return the type of mixed precision for inference, and log the choice.
+
+    Args:
+        wanted: "float32", "float16", "bfloat16", a type of torch, "auto" for the fastest of them,
+            or None for float32.
+        device: where the model runs. On a CPU without instructions for bfloat16, which would be
+            slower than float32, the choice is float32.
+
+    Returns:
+        The type for `torch.autocast`, or None for float32.
+
+    Raises:
+        ValueError: there is no such type, or the device cannot compute with it.
+    """
+    if wanted is None:
+        return None
+    name = str(wanted).removeprefix("torch.")
+    is_cpu = device.type == "cpu"
+    if name == "auto":
+        name = "bfloat16" if is_cpu else "float16"
+    if name not in _PRECISIONS:
+        raise ValueError(f"precision is {wanted!r}: choose float32, float16, bfloat16 or auto")
+    chosen: torch.dtype | None = _PRECISIONS[name]
+    if is_cpu and chosen is torch.float16:
+        raise ValueError("float16 is for GPUs: on a CPU, choose float32 or bfloat16")
+    why = ""
+    if is_cpu and chosen is torch.bfloat16 and not has_fast_bfloat16():
+        chosen, why = None, ": this CPU is not faster with bfloat16"
+    if chosen is torch.float32:
+        chosen = None
+    taken = str(chosen or torch.float32).removeprefix("torch.")
+    logger.log(
+        logging.WARNING if why else logging.INFO, "Precision on %s: %s%s", device, taken, why
+    )
+    return chosen
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Return whether the CPU has instructions for bfloat16, as far as the system tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # not Linux
+        return False
+    flags = next(
+        (line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), ""
+    )
+    return bool(_BFLOAT16_FLAGS & set(flags.split()))

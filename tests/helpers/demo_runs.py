@@ -95,3 +95,25 @@ def make_run(folder: Path, config: str, metadata: dict, varied: bool = False) ->
     torch.save({"model": state}, folder / "model_final.pth")
     (folder / "metadata.json").write_text(json.dumps(metadata))
     return folder / "config.yaml"
+
+
+def instance_run(folder: Path) -> Path:
+    """Make the run of an instance model, and return its config file."""
+    metadata = {
+        "thing_classes": NAMES,
+        "thing_dataset_id_to_contiguous_id": {str(id_): i for i, id_ in enumerate(IDS)},
+    }
+    return make_run(folder, CONFIG, metadata)
+
+
+def panoptic_run(folder: Path) -> Path:
+    """Make the run of a model that does all three tasks, and return its config file."""
+    to_index = {str(id_): i for i, id_ in enumerate(ALL_IDS)}
+    metadata = {
+        "thing_classes": [ALL_NAMES[i] for i in THINGS],
+        "thing_dataset_id_to_contiguous_id": {k: i for k, i in to_index.items() if i in THINGS},
+        "stuff_classes": ALL_NAMES,
+        "stuff_dataset_id_to_contiguous_id": to_index,
+        "stuff_colors": COLORS,
+    }
+    return make_run(folder, PANOPTIC_CONFIG, metadata, varied=True)

@@ -4,18 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from demo_runs import (
-    ALL_IDS,
-    ALL_NAMES,
-    COLORS,
-    CONFIG,
-    IDS,
-    NAMES,
-    PANOPTIC_CONFIG,
-    SEMANTIC_CONFIG,
-    THINGS,
-    make_run,
-)  # fmt: skip
+from demo_runs import ALL_NAMES, SEMANTIC_CONFIG, instance_run, make_run, panoptic_run
 from matplotlib import cbook
 from PIL import Image
 
@@ -25,26 +14,13 @@ from mask2former.cli.predict import main
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory) -> Path:
     """The output folder of an instance model."""
-    folder = tmp_path_factory.mktemp("run")
-    metadata = {
-        "thing_classes": NAMES,
-        "thing_dataset_id_to_contiguous_id": {str(id_): i for i, id_ in enumerate(IDS)},
-    }
-    return make_run(folder, CONFIG, metadata).parent
+    return instance_run(tmp_path_factory.mktemp("run")).parent
 
 
 @pytest.fixture(scope="session")
 def panoptic_config(tmp_path_factory) -> Path:
     """The config in the output folder of a model that does all three tasks."""
-    to_index = {str(id_): i for i, id_ in enumerate(ALL_IDS)}
-    metadata = {
-        "thing_classes": [ALL_NAMES[i] for i in THINGS],
-        "thing_dataset_id_to_contiguous_id": {k: i for k, i in to_index.items() if i in THINGS},
-        "stuff_classes": ALL_NAMES,
-        "stuff_dataset_id_to_contiguous_id": to_index,
-        "stuff_colors": COLORS,
-    }
-    return make_run(tmp_path_factory.mktemp("panoptic"), PANOPTIC_CONFIG, metadata, varied=True)
+    return panoptic_run(tmp_path_factory.mktemp("panoptic"))
 
 
 @pytest.fixture(scope="session")
