@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ..data.image import IMAGE_SUFFIXES, ImageReadError, read_image
 from ..structures import Classes
+from ..visualization.object_colors import SteadyColors
 from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .predictions import Prediction, save_picture
@@ -138,13 +138,14 @@ class VideoRun:
     ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
         begin, number, cut_off = time.perf_counter(), 0, False
+        colors = SteadyColors(segmenter.classes)
         try:
             for number, frame in enumerate(self.reader, start=1):
                 found = _find(segmenter, frame, selection)
                 if results is not None:
                     results.add(found, number - 1, self.reader.name, f"{number - 1:06}.png")
                 scene = found.scene()
-                if not self._put(scene.draw, frame, segmenter):
+                if not self._put(scene, frame, segmenter.classes, colors):
                     break
                 self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
             else:
@@ -171,11 +172,12 @@ class VideoRun:
             )
         return not cut_off
 
-    def _put(self, draw: Any, frame: np.ndarray, segmenter: Segmenter) -> bool:
+    def _put(self, scene: Scene, frame: np.ndarray, classes: Classes, colors: SteadyColors) -> bool:
         """Write and show a frame; return whether to go on."""
         if self.writer is None and self.window is None:
             return True
-        picture = np.asarray(draw(_rgb(frame), segmenter.classes, by_class=True))
+        # Frames have one size, so they have no legend.
+        picture = np.asarray(scene.draw(_rgb(frame), classes, colors(scene), legend=False))
         if self.writer is not None:
             self.writer.write(picture)
         return self.window is None or self.window.show(picture)

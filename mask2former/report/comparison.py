@@ -13,8 +13,9 @@ from ..data.image import read_image
 from ..evaluation.ground_truth import panoptic_classes
 from ..structures import Classes
 from ..tasks import TASKS
+from ..visualization.object_colors import shared_colors
 from ..visualization.result_files import ResultFile
-from ..visualization.scenes import shared_colors, true_scene
+from ..visualization.scenes import true_scene
 from ..visualization.side_by_side import side_by_side
 
 
@@ -72,7 +73,7 @@ class Comparison:
                 threshold=self._threshold,
             )
             truth = true_scene(self._results.task, record, self._classes)
-            colors, found_colors = shared_colors(truth, found)
+            colors, found_colors = shared_colors(truth, found, self._classes)
             scenes = [("prediction", found, found_colors)]
             if truth is not None:
                 scenes.insert(0, ("ground truth", truth, colors))

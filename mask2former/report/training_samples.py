@@ -15,12 +15,8 @@ from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build
 from ..data.mapper import get_preset
 from ..data.training_set import load_training_set
 from ..structures import Classes
-from ..visualization import (
-    draw_instances,
-    draw_panoptic,
-    draw_semantic,
-    palette_color,
-)
+from ..utils.text import counted
+from ..visualization.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
 
 # Distance between the lines of the hatching, as a share of the longer side.
 _HATCHING = 1 / 40
@@ -35,6 +31,9 @@ def classes_of(cfg: CfgNode) -> Classes:
 
 def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
     """Yield the samples of `mask2former.data.build_train_loader`, one by one.
+
+    Samples of images with crowds also have ``crowds``, the `Instances` of the regions that training
+    leaves out because nobody told the objects in them apart.
 
     Args:
         cfg: the config of the run. A negative ``SEED``, which stands for a random one, is 0 here.
@@ -55,7 +54,23 @@ def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
         )
     dataset = SeededMapDataset(records, mapper)
     for key in ResumableSampler(len(dataset), max(cfg.SEED, 0), rank=0, world_size=1):
-        yield dataset[key]
+        sample = dataset[key]
+        record = records[key[0]]
+        if any(item.get("iscrowd") for item in _objects(record)):
+            # Crops depend on the seed alone, so a second pass gives the same one.
+            second = SeededMapDataset([_crowds_only(record)], mapper)
+            sample["crowds"] = second[0, key[1]]["instances"]
+        yield sample
+
+
+def _objects(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return record.get("annotations") or record.get("segments_info") or []
+
+
+def _crowds_only(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a dataset dict whose crowds are objects, and whose objects are crowds."""
+    swapped = [{**item, "iscrowd": int(not item.get("iscrowd"))} for item in _objects(record)]
+    return {**record, **{k: swapped for k in ("annotations", "segments_info") if k in record}}
 
 
 def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: str) -> Image.Image:
@@ -70,23 +85,32 @@ def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: s
     pixels = sample["image"].permute(1, 2, 0).numpy()
     image = (pixels[..., ::-1] if image_format == "BGR" else pixels).copy()
     padding = sample["padding_mask"].numpy()
-    masks, labels = sample["instances"].gt_masks, sample["instances"].gt_classes.tolist()
+    image[padding] //= 3
+    parts = [sample["instances"], *([sample["crowds"]] if "crowds" in sample else [])]
+    masks = [mask.numpy() for part in parts for mask in part.gt_masks]
+    labels = [label for part in parts for label in part.gt_classes.tolist()]
+    crowds = range(len(parts[0]), len(masks))
+    if targets == "instance":
+        return InstanceScene(masks, labels, crowds=crowds).draw(image, classes)
     numbers = np.zeros(padding.shape, dtype=np.int32)
     for number, mask in enumerate(masks, start=1):
-        numbers[mask.numpy()] = number
-    image[padding] //= 3
-    if targets == "instance":
-        names = [classes.names[label] for label in labels]
-        colors = [palette_color(i) for i in range(len(labels))]
-        return draw_instances(image, [mask.numpy() for mask in masks], names, colors)
+        numbers[mask] = number
     hatch(image, (numbers == 0) & ~padding)
+    scene: Scene
     if targets == "semantic":
-        classes_of_pixels = np.array([-1, *labels])[numbers]
-        return draw_semantic(image, classes_of_pixels, classes.names, classes.colors, -1)
-    segments = [{"id": i, "category_id": label} for i, label in enumerate(labels, start=1)]
-    return draw_panoptic(
-        image, numbers, segments, classes.names, classes.things or (), classes.colors
-    )
+        scene = SemanticScene(np.array([classes.void_label, *labels])[numbers])
+    else:
+        segments = [
+            {
+                "id": i + 1,
+                "category_id": label,
+                "isthing": classes.is_thing(label),
+                "iscrowd": int(i in crowds),
+            }
+            for i, label in enumerate(labels)
+        ]
+        scene = PanopticScene(numbers, segments)
+    return scene.draw(image, classes)
 
 
 def hatch(image: np.ndarray, mask: np.ndarray) -> None:
@@ -108,10 +132,14 @@ def summary(sample: dict[str, Any], targets: str, classes: Classes) -> str:
         parts = [", ".join(counts) or "no class"]
     else:
         parts = [", ".join(f"{n} {name}" for name, n in counts.items()) or "no target"]
+        if "crowds" in sample:
+            parts.append(counted(len(sample["crowds"]), "crowd"))
     padding = sample["padding_mask"]
     if targets != "instance":
         taken = padding.clone()
         for mask in sample["instances"].gt_masks:
+            taken |= mask
+        for mask in sample["crowds"].gt_masks if "crowds" in sample else ():
             taken |= mask
         parts.append(f"{1 - taken.float().mean():.0%} unlabelled")
     parts.append(f"{padding.float().mean():.0%} padding")

@@ -12,6 +12,8 @@ from PIL import Image
 # Pictures are enlarged by a whole factor until the longer side has this many pixels. Labels on
 # a 128-pixel image would be unreadable or would hide it.
 _MIN_SIDE = 512
+# Around pictures: the colours of the page they are published on.
+PAPER, INK = (255, 255, 255), (30, 30, 34)
 
 
 def make_canvas(image: np.ndarray) -> tuple[Image.Image, int]:
@@ -31,3 +33,14 @@ def make_canvas(image: np.ndarray) -> tuple[Image.Image, int]:
 def line_width(canvas: Image.Image) -> float:
     """Return the width of outlines in pixels."""
     return max(1.6, 0.0032 * math.sqrt(canvas.width * canvas.height))
+
+
+def stripes(height: int, width: int, distance: int) -> np.ndarray:
+    """Return (height, width) bool: diagonal stripes, `distance` pixels apart and half as wide."""
+    rows, columns = np.ogrid[:height, :width]
+    return (rows + columns) % distance < distance / 2
+
+
+def stripe_distance(canvas: Image.Image) -> int:
+    """Return the distance between the stripes of crowds in pixels."""
+    return max(8, round(5 * line_width(canvas)))

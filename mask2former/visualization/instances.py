@@ -8,16 +8,20 @@ Shapes:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
-from .canvas import line_width, make_canvas
+from .canvas import line_width, make_canvas, stripe_distance, stripes
 from .colors import Color
-from .labels import LabelAnchor, draw_labels, mask_bounds
+from .labels import mask_bounds
+from .legend import add_legend
+from .region_labels import RegionLabel, label_regions, search_stride, strided
 
-_FILL_OPACITY = 0.42
+_FILL_OPACITY = 0.45
+# Between the stripes of a crowd.
+_PALE_OPACITY = 0.1
 
 
 def draw_instances(
@@ -25,31 +29,52 @@ def draw_instances(
     masks: Sequence[np.ndarray] | np.ndarray,
     labels: Sequence[str],
     colors: Sequence[Color],
+    *,
+    names: Sequence[str] | None = None,
+    striped: Collection[int] = (),
 ) -> Image.Image:
-    """Draw N instances.
+    """Draw N instances, small ones on top.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         masks: N masks (H, W) bool, as an array or another sequence.
-        labels: N texts; the first ones get the best places.
+        labels: N texts. Where there is no room for a text, it is left out.
         colors: N colours.
+        names: N names of classes; add a legend of those whose instances have no label. None adds
+            no legend.
+        striped: positions of instances to fill with stripes, such as crowds.
 
     Returns:
-        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small; with a
+        legend, it is larger.
     """
     canvas, factor = make_canvas(image)
+    width = line_width(canvas)
     areas = [np.count_nonzero(masks[i]) for i in range(len(masks))]
     visible = [i for i in range(len(masks)) if areas[i] > 0]
-    width = line_width(canvas)
-    for i in sorted(visible, key=lambda i: -areas[i]):  # small ones on top
-        _draw_mask(canvas, masks[i], colors[i], width, factor)
-    anchors = [LabelAnchor.of_mask(masks[i], factor) for i in visible]
-    draw_labels(canvas, anchors, [labels[i] for i in visible], [colors[i] for i in visible])
-    return canvas
+    stride = search_stride(canvas.height, canvas.width)
+    # Enlarged pictures are so small that every pixel is searched.
+    small = strided(np.zeros(image.shape[:2], np.int32), stride)
+    for i in sorted(visible, key=lambda i: -areas[i]):
+        _draw_mask(canvas, masks[i], colors[i], width, factor, i in striped)
+        small[strided(masks[i], stride)] = i + 1
+    if factor > 1:
+        small = small.repeat(factor, axis=0).repeat(factor, axis=1)
+    regions = [
+        RegionLabel(labels[i], names[i] if names and areas[i] else "", colors[i], True)
+        for i in range(len(masks))
+    ]
+    entries = label_regions(canvas, small, stride, regions)
+    return canvas if names is None else add_legend(canvas, entries)
 
 
 def _draw_mask(
-    canvas: Image.Image, mask: np.ndarray, color: Color, line_width: float, factor: int
+    canvas: Image.Image,
+    mask: np.ndarray,
+    color: Color,
+    line_width: float,
+    factor: int,
+    striped: bool,
 ) -> None:
     """Fill a mask and trace its edge.
 
@@ -65,8 +90,12 @@ def _draw_mask(
         size = (crop.width * factor, crop.height * factor)
         crop = crop.resize(size, Image.Resampling.BICUBIC)
     soft = crop.filter(ImageFilter.GaussianBlur(line_width / 2))
-    fill = soft.point([round(_FILL_OPACITY * v) for v in range(256)])
+    opacity = soft.point([round(_FILL_OPACITY * v) for v in range(256)])
+    if striped:
+        gaps = stripes(crop.height, crop.width, stripe_distance(canvas))
+        limits = np.where(gaps, 255 * _PALE_OPACITY, 255).astype(np.uint8)
+        opacity = ImageChops.darker(opacity, Image.fromarray(limits))
     line = soft.point([round(255 * min(1.0, 1.5 * (1 - abs(v / 127.5 - 1)))) for v in range(256)])
     corner = (x0 * factor, y0 * factor)
-    canvas.paste(color, corner, fill)
+    canvas.paste(color, corner, opacity)
     canvas.paste(color, corner, line)

@@ -25,50 +25,32 @@ _MAX_COVERED = 0.3
 
 @dataclass(frozen=True)
 class LabelAnchor:
-    """Where the label of an object may go, in pixels of the picture."""
+    """Where the label of an object may go, in pixels of the picture.
 
-    box: Box
-    """The object's bounding box."""
+    Attributes:
+        area: the object's area.
+        inside: points within the object that have room around them, the best first.
+        tips: the object's highest, lowest, leftmost and rightmost points, if the label may stand
+            beside the object there.
+    """
+
     area: float
-    """The object's area."""
     inside: Sequence[Point]
-    """Points within the object that have room around them, the best first."""
-    may_leave: bool = True
-    """Whether the label may stand beside the object."""
-
-    @classmethod
-    def of_mask(cls, mask: np.ndarray, factor: int) -> "LabelAnchor":
-        """Make the anchor of a mask (H, W), bool, not empty, on a picture enlarged by `factor`."""
-        x0, y0, x1, y1 = mask_bounds(mask)
-        crop = mask[y0:y1, x0:x1]
-        # The label goes to the row that halves the mask's area, at the middle of the longest run
-        # in that row. Unlike the centre of gravity, this point is always within the object.
-        row = int(np.searchsorted(np.cumsum(crop.sum(1)), crop.sum() / 2))
-        row = min(row, crop.shape[0] - 1)
-        edges = np.flatnonzero(np.diff(np.pad(crop[row].astype(np.int8), 1)))
-        starts, ends = edges[::2], edges[1::2]
-        longest = int(np.argmax(ends - starts)) if len(starts) else 0
-        middle = (starts[longest] + ends[longest]) / 2 if len(starts) else crop.shape[1] / 2
-        return cls(
-            box=(x0 * factor, y0 * factor, x1 * factor, y1 * factor),
-            area=float(crop.sum()) * factor**2,
-            inside=[((x0 + float(middle)) * factor, (y0 + row + 0.5) * factor)],
-        )
+    tips: tuple[Point, Point, Point, Point] | None = None
 
     def candidates(self, width: float, height: float) -> list[Box]:
         """Return places for a label of the given size, the best first."""
         within = [(x - width / 2, y - height / 2) for x, y in self.inside]
         outside: list[Point] = []
-        if self.may_leave:
-            x0, y0, x1, y1 = self.box
+        if self.tips is not None:
             x, y = within[0]
             within += [(x, y + step * height) for step in (-1.1, 1.1, -2.2, 2.2, -3.3, 3.3)]
-            within += [(x0, y0), (x1 - width, y0), (x0, y1 - height), (x1 - width, y1 - height)]
+            (top_x, top_y), (bottom_x, bottom_y), (left_x, left_y), (right_x, right_y) = self.tips
             outside = [
-                ((x0 + x1 - width) / 2, y0 - height - 2),
-                ((x0 + x1 - width) / 2, y1 + 2),
-                (x1 + 2, (y0 + y1 - height) / 2),
-                (x0 - width - 2, (y0 + y1 - height) / 2),
+                (top_x - width / 2, top_y - height - 2),
+                (bottom_x - width / 2, bottom_y + 2),
+                (right_x + 2, right_y - height / 2),
+                (left_x - width - 2, left_y - height / 2),
             ]
         # A label must not hide the object it names.
         order = within + outside if self.area > 6 * width * height else outside + within
@@ -110,10 +92,12 @@ def draw_labels(
     labels: Sequence[str],
     colors: Sequence[Color],
     *,
-    hides: Callable[[int, Box], float] | None = None,
-    leave_out: bool = False,
-) -> None:
+    hides: Callable[[int, Box], float],
+    allowed: Callable[[int, Box], bool],
+) -> list[int]:
     """Draw each label where it least overlaps earlier labels and least hides other objects.
+
+    Labels that others would cover, or that hide half of their object, are left out.
 
     Args:
         canvas: the picture to draw on.
@@ -122,25 +106,33 @@ def draw_labels(
         colors: N colours.
         hides: given the position of an object and a box, returns how many pixels that should stay
             visible a label in that box would hide.
-        leave_out: leave out labels that others would cover, or that hide half of their object.
+        allowed: given the same, returns whether it is clear which object such a label names.
+
+    Returns:
+        The positions of the labels that are drawn.
     """
     style = LabelStyle.for_picture(canvas)
-    placed: list[tuple[Box, str, Color]] = []
+    placed: list[int] = []
     boxes: list[Box] = []
-    for i, (anchor, text, color) in enumerate(zip(anchors, labels, colors, strict=True)):
-        places = anchor.candidates(style.width(text), style.height)
-        cost = None if hides is None else partial(hides, i)
-        box = least_overlap(places, boxes, canvas.width, canvas.height, cost)
-        if leave_out:
-            lost, size = float(covered([box], boxes)[0]), style.width(text) * style.height
-            hidden = lost + (0 if cost is None else cost(box))
-            if lost > _MAX_COVERED * size or hidden > 0.5 * anchor.area:
-                continue
+    for i, (anchor, text) in enumerate(zip(anchors, labels, strict=True)):
+        width = style.width(text)
+        places = [
+            moved_inside(box, canvas.width, canvas.height)
+            for box in anchor.candidates(width, style.height)
+        ]
+        places = [box for box in places if allowed(i, box)]
+        if not places:
+            continue
+        box = least_overlap(places, boxes, partial(hides, i))
+        lost = float(covered([box], boxes)[0])
+        if lost > _MAX_COVERED * width * style.height or lost + hides(i, box) > 0.5 * anchor.area:
+            continue
         boxes.append(box)
-        placed.append((box, text, color))
+        placed.append(i)
     draw = ImageDraw.Draw(canvas, "RGBA")
     # Draw backwards, so that where two labels do overlap, the earlier one is on top.
-    for box, text, color in reversed(placed):
+    for box, i in reversed(list(zip(boxes, placed, strict=True))):
+        text, color = labels[i], colors[i]
         if not text:
             continue
         left, top, right, bottom = (round(v) for v in box)
@@ -149,36 +141,29 @@ def draw_labels(
         draw.rectangle((left, top + pad, left + bar, bottom - pad), fill=color)
         at = (left + bar + pad, (top + bottom) / 2)
         draw.text(at, text, font=style.font, fill=(255, 255, 255), anchor="lm")
+    return placed
+
+
+def moved_inside(box: Box, width: int, height: int) -> Box:
+    """Move a box into a picture of the given size."""
+    dx = max(min(0.0, width - 1 - box[2]), -box[0])
+    dy = max(min(0.0, height - 1 - box[3]), -box[1])
+    return box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy
 
 
 def least_overlap(
-    candidates: Sequence[Box],
-    placed: Sequence[Box],
-    width: int,
-    height: int,
-    cost: Callable[[Box], float] | None = None,
+    boxes: Sequence[Box], placed: Sequence[Box], cost: Callable[[Box], float] | None = None
 ) -> Box:
     """Return the best place for a label.
 
     Args:
-        candidates: possible places, the best first. Each is first moved into the picture.
+        boxes: possible places, the best first.
         placed: labels that are already in the picture.
-        width: of the picture.
-        height: of the picture.
         cost: further pixels that a label in a box would hide; they count like those of labels.
 
     Returns:
-        The first of the candidates that hide the fewest pixels.
+        The first of the boxes that hide the fewest pixels.
     """
-
-    def moved_inside(box: Box) -> Box:
-        dx = min(0.0, width - 1 - box[2])
-        dx = max(dx, -box[0])
-        dy = min(0.0, height - 1 - box[3])
-        dy = max(dy, -box[1])
-        return box[0] + dx, box[1] + dy, box[2] + dx, box[3] + dy
-
-    boxes = [moved_inside(box) for box in candidates]
     costs = covered(boxes, placed)
     if cost is not None:
         costs += [cost(box) for box in boxes]

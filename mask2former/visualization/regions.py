@@ -13,29 +13,23 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
-from scipy import ndimage
 
-from .canvas import line_width, make_canvas
-from .colors import Color, calm, palette_color
-from .labels import Box, LabelAnchor, LabelStyle, Point, draw_labels
+from .canvas import line_width, make_canvas, stripe_distance, stripes
+from .colors import Color, palette_color, shade, shade_numbers
+from .legend import add_legend
+from .region_labels import RegionLabel, label_regions, search_stride, strided
 
-# The search for places of labels uses a map of at most this many pixels per side.
-_SEARCH_SIDE = 640
-# A label is several times as wide as it is high, so it needs more room to the left and right.
-_LABEL_ASPECT = 4.0
-# How many places within a region to try.
-_NUM_POINTS = 6
+# The opacity of the stripes of a crowd, and the share of it that is left between them.
+_STRIPES, _PALE = 0.75, 0.15
 
 
 @dataclass(frozen=True)
-class _Region:
+class _Region(RegionLabel):
     """How the pixels of one class or segment are drawn; `fill` and `line` are opacities."""
 
-    name: str
-    color: Color
-    is_thing: bool
     fill: float
     line: float
+    striped: bool = False
 
 
 def draw_semantic(
@@ -44,6 +38,8 @@ def draw_semantic(
     names: Sequence[str],
     colors: Sequence[Color] | None = None,
     ignore_label: int | None = 255,
+    *,
+    legend: bool = False,
 ) -> Image.Image:
     """Draw the classes of pixels.
 
@@ -53,9 +49,11 @@ def draw_semantic(
         names: K names.
         colors: K colours; by default those of the palette.
         ignore_label: pixels with this label stay as they are, unless it is a class.
+        legend: add a legend of the classes that no label fits on.
 
     Returns:
-        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small; with a
+        legend, it is larger.
 
     Raises:
         ValueError: the map and the image differ in size, or a label is not a class.
@@ -71,10 +69,10 @@ def draw_semantic(
         )
     classes = [v for v in present if 0 <= v < K]
     regions = [
-        _Region(names[c], colors[c] if colors else palette_color(c), False, 0.5, 0.9)
+        _Region(names[c], names[c], colors[c] if colors else palette_color(c), False, 0.5, 0.9)
         for c in classes
     ]
-    return _draw(image, _compact(labels, classes), regions)
+    return _draw(image, _compact(labels, classes), regions, legend)
 
 
 def draw_panoptic(
@@ -85,26 +83,28 @@ def draw_panoptic(
     things: Collection[int] | None = None,
     colors: Sequence[Color] | None = None,
     *,
-    by_class: bool = False,
     thing_colors: Mapping[int, Color] | None = None,
+    legend: bool = False,
 ) -> Image.Image:
-    """Draw panoptic segments: things bright and outlined, stuff calmer.
+    """Draw panoptic segments: things stronger than stuff.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         id_map: (H, W) integers, the segment of each pixel. Pixels whose id is not in
             `segments_info`, such as 0, stay as they are.
         segments_info: `id` and `category_id` (in [0, K)) of each segment; `isthing` too unless
-            `things` is given. A `score` is optional and is written beside the name of a thing.
+            `things` is given. A `score` is optional and is written beside the name of a thing;
+            segments with `iscrowd` 1 are striped.
         names: K names.
         things: the classes that are things.
         colors: K colours; by default those of the palette.
-        by_class: draw things in the colour of their class too, which stays the same over the
-            frames of a video; by default each thing has a colour of its own.
-        thing_colors: colours of things by the `id` of their segments.
+        thing_colors: colours of things by the `id` of their segments; by default shades of the
+            colour of the class.
+        legend: add a legend of the segments that no label fits on.
 
     Returns:
-        An RGB image of the size of `image`, or of a multiple of it if `image` is small.
+        An RGB image of the size of `image`, or of a multiple of it if `image` is small; with a
+        legend, it is larger.
 
     Raises:
         ValueError: the map and the image differ in size, or a segment's class is not in [0, K).
@@ -112,9 +112,9 @@ def draw_panoptic(
     _check_size(image, id_map)
     present = set(_present(id_map))
     segments = [segment for segment in segments_info if segment["id"] in present]
+    numbers = shade_numbers(segment["category_id"] for segment in segments)
     regions = []
-    num_things = 0
-    for segment in segments:
+    for segment, number in zip(segments, numbers, strict=True):
         category = segment["category_id"]
         if not 0 <= category < len(names):
             raise ValueError(
@@ -123,19 +123,21 @@ def draw_panoptic(
             )
         is_thing = bool(segment["isthing"]) if things is None else category in things
         color = colors[category] if colors else palette_color(category)
-        if is_thing and thing_colors is not None:
-            color = thing_colors[segment["id"]]
-        elif is_thing and not by_class:
-            color = palette_color(num_things)
-        num_things += is_thing
-        name = names[category]
-        if is_thing and segment.get("score") is not None:
-            name += f" {segment['score']:.0%}"
         if is_thing:
-            regions.append(_Region(name, color, True, 0.52, 1.0))
-        else:
-            regions.append(_Region(name, calm(color), False, 0.46, 0.7))
-    return _draw(image, _compact(id_map, [segment["id"] for segment in segments]), regions)
+            color = shade(color, number) if thing_colors is None else thing_colors[segment["id"]]
+        crowd = bool(segment.get("iscrowd"))
+        name = crowd_name(names[category]) if crowd else names[category]
+        text = name
+        if is_thing and segment.get("score") is not None:
+            text += f" {segment['score']:.0%}"
+        opacities = (_STRIPES if crowd else 0.52, 1.0) if is_thing else (0.44, 0.8)
+        regions.append(_Region(text, name, color, is_thing, *opacities, striped=crowd))
+    return _draw(image, _compact(id_map, [segment["id"] for segment in segments]), regions, legend)
+
+
+def crowd_name(name: str) -> str:
+    """Return how a crowd of objects of a class is called."""
+    return f"{name} (crowd)" if name else ""
 
 
 def _check_size(image: np.ndarray, labels: np.ndarray) -> None:
@@ -172,7 +174,9 @@ def _compact(labels: np.ndarray, values: Sequence[int]) -> np.ndarray:
     return table[labels]
 
 
-def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> Image.Image:
+def _draw(
+    image: np.ndarray, index: np.ndarray, regions: Sequence[_Region], legend: bool
+) -> Image.Image:
     """Paint and label regions; `index` (H, W) numbers them from 1, and is 0 outside of them."""
     canvas, factor = make_canvas(image)
     if not regions:
@@ -180,39 +184,9 @@ def _draw(image: np.ndarray, index: np.ndarray, regions: Sequence[_Region]) -> I
     if factor > 1:
         index = index.repeat(factor, axis=0).repeat(factor, axis=1)
     _paint(canvas, index, regions, factor)
-    _label(canvas, index, regions)
-    return canvas
-
-
-def _label(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region]) -> None:
-    """Write the names of the regions."""
-    stride = math.ceil(max(index.shape) / _SEARCH_SIDE)
-    top, left = (min(stride // 2, n - 1) for n in index.shape)
-    small = index[top::stride, left::stride]
-    style = LabelStyle.for_picture(canvas)
-    # A region that its own label would hide gets no label.
-    labelled = [
-        (i, anchor)
-        for i, anchor in _anchors(small, regions, stride)
-        if anchor.area
-        > (0.12 if regions[i].is_thing else 1.5) * style.width(regions[i].name) * style.height
-    ]
-    is_thing = np.array([False, *(region.is_thing for region in regions)])
-
-    def other_things(number: int, box: Box) -> float:
-        x0, y0, x1, y1 = (max(0, round(v / stride)) for v in box)
-        below = small[y0:y1, x0:x1]
-        others = is_thing[below] & (below != labelled[number][0] + 1)
-        return 0.5 * float(np.count_nonzero(others)) * stride**2
-
-    draw_labels(
-        canvas,
-        [anchor for _, anchor in labelled],
-        [regions[i].name for i, _ in labelled],
-        [regions[i].color for i, _ in labelled],
-        hides=other_things,
-        leave_out=True,
-    )
+    stride = search_stride(*index.shape)
+    entries = label_regions(canvas, strided(index, stride), stride, regions)
+    return add_legend(canvas, entries) if legend else canvas
 
 
 def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], factor: int) -> None:
@@ -227,14 +201,20 @@ def _paint(canvas: Image.Image, index: np.ndarray, regions: Sequence[_Region], f
     # An edge is two pixels wide; this is what the blur leaves of it in the middle.
     peak = math.erf(1 / (width / 2) / math.sqrt(2))
     edge = edge.point([min(255, round(1.5 * v / peak)) for v in range(256)])
+    fill = opacity([r.fill for r in regions])
+    if any(r.striped for r in regions):
+        gaps = stripes(canvas.height, canvas.width, stripe_distance(canvas))
+        gaps &= np.array([False, *(r.striped for r in regions)])[index]
+        pale = fill.point([round(_PALE * v) for v in range(256)])
+        fill = Image.composite(pale, fill, _mask(gaps))
     alpha = opacity([r.line - r.fill for r in regions])
-    alpha = ImageChops.add(opacity([r.fill for r in regions]), ImageChops.multiply(alpha, edge))
+    alpha = ImageChops.add(fill, ImageChops.multiply(alpha, edge))
 
     table = np.array([(0, 0, 0), *(r.color for r in regions)], np.uint8)
     layer = Image.fromarray(table[index])
     # Pixels outside of regions take the image's colours, so that softening the edges of regions
     # does not blend in another colour.
-    layer.paste(canvas, mask=Image.fromarray((index == 0).astype(np.uint8) * 255))
+    layer.paste(canvas, mask=_mask(index == 0))
     soften = ImageFilter.GaussianBlur(max(0.6, 0.25 * width, 0.5 * factor if factor > 1 else 0))
     canvas.paste(layer.filter(soften), mask=alpha.filter(soften))
 
@@ -251,49 +231,5 @@ def _edges(index: np.ndarray) -> np.ndarray:
     return edges
 
 
-def _anchors(
-    small: np.ndarray, regions: Sequence[_Region], stride: int
-) -> list[tuple[int, LabelAnchor]]:
-    """Return where labels may go, each with its position in `regions`: things first, then stuff.
-
-    Things and stuff are each sorted by area, the largest first. A region in several pieces has its
-    label on the largest and, if it is stuff, also on others that are nearly as large. `small` is
-    the map at 1/stride of the picture's size.
-    """
-    found: list[tuple[int, LabelAnchor]] = []
-    for i, (slices, region) in enumerate(zip(ndimage.find_objects(small), regions, strict=False)):
-        if slices is None:
-            continue
-        pieces, count = ndimage.label(small[slices] == i + 1)
-        areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
-        order = np.argsort(-areas, kind="stable")
-        limit = 1 if region.is_thing else 3
-        for piece in order[:limit]:
-            if areas[piece] < areas[order[0]] / 3:
-                break
-            anchor = _anchor(pieces == piece + 1, slices, stride, region.is_thing)
-            found.append((i, anchor))
-    found.sort(key=lambda item: (not regions[item[0]].is_thing, -item[1].area))
-    return found
-
-
-def _anchor(
-    piece: np.ndarray, slices: tuple[slice, slice], stride: int, may_leave: bool
-) -> LabelAnchor:
-    """Find the points with the most room within a piece, a crop at 1/stride of the size."""
-    rows, columns = slices
-    room = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=(_LABEL_ASPECT, 1))
-    room = room[1:-1, 1:-1]
-    points: list[Point] = []
-    best = float(room.max())
-    while len(points) < _NUM_POINTS:
-        y, x = np.unravel_index(np.argmax(room), room.shape)
-        reach = float(room[y, x])
-        if reach <= best / 2 and points:  # a label would hardly fit there
-            break
-        center = ((columns.start + int(x) + 0.5) * stride, (rows.start + int(y) + 0.5) * stride)
-        points.append(center)
-        dx, dy = math.ceil(reach), math.ceil(reach / _LABEL_ASPECT)
-        room[max(0, y - dy) : y + dy + 1, max(0, x - dx) : x + dx + 1] = 0
-    box = (columns.start * stride, rows.start * stride, columns.stop * stride, rows.stop * stride)
-    return LabelAnchor(box, float(piece.sum()) * stride**2, points, may_leave)
+def _mask(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array.astype(np.uint8) * 255)

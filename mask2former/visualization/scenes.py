@@ -6,7 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +19,9 @@ from ..data.segment_labels import semantic_labels
 from ..data.segmentation import to_rle
 from ..structures import Classes
 from ..utils.text import counted
-from .colors import Color, palette_color
+from .colors import Color, class_color, shade, shade_numbers
 from .instances import draw_instances
-from .regions import draw_panoptic, draw_semantic
-
-# A prediction and an object of at least this IoU have the same colour.
-_SAME = 0.5
+from .regions import crowd_name, draw_panoptic, draw_semantic
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,8 @@ class InstanceScene:
     """N masks (H, W) bool, as an array or another sequence."""
     categories: Sequence[int]
     scores: Sequence[float] | None = None
+    crowds: Collection[int] = ()
+    """Positions of the masks that are crowds: regions of objects that nobody told apart."""
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -45,26 +44,43 @@ class InstanceScene:
         classes: Classes,
         colors: Mapping[int, Color] | None = None,
         *,
-        by_class: bool = False,
+        legend: bool = True,
     ) -> Image.Image:
         """Draw the scene on an RGB image (H, W, 3).
 
         Args:
             image: uint8.
             classes: names and colours.
-            colors: by position in the scene; by default those of the palette.
-            by_class: draw all objects of a class in one colour, which stays the same over frames.
+            colors: by position in the scene; by default shades of the colour of the class.
+            legend: add a legend if some regions have no room for a label. Without one, the picture
+                has the size of the image or, if that is small, a multiple of it.
         """
-        labels = [classes.names[category] for category in self.categories]
+        names = [classes.names[category] for category in self.categories]
+        for i in self.crowds:
+            names[i] = crowd_name(names[i])
+        labels = names
         if self.scores is not None:
-            labels = [f"{n} {s:.0%}" for n, s in zip(labels, self.scores, strict=True)]
+            labels = [f"{n} {s:.0%}" for n, s in zip(names, self.scores, strict=True)]
         if colors is None:
-            colors = {i: palette_color(c if by_class else i) for i, c in enumerate(self.categories)}
-        return draw_instances(image, self.masks, labels, [colors[i] for i in range(len(self))])
+            numbers = shade_numbers(self.categories)
+            colors = dict(enumerate(shades(self.categories, numbers, classes)))
+        return draw_instances(
+            image, self.masks, labels, [colors[i] for i in range(len(self))],
+            names=names if legend else None, striped=self.crowds,
+        )  # fmt: skip
 
     def summary(self, classes: Classes) -> str:
         """Return the number of instances."""
-        return counted(len(self), "instance")
+        crowds = f", {counted(len(self.crowds), 'crowd')}" if self.crowds else ""
+        return counted(len(self) - len(self.crowds), "instance") + crowds
+
+
+def shades(categories: Sequence[int], numbers: Sequence[int], classes: Classes) -> list[Color]:
+    """Return the colour of each object: the shade of the given number of its class's colour."""
+    return [
+        shade(class_color(classes, category), number)
+        for category, number in zip(categories, numbers, strict=True)
+    ]
 
 
 class RunLengthMasks(Sequence[np.ndarray]):
@@ -102,7 +118,7 @@ class PanopticScene:
         classes: Classes,
         colors: Mapping[int, Color] | None = None,
         *,
-        by_class: bool = False,
+        legend: bool = True,
     ) -> Image.Image:
         """Draw the scene on an RGB image (H, W, 3); see `InstanceScene.draw`."""
         thing_colors = None
@@ -110,7 +126,7 @@ class PanopticScene:
             thing_colors = {segment["id"]: colors[i] for i, segment in enumerate(self.segments)}
         return draw_panoptic(
             image, self.ids, self.segments, classes.names, None, classes.colors,
-            by_class=by_class, thing_colors=thing_colors,
+            thing_colors=thing_colors, legend=legend,
         )  # fmt: skip
 
     def summary(self, classes: Classes) -> str:
@@ -135,7 +151,7 @@ class SemanticScene:
         classes: Classes,
         colors: Mapping[int, Color] | None = None,
         *,
-        by_class: bool = False,
+        legend: bool = True,
     ) -> Image.Image:
         """Draw the scene on an RGB image (H, W, 3); see `InstanceScene.draw`."""
         return draw_semantic(image, self.labels, classes.names, classes.colors, classes.void_label)
@@ -175,7 +191,8 @@ def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene 
         found = [a for a in record["annotations"] if a.get("segmentation")]
         size = record["height"], record["width"]
         rles = [to_rle(a["segmentation"], size) for a in found]
-        return InstanceScene(RunLengthMasks(rles), [a["category_id"] for a in found])
+        crowds = [i for i, a in enumerate(found) if a.get("iscrowd")]
+        return InstanceScene(RunLengthMasks(rles), [a["category_id"] for a in found], crowds=crowds)
     if "pan_seg_file_name" not in record or "segments_info" not in record:
         return None
     ids, segments = read_panoptic_png(record["pan_seg_file_name"]), record["segments_info"]
@@ -189,88 +206,7 @@ def true_scene(task: str, record: Mapping[str, Any], classes: Classes) -> Scene 
         return PanopticScene(ids, segments)
     things = [segment for segment in segments if segment["isthing"]]
     rles = [mask_util.encode(np.asfortranarray(ids == thing["id"])) for thing in things]
-    return InstanceScene(RunLengthMasks(rles), [thing["category_id"] for thing in things])
-
-
-def shared_colors(
-    truth: Scene | None, prediction: Scene
-) -> tuple[dict[int, Color], dict[int, Color]]:
-    """Choose colours for two scenes, so that a prediction has the colour of the object it shows.
-
-    A prediction shows an object if both have the same class and their IoU is at least 0.5.
-
-    Returns:
-        The colours of `truth` and of `prediction`, each by position in the scene.
-    """
-    pairs: dict[int, int] = {}
-    if isinstance(truth, InstanceScene) and isinstance(prediction, InstanceScene):
-        pairs = _matches(_instance_overlaps(truth, prediction), truth, prediction)
-    elif isinstance(truth, PanopticScene) and isinstance(prediction, PanopticScene):
-        pairs = _matches(_segment_overlaps(truth, prediction), truth, prediction)
-    number = 0 if truth is None else len(truth)
-    own = {i: palette_color(i) for i in range(number)}
-    others = {}
-    for i in range(len(prediction)):
-        if i not in pairs:
-            number += 1
-        others[i] = palette_color(pairs.get(i, number - 1))
-    return own, others
-
-
-def _matches(
-    overlaps: np.ndarray,
-    truth: InstanceScene | PanopticScene,
-    prediction: InstanceScene | PanopticScene,
-) -> dict[int, int]:
-    """Match predictions to objects of the same class, the largest overlaps first.
-
-    Args:
-        overlaps: IoU of each prediction (rows) with each object (columns).
-        truth: the objects.
-        prediction: the predictions.
-
-    Returns:
-        The position of the object, by the position of the prediction.
-    """
-    classes = [np.array(_categories(scene), int) for scene in (prediction, truth)]
-    overlaps = np.where(classes[0][:, None] == classes[1], overlaps, 0)
-    pairs: dict[int, int] = {}
-    while overlaps.size and overlaps.max() >= _SAME:
-        i, j = (int(v) for v in np.unravel_index(np.argmax(overlaps), overlaps.shape))
-        pairs[i] = j
-        overlaps[i], overlaps[:, j] = 0, 0
-    return pairs
-
-
-def _categories(scene: InstanceScene | PanopticScene) -> list[int]:
-    if isinstance(scene, InstanceScene):
-        return list(scene.categories)
-    return [segment["category_id"] for segment in scene.segments]
-
-
-def _instance_overlaps(truth: InstanceScene, prediction: InstanceScene) -> np.ndarray:
-    if not len(truth) or not len(prediction):
-        return np.zeros((len(prediction), len(truth)))
-    rles = [
-        scene.masks.rles
-        if isinstance(scene.masks, RunLengthMasks)
-        else [mask_util.encode(np.asfortranarray(mask)) for mask in scene.masks]
-        for scene in (prediction, truth)
-    ]
-    return mask_util.iou(list(rles[0]), list(rles[1]), [0] * len(truth))
-
-
-def _segment_overlaps(truth: PanopticScene, prediction: PanopticScene) -> np.ndarray:
-    found = []
-    for scene in (prediction, truth):
-        table = np.zeros(max([int(scene.ids.max()), *(s["id"] for s in scene.segments)]) + 1, int)
-        for i, segment in enumerate(scene.segments, start=1):
-            table[segment["id"]] = i
-        found.append(table[scene.ids])
-    shape = len(prediction) + 1, len(truth) + 1
-    shared = np.bincount(
-        (found[0] * shape[1] + found[1]).reshape(-1), minlength=shape[0] * shape[1]
+    crowds = [i for i, thing in enumerate(things) if thing.get("iscrowd")]
+    return InstanceScene(
+        RunLengthMasks(rles), [thing["category_id"] for thing in things], crowds=crowds
     )
-    shared = shared.reshape(shape)
-    union = shared.sum(1, keepdims=True) + shared.sum(0) - shared
-    return (shared / union.clip(min=1))[1:, 1:]

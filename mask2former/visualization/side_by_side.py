@@ -4,23 +4,22 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from .canvas import INK, PAPER
 from .labels import LabelStyle
-
-_BACKGROUND = (24, 24, 28)
-_TEXT = (235, 235, 235)
 
 
 def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     """Join pictures in a row or, if they are wide, one below the other.
 
     Args:
-        pictures: N pictures of the same size.
+        pictures: N pictures; they may differ in size, as those with a legend do.
         captions: N lines of text.
 
     Returns:
         An RGB image of the pictures, with a strip of text above each and gaps between them.
     """
-    width, height = pictures[0].size
+    width = max(picture.width for picture in pictures)
+    height = max(picture.height for picture in pictures)
     style = LabelStyle.for_picture(pictures[0])
     strip, gap = round(1.9 * style.height), max(4, round(0.4 * style.height))
     wide = width > 1.6 * height
@@ -28,7 +27,7 @@ def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Im
     canvas = Image.new(
         "RGB",
         (columns * (width + gap) - gap, rows * (height + strip + gap) - gap),
-        _BACKGROUND,
+        PAPER,
     )
     draw = ImageDraw.Draw(canvas)
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -36,7 +35,7 @@ def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Im
         top = i * (height + strip + gap) if wide else 0
         canvas.paste(picture, (left, top + strip))
         at = (left + style.pad * 2, top + strip / 2)
-        draw.text(at, _fitting(caption, style, width), font=style.font, fill=_TEXT, anchor="lm")
+        draw.text(at, _fitting(caption, style, width), font=style.font, fill=INK, anchor="lm")
     return canvas
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Instances
 from PIL import Image
 from support import QUICKSTART
@@ -13,7 +13,7 @@ from support import QUICKSTART
 from mask2former import load_config
 from mask2former.cli.visualize_data import main
 from mask2former.data import build_train_loader
-from mask2former.report.training_samples import classes_of, draw, hatch, samples
+from mask2former.report.training_samples import classes_of, draw, hatch, samples, summary
 from mask2former.structures import Classes, PackedMasks
 
 CONFIGS = QUICKSTART.parent
@@ -100,6 +100,49 @@ def test_pixels_without_target_and_padding_are_visible(targets, image_format):
         light, black = (background == 235).all(-1), (background == 20).all(-1)
         assert (plain | light | black).all()
         assert 0.5 < plain.mean() < 0.9 and light.mean() > 0.08 and black.mean() > 0.08
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic"])
+def test_crowds_are_seen(shapes, tmp_path, task):
+    """The first object of each image becomes a crowd: no target, but in the picture."""
+    cfg = load_config(str(CONFIGS / f"{task}.yaml"))
+    name = cfg.DATASETS.TRAIN[0]
+    records = DatasetCatalog.get(name)
+    key = {"instance": "annotations", "panoptic": "segments_info"}[task]
+    crowded = [
+        {**r, key: [{**item, "iscrowd": int(i == 0)} for i, item in enumerate(r[key])]}
+        for r in records
+    ]
+    DatasetCatalog.register("crowded", lambda: crowded)
+    metadata = {k: v for k, v in MetadataCatalog.get(name).as_dict().items() if k != "name"}
+    MetadataCatalog.get("crowded").set(**metadata)
+    try:
+        plain = list(islice(samples(cfg, raw=False), 6))
+        cfg.DATASETS.TRAIN = ("crowded",)
+        marked = list(islice(samples(cfg, raw=False), 6))
+    finally:
+        DatasetCatalog.remove("crowded")
+        MetadataCatalog.remove("crowded")
+    seen = 0
+    for before, after in zip(plain, marked, strict=True):
+        assert torch.equal(before["image"], after["image"])
+        # Objects and crowds together are what were objects before.
+        parts = after["crowds"], after["instances"]
+        together = torch.cat([p.gt_masks.tensor for p in parts])
+        assert torch.equal(together.any(0), before["instances"].gt_masks.tensor.any(0))
+        assert sum(map(len, parts)) == len(before["instances"]) and len(parts[0]) <= 1
+        if not len(parts[0]):  # outside the crop
+            continue
+        classes = classes_of(load_config(str(CONFIGS / f"{task}.yaml")))
+        assert "; 1 crowd; " in summary(after, task, classes)
+        hidden = {**after, "crowds": parts[0][:0]}
+        pictures = [np.asarray(draw(s, task, classes, "RGB")).astype(int) for s in (after, hidden)]
+        height, width = (min(p.shape[axis] for p in pictures) for axis in (0, 1))
+        a, b = (p[:height, :width] for p in pictures)
+        mask = parts[0].gt_masks.tensor[0].numpy().repeat(4, 0).repeat(4, 1)
+        assert (np.abs(a - b).sum(-1)[mask] > 10).mean() > 0.3
+        seen += 1
+    assert seen >= 3
 
 
 def test_hatching_stays_inside():

@@ -18,7 +18,14 @@ from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map, read_panoptic_png
 from mask2former.data.segmentation import to_rle
 from mask2former.evaluation import COCOInstanceEvaluator, PanopticEvaluator, SemanticEvaluator
-from mask2former.visualization import draw_instances, draw_panoptic, draw_semantic, palette_color
+from mask2former.visualization import (
+    draw_instances,
+    draw_panoptic,
+    draw_semantic,
+    palette_color,
+    shade,
+)
+from mask2former.visualization.colors import shade_numbers
 
 
 @pytest.fixture
@@ -94,34 +101,38 @@ def test_files_of_evaluators(command, evaluated, tmp_path):
         image, output = read_image(record["file_name"], "RGB"), perfect(task, record)
         if task == "panoptic":
             ids, segments = output["panoptic_seg"]
-            colors = {s["id"]: palette_color(i) for i, s in enumerate(segments)}
             both = [
-                draw_panoptic(
-                    image, ids.numpy(), segments, metadata.stuff_classes, thing_colors=colors
-                )
+                draw_panoptic(image, ids.numpy(), segments, metadata.stuff_classes, legend=True)
             ] * 2
         elif task == "semantic":
             truth = read_label_map(record["sem_seg_file_name"])
             both = [
-                draw_semantic(image, labels, metadata.stuff_classes)
+                draw_semantic(image, labels, metadata.stuff_classes, legend=True)
                 for labels in (truth, output["sem_seg"].argmax(0).numpy())
             ]
         else:
             found = output["instances"]
             kept = found.scores >= 0.5
-            names = [metadata.thing_classes[i] for i in found.pred_classes]
+            categories = found.pred_classes.tolist()
+            names = [metadata.thing_classes[i] for i in categories]
             scored = [f"{n} {s:.0%}" for n, s in zip(names, found.scores, strict=True)]
-            colors = [palette_color(i) for i in range(len(found))]
+            colors = [
+                shade(palette_color(c), i)
+                for c, i in zip(categories, shade_numbers(categories), strict=True)
+            ]
             masks = found.pred_masks.numpy()
             number = int(kept.sum())
             both = [
-                draw_instances(image, masks, names, colors),
-                draw_instances(image, masks[:number], scored[:number], colors[:number]),
+                draw_instances(image, masks, names, colors, names=names),
+                draw_instances(
+                    image, masks[:number], scored[:number], colors[:number], names=names[:number]
+                ),
             ]
         drawn = np.asarray(Image.open(path)).astype(int)
-        width, height = both[0].size
-        panels = drawn[-height:, :width], drawn[-height:, -width:]
-        for panel, expected in zip(panels, both, strict=True):
+        width, height = (max(p.size[axis] for p in both) for axis in (0, 1))
+        corners = drawn[-height:, :width], drawn[-height:, -width:]
+        for corner, expected in zip(corners, both, strict=True):
+            panel = corner[: expected.height, : expected.width]  # legends differ in size
             difference = np.abs(panel - np.asarray(expected))
             assert difference.mean() < 3
             assert np.quantile(difference, 0.99) < 25

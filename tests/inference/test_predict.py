@@ -19,7 +19,7 @@ from support import REPOSITORY
 from mask2former.config import load_config
 from mask2former.data.image import read_image
 from mask2former.inference.predictor import Predictor
-from mask2former.visualization import draw_instances, palette_color
+from mask2former.visualization import draw_instances, palette_color, shade
 
 
 def decode(result: dict) -> np.ndarray:
@@ -52,7 +52,7 @@ def test_script_on_a_real_photograph(run_folder, photo, tmp_path):
         assert mask.shape == (photo.height, photo.width)
         np.testing.assert_array_equal(result["bbox"], mask_util.toBbox(result["segmentation"]))
     drawn = Image.open(tmp_path / "out/139.png")
-    assert drawn.size == photo.size
+    assert drawn.width == photo.width and drawn.height >= photo.height  # with a legend
     assert (np.asarray(drawn) != np.asarray(photo)).any()
 
 
@@ -76,11 +76,14 @@ def test_pictures_and_json_show_the_same_instances(demo, photo, tmp_path):
     for threshold in (0, scores[3], scores[1], 1):
         results = run(threshold)
         assert results == [r for r in everything if r["score"] >= threshold]
+        labels = [IDS.index(r["category_id"]) for r in results]
+        order = [labels[:i].count(label) for i, label in enumerate(labels)]
         expected = draw_instances(
             np.asarray(photo),
             np.array([decode(r) for r in results]).reshape(-1, photo.height, photo.width),
-            [f"{NAMES[IDS.index(r['category_id'])]} {r['score']:.0%}" for r in results],
-            [palette_color(i) for i in range(len(results))],
+            [f"{NAMES[i]} {r['score']:.0%}" for i, r in zip(labels, results, strict=True)],
+            [shade(palette_color(i), n) for i, n in zip(labels, order, strict=True)],
+            names=[NAMES[i] for i in labels],
         )
         drawn = Image.open(tmp_path / "drawn.png")
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(expected))

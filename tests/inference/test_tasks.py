@@ -125,7 +125,9 @@ def test_pictures_and_json_show_the_same_segments(demo, panoptic_config, photo, 
     ids, info, _ = panoptic_of(results)
     assert len(info) >= 3
     segments = [{**s, "category_id": ALL_IDS.index(s["category_id"])} for s in info]
-    picture = draw_panoptic(np.asarray(photo), ids, segments, ALL_NAMES, THINGS, COLORS)
+    picture = draw_panoptic(
+        np.asarray(photo), ids, segments, ALL_NAMES, THINGS, COLORS, legend=True
+    )
     np.testing.assert_array_equal(np.asarray(Image.open(drawn)), np.asarray(picture))
 
 
@@ -158,7 +160,7 @@ def test_semantic_results_equal_the_models_output(demo, kind, request, photo, im
     share = f"{counts.max() / labels.size:.0%} {ALL_NAMES[counts.argmax()]} in"
     assert f"photo.png: {len(np.unique(labels))} classes, {share}" in out
     colors = COLORS if kind == "panoptic" else None
-    picture = draw_semantic(np.asarray(photo), labels, ALL_NAMES, colors)
+    picture = draw_semantic(np.asarray(photo), labels, ALL_NAMES, colors, legend=True)
     np.testing.assert_array_equal(np.asarray(Image.open(drawn)), np.asarray(picture))
 
 

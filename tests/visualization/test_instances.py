@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mask2former.visualization import draw_instances, palette_color
-from mask2former.visualization.labels import least_overlap
+from mask2former.visualization.labels import least_overlap, moved_inside
 
 
 def disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndarray:
@@ -71,14 +71,44 @@ def test_small_and_thin_images(size):
 
 def test_a_label_moves_into_the_picture_and_away_from_others():
     at_corner = (-30.0, -5.0, 50.0, 15.0)
-    assert least_overlap([at_corner], [], 200, 100) == (0, 0, 80, 20)
+    inside = moved_inside(at_corner, 200, 100)
+    assert inside == (0, 0, 80, 20)
+    assert moved_inside((150, 90, 230, 110), 200, 100) == (119, 79, 199, 99)
+    assert least_overlap([inside], []) == inside
     beside = (100.0, 50.0, 180.0, 70.0)
-    assert least_overlap([at_corner, beside], [(0, 0, 80, 20)], 200, 100) == beside
+    assert least_overlap([inside, beside], [(0, 0, 80, 20)]) == beside
 
 
-def test_colours_are_distinct():
-    colors = np.array([palette_color(i) for i in range(24)], int)
-    distance = np.abs(colors[:, None] - colors[None]).sum(-1)
-    assert distance[~np.eye(24, dtype=bool)].min() > 20
-    neighbours = np.abs(np.diff(colors, axis=0)).sum(1)
-    assert neighbours.min() > 150
+def test_stripes_let_the_image_through():
+    """About half of a crowd is nearly as it was; the outline stays."""
+    grey = np.full((600, 800, 3), 100, np.uint8)
+    mask = disc(600, 800, 300, 400, 200)
+    inside = disc(600, 800, 300, 400, 185)
+    plain, striped = (
+        np.asarray(draw_instances(grey, mask[None], [""], [(255, 0, 0)], striped=s))[:, :, 0]
+        for s in ((), (0,))
+    )
+    assert np.ptp(plain[inside]) == 0
+    strong = striped[inside] == plain[inside][0]
+    assert 0.4 < strong.mean() < 0.6
+    assert (striped[inside][~strong] < 120).all()
+    rim = mask & ~disc(600, 800, 300, 400, 199)
+    assert (striped[rim] > 150).mean() > 0.95
+
+
+def test_instances_without_a_label_are_in_the_legend():
+    """A hundred cats are too many for labels, the dog is not."""
+    grey = np.full((600, 800, 3), 100, np.uint8)
+    masks = [disc(600, 800, 30 + 8 * (i // 10), 40 + 8 * (i % 10), 4) for i in range(100)]
+    masks.append(disc(600, 800, 400, 500, 120))
+    names = [*["cat"] * 100, "dog"]
+    colors = [*[(255, 0, 0)] * 100, (0, 0, 255)]
+    bare = draw_instances(grey, masks, names, colors)
+    picture = draw_instances(grey, masks, names, colors, names=names)
+    assert picture.width == 800 and 600 < picture.height < 700
+    np.testing.assert_array_equal(np.asarray(picture)[:600], np.asarray(bare))
+    strip = np.asarray(picture)[600:]
+    assert (strip == (255, 0, 0)).all(-1).any()
+    assert not (strip == (0, 0, 255)).all(-1).any()
+    one = draw_instances(grey, masks[-1:], ["dog"], colors[-1:], names=["dog"])
+    assert one.size == (800, 600)

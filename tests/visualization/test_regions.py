@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mask2former.visualization import draw_panoptic, draw_semantic, palette_color
+from mask2former.visualization import draw_panoptic, draw_semantic, palette_color, shade
 from mask2former.visualization.labels import LabelStyle
 
 H, W = 600, 800
@@ -100,34 +100,33 @@ def test_no_other_colour_appears_at_edges(labels):
     assert not changed(picture, white).any()
 
 
-def test_things_stand_out_and_stuff_is_calm(image, segments):
+@pytest.mark.parametrize("colors", [COLORS, None])
+def test_classes_have_one_colour_and_their_things_shades_of_it(image, segments, colors):
     ids, info = segments
-    picture = np.asarray(draw_panoptic(image, ids, info, unnamed(4), colors=COLORS))
+    picture = np.asarray(draw_panoptic(image, ids, info, unnamed(4), colors=colors))
     found = {
         segment["id"]: hue_of(picture, image, interior(ids == segment["id"])) for segment in info
     }
-    # Each thing has its own colour, although two have the same class.
-    for i, thing in enumerate((300, 70000, 4)):
-        np.testing.assert_allclose(found[thing][:3], palette_color(i), atol=4)
-    # Stuff has the colour of its class, with less saturation and less opacity.
-    for stuff, color in ((7, COLORS[0]), (9, COLORS[1])):
-        calm = found[stuff][:3]
-        assert np.argmax(calm) == np.argmax(color)
-        assert np.ptp(calm) < 0.8 * np.ptp(color)
-        assert found[stuff][3] < found[300][3]
+    base = colors or [palette_color(i) for i in range(4)]
+    expected = {7: base[0], 9: base[1], 300: base[2], 70000: base[3], 4: shade(base[2], 1)}
+    for segment_id, color in expected.items():
+        np.testing.assert_allclose(found[segment_id][:3], color, atol=4)
+    assert found[7][3] < found[300][3]  # things stand out
     assert not changed(image, picture)[interior(ids == 0)].any()
 
 
-def test_things_can_have_the_colour_of_their_class(image, segments):
+def test_crowds_are_striped(image, segments):
     ids, info = segments
-    for colors in (COLORS, None):
-        picture = np.asarray(
-            draw_panoptic(image, ids, info, unnamed(4), colors=colors, by_class=True)
-        )
-        expected = COLORS[2] if colors else palette_color(2)
-        for car in (300, 4):
-            *found, _ = hue_of(picture, image, interior(ids == car))
-            np.testing.assert_allclose(found, expected, atol=4)
+    crowds = [{**segment, "iscrowd": int(segment["id"] == 300)} for segment in info]
+    plain, striped = (
+        np.asarray(draw_panoptic(image, ids, s, unnamed(4))).astype(int) for s in (info, crowds)
+    )
+    inside = interior(ids == 300)
+    change = np.abs(striped - image).sum(-1)[inside], np.abs(plain - image).sum(-1)[inside]
+    assert 0.3 < (change[0] < 0.5 * change[1]).mean() < 0.6
+    assert 0.3 < (change[0] > change[1]).mean() < 0.7
+    others = ~ndimage.binary_dilation(ids == 300, iterations=MARGIN)
+    np.testing.assert_array_equal(striped[others], plain[others])
 
 
 def test_things_can_be_given_colours(image, segments):
@@ -250,6 +249,38 @@ def test_slivers_of_stuff_have_no_label(image):
     labels = np.full((H, W), 255, np.uint8)
     labels[300:303, 100:400] = 0
     assert label_box(lambda name: draw_semantic(image, labels, [name]), "grass") is None
+
+
+def test_thin_regions_are_in_the_legend_and_not_in_the_sky(image):
+    """A pole that is long enough for a label, but much thinner."""
+    labels = np.zeros((H, W), np.uint8)
+    labels[100:, 396:404] = 1
+    bare = np.asarray(draw_semantic(image, labels, ["sky", "pole"], COLORS))
+    unnamed_pole = np.asarray(draw_semantic(image, labels, ["sky", ""], COLORS))
+    assert not changed(bare, unnamed_pole).any()
+    full = np.asarray(draw_semantic(image, labels, ["sky", "pole"], COLORS, legend=True))
+    np.testing.assert_array_equal(full[:H], bare)
+    strip = full[H:]
+    assert 0 < len(strip) < 60
+    assert (strip == COLORS[1]).all(-1).any() and not (strip == COLORS[0]).all(-1).any()
+
+
+@pytest.mark.parametrize("angle", [20, 45, 70])
+def test_labels_of_thin_things_touch_them(image, angle):
+    """The middle of the box around a slanting thing, or of its sides, may be far from it."""
+    rows, columns = np.mgrid[:H, :W] - np.array([H / 2, W / 2])[:, None, None]
+    sin, cos = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    along, across = rows * sin + columns * cos, columns * sin - rows * cos
+    ids = ((np.abs(across) < 4) & (np.abs(along) < 250)).astype(np.int32)
+    ids[(along > 200) & (np.abs(across) < 60) & (along < 250)] = 1  # like a T
+    info = [{"id": 1, "category_id": 0, "isthing": True}]
+    box = label_box(lambda name: draw_panoptic(image, ids, info, [name]), "racket")
+    x0, y0, x1, y1 = box
+    height = y1 - y0
+    near = ids[
+        max(0, y0 - height // 2) : y1 + height // 2, max(0, x0 - height // 2) : x1 + height // 2
+    ]
+    assert near.any()
 
 
 def test_labels_do_not_cover_each_other_or_other_things(image):

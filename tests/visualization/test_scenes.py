@@ -10,14 +10,14 @@ from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from mask2former.structures import Classes
-from mask2former.visualization import palette_color
+from mask2former.visualization import palette_color, shade
 from mask2former.visualization.labels import LabelStyle
+from mask2former.visualization.object_colors import SteadyColors, shared_colors
 from mask2former.visualization.result_files import ResultFile
 from mask2former.visualization.scenes import (
     InstanceScene,
     PanopticScene,
     RunLengthMasks,
-    shared_colors,
     to_rle,
     true_scene,
 )
@@ -137,8 +137,9 @@ def test_an_object_and_its_prediction_have_one_colour(kind):
     truth = as_scene(kind, blocks(0, 20, 40, 60), [0, 0, 1, 0])
     # close to the last object, too far off, of another class, near no object, and exact
     prediction = as_scene(kind, blocks(63, 26, 40, 85, 0), [0, 0, 0, 0, 0])
-    own, found = shared_colors(truth, prediction)
-    assert [own[i] for i in range(4)] == [palette_color(i) for i in range(4)]
+    own, found = shared_colors(truth, prediction, CLASSES)
+    cat, dog = palette_color(0), palette_color(1)
+    assert [own[i] for i in range(4)] == [shade(cat, 0), shade(cat, 1), dog, shade(cat, 2)]
     assert found[0] == own[3]
     assert found[4] == own[0]
     others = {found[i] for i in (1, 2, 3)}
@@ -149,16 +150,56 @@ def test_an_object_and_its_prediction_have_one_colour(kind):
 def test_the_better_of_two_predictions_has_the_colour_of_the_object():
     truth = as_scene("instance", blocks(20), [0])
     prediction = as_scene("instance", blocks(22, 21), [0, 0])
-    own, found = shared_colors(truth, prediction)
+    own, found = shared_colors(truth, prediction, CLASSES)
     assert found[1] == own[0] != found[0]
 
 
 @pytest.mark.parametrize("kind", ["instance", "panoptic"])
 def test_colours_where_there_is_nothing(kind):
     scene, nothing = as_scene(kind, blocks(20), [0]), as_scene(kind, [], [])
-    assert shared_colors(nothing, scene) == ({}, {0: palette_color(0)})
-    assert shared_colors(None, scene) == ({}, {0: palette_color(0)})
-    assert shared_colors(scene, nothing) == ({0: palette_color(0)}, {})
+    assert shared_colors(nothing, scene, CLASSES) == ({}, {0: palette_color(0)})
+    assert shared_colors(None, scene, CLASSES) == ({}, {0: palette_color(0)})
+    assert shared_colors(scene, nothing, CLASSES) == ({0: palette_color(0)}, {})
+
+
+@pytest.mark.parametrize("kind", ["instance", "panoptic"])
+def test_objects_keep_their_colours_from_frame_to_frame(kind):
+    """Squares that move, in another order in each frame; one leaves, and one comes."""
+    colors = SteadyColors(CLASSES)
+    seen = {}
+    rng = np.random.default_rng(0)
+    for frame in range(8):
+        corners = {"a": 2 * frame, "b": 60 + 2 * frame, "dog": 30 + frame}
+        if frame > 4:
+            del corners["a"]
+            corners["new"] = 10 + frame
+        names = list(rng.permutation(list(corners)))
+        scene = as_scene(
+            kind,
+            blocks(*(corners[name] for name in names)),
+            [int(name == "dog") for name in names],
+        )
+        found = colors(scene)
+        assert len(found) == len(set(found.values())) == 3
+        for i, name in enumerate(names):
+            assert found[i] == seen.setdefault(name, found[i]), (frame, name)
+    assert {seen["a"], seen["b"]} <= {shade(palette_color(0), i) for i in range(2)}
+    assert seen["new"] != seen["b"]
+    assert seen["dog"] == palette_color(1)
+
+
+def test_crowds_are_counted_and_named_apart():
+    masks = blocks(0, 20, 40)
+    scene = InstanceScene(masks, [0, 0, 1], crowds=[1])
+    assert scene.summary(CLASSES) == "2 instances, 1 crowd"
+    record = {
+        "height": 20, "width": 100,
+        "annotations": [
+            {"category_id": 0, "segmentation": rle_of(mask), "iscrowd": i == 1}
+            for i, mask in enumerate(masks)
+        ],
+    }  # fmt: skip
+    assert list(true_scene("instance", record, CLASSES).crowds) == [1]
 
 
 # --- Ground truth ---
