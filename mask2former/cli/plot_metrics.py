@@ -1,4 +1,4 @@
-"""Plot the losses and the accuracy of a training run from its metrics.json.
+"""Plot the losses, the learning rate and the accuracy of a training run from its metrics.json.
 
 python -m mask2former.cli.plot_metrics output/quickstart/instance --output curves.png
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..utils.files import write_atomically
+from ..visualization import palette_color
 
 LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # those of the last prediction
 METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
+# Colours of the palette that are dark enough for lines on white.
+_LINES = (0, 5, 2, 3, 8)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,28 +48,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the losses on the left and the metrics on the right.
+    """Draw the losses over the learning rate on the left, and the metrics on the right.
 
     Args:
         rows: the lines of a `metrics.json`.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _plot(left, rows, LOSSES)
-    _plot(right, rows, METRICS, marker="o")
-    left.set(xlabel="iteration", ylabel="weighted loss, last prediction", ylim=(0, None))
-    right.set(xlabel="iteration", ylabel="on the validation set, percent", ylim=(0, 100))
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    axes = figure.subplot_mosaic([["loss", "metric"], ["lr", "metric"]], height_ratios=(3, 1))
+    axes["lr"].sharex(axes["loss"])
+    _plot(axes["loss"], rows, LOSSES)
+    _plot(axes["lr"], rows, ("lr",), color="0.25")
+    # Single evaluations are points; many are a line, whose points would hide it.
+    evaluations = sum(any(key in row for key in METRICS) for row in rows)
+    _plot(axes["metric"], rows, METRICS, marker="o", markersize=5 if evaluations < 30 else 0)
+    axes["loss"].set(ylabel="weighted loss, last prediction", ylim=(0, None))
+    axes["loss"].tick_params(labelbottom=False)
+    axes["lr"].set(xlabel="iteration", ylabel="learning rate")
+    axes["metric"].set(xlabel="iteration", ylabel="on the validation set, percent")
+    axes["metric"].set_ylim(0, _upper_limit(rows))
+    learning_rates = [row["lr"] for row in rows if row.get("lr", 0) > 0]
+    if learning_rates and max(learning_rates) > 20 * min(learning_rates):
+        axes["lr"].set_yscale("log")  # steps of a tenth would be flat on a linear axis
+    elif learning_rates:
+        axes["lr"].set_ylim(0, 1.15 * max(learning_rates))
+        axes["lr"].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     return figure
 
 
+def _upper_limit(rows: Sequence[dict[str, Any]]) -> float:
+    """Return the end of the axis of metrics: above the highest value, and at most 100."""
+    values = [row[key] for row in rows for key in METRICS if key in row]
+    most = max((value for value in values if math.isfinite(value)), default=0.0)
+    if most <= 0:
+        return 100.0
+    step = 10.0 ** math.floor(math.log10(most))  # 1.7 ends at 2, 17 at 20, 62 at 70
+    return min(100.0, step * math.ceil(1.05 * most / step))
+
+
 def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: Sequence[str], **style: Any) -> None:
-    for key in keys:
+    for i, key in enumerate(keys):
         points = [(row["iteration"], row[key]) for row in rows if key in row]
         if points:
-            axes.plot(*zip(*points, strict=True), label=key, **style)
+            red, green, blue = (value / 255 for value in palette_color(_LINES[i]))
+            axes.plot(
+                *zip(*points, strict=True),
+                **{"label": key, "color": (red, green, blue), "linewidth": 1.6, **style},
+            )
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(axes.lines) > 1 or (axes.lines and axes.lines[0].get_label() != "lr"):
+        axes.legend(frameon=False)
 
 
 if __name__ == "__main__":

@@ -21,13 +21,38 @@ def run(tmp_path):
 
 
 def test_each_curve_has_the_rows_with_its_key():
-    left, right = draw(ROWS).axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in (*left.lines, *right.lines)}
+    lines = {
+        line.get_label(): line.get_xydata().tolist()
+        for axes in draw(ROWS).axes
+        for line in axes.lines
+    }
     assert lines == {
+        "lr": [[19, 1e-4], [39, 1e-4]],
         "loss_ce": [[19, 2], [39, 1]],
         "loss_mask": [[19, 1], [39, 0.5]],
         "segm/AP": [[39, 31]],
     }
+
+
+@pytest.mark.parametrize(
+    ("most", "limit"),
+    [(0.03, 0.04), (1.7, 2), (0.96, 1.1), (17, 20), (62, 70), (96, 100), (100, 100), (0, 100),
+     (float("nan"), 100)],
+)  # fmt: skip
+def test_low_metrics_fill_the_axis(most, limit):
+    rows = [*ROWS[:2], {"iteration": 39, "segm/AP": most, "segm/AP50": most / 2}]
+    axes = draw(rows).axes[1]
+    assert axes.get_ylim() == pytest.approx((0, limit))
+
+
+def test_steps_of_the_learning_rate_are_seen():
+    def scale(*rates):
+        rows = [{"iteration": i, "lr": rate} for i, rate in enumerate(rates)]
+        return draw(rows).axes[2].get_yscale()
+
+    assert scale(1e-4, 1e-4, 5e-5) == "linear"
+    assert scale(1e-4, 1e-5, 1e-6) == "log"
+    assert scale(0, 0) == "linear"
 
 
 def test_the_picture_is_written_where_it_is_asked_for(run, capsys):
