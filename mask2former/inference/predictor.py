@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from ..checkpoint import load_weights
 from ..modeling.postprocessing import CHUNK_PIXELS
 from ..modeling.registries import check_names
+from ..utils.size import Size
 
 
 class Predictor:
@@ -93,7 +95,18 @@ class Predictor:
         Returns:
             The model's result for the image, such as `{"instances": Instances}` of size (H, W).
         """
-        return self._predict(image, (image.shape[0], image.shape[1]))
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+        """Predict on images for which `network_size` is the same, all at once.
+
+        Results differ from those of single images by rounding errors, which may move single pixels
+        across the threshold of masked attention.
+
+        Args:
+            images: each (H, W, 3) uint8, BGR; their own sizes may differ.
+        """
+        return self._predict(images, [(image.shape[0], image.shape[1]) for image in images])
 
     def labels(self, image: np.ndarray) -> np.ndarray:
         """Find the class with the highest score at each pixel, with a model that gives `sem_seg`.
@@ -109,23 +122,33 @@ class Predictor:
         """
         size = image.shape[0], image.shape[1]
         enlarged_within = getattr(self.model, "semantic_resize_first", False)
-        scores_size = size if enlarged_within else self._network_size(*size)
-        return best_classes(self._predict(image, scores_size)["sem_seg"], size).cpu().numpy()
+        scores_size = size if enlarged_within else self.network_size(*size)
+        scores = self._predict([image], [scores_size])[0]["sem_seg"]
+        return best_classes(scores, size).cpu().numpy()
 
-    def _predict(self, image: np.ndarray, output_size: tuple[int, int]) -> dict[str, Any]:
-        if self.image_format == "RGB":
-            image = image[:, :, ::-1]
-        image = ResizeTransform(
-            *image.shape[:2], *self._network_size(*image.shape[:2])
-        ).apply_image(np.ascontiguousarray(image))
-        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        height, width = output_size
+    def _predict(
+        self, images: Sequence[np.ndarray], output_sizes: Sequence[Size]
+    ) -> list[dict[str, Any]]:
+        inputs = [
+            {"image": self._resized(image), "height": height, "width": width}
+            for image, (height, width) in zip(images, output_sizes, strict=True)
+        ]
         device = next(self.model.parameters()).device.type
         autocast = torch.autocast(device, dtype=self.precision, enabled=self.precision is not None)
         with torch.inference_mode(), autocast:
-            return self.model([{"image": tensor, "height": height, "width": width}])[0]
+            return self.model(inputs)
 
-    def _network_size(self, height: int, width: int) -> tuple[int, int]:
+    def _resized(self, image: np.ndarray) -> torch.Tensor:
+        """Return what the model takes: (3, h, w), uint8, in its order of channels."""
+        if self.image_format == "RGB":
+            image = image[:, :, ::-1]
+        size = image.shape[0], image.shape[1]
+        resize = ResizeTransform(*size, *self.network_size(*size))
+        resized = resize.apply_image(np.ascontiguousarray(image))
+        return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+    def network_size(self, height: int, width: int) -> Size:
+        """Return the size to which the model sees an image of this size resized."""
         if self.min_size == 0:
             return height, width
         size = ResizeShortestEdge.get_output_shape(height, width, self.min_size, self.max_size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -63,16 +64,37 @@ class Segmenter:
             image: (H, W, 3) uint8, BGR.
             source: where the prediction finds the image again; by default it keeps the pixels.
         """
-        if source is None:
-            source = ImageSource(pixels=image[:, :, ::-1])
-        if self.task == "semantic":
-            labels = self.predictor.labels(image)
-            return SemanticPrediction.from_labels(labels, self.classes, source)
-        found = self.predictor(image)[TASKS[self.task].output]
+        if self.task != "semantic":
+            return self._prediction(self.predictor(image), image, source)
+        labels = self.predictor.labels(image)
+        return SemanticPrediction.from_labels(labels, self.classes, _kept(image, source))
+
+    def find_all(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """Return what is in images that `Predictor.batch` can take together.
+
+        Semantic maps are made one after the other, because their scores take much memory.
+
+        Args:
+            images: each (H, W, 3) uint8, BGR.
+        """
+        if self.task == "semantic" or len(images) == 1:
+            return [self.find(image) for image in images]
+        outputs = self.predictor.batch(images)
+        return [self._prediction(o, image) for o, image in zip(outputs, images, strict=True)]
+
+    def _prediction(
+        self, output: dict[str, Any], image: np.ndarray, source: ImageSource | None = None
+    ) -> Prediction:
+        found = output[TASKS[self.task].output]
+        source = _kept(image, source)
         if self.task == "panoptic":
             return PanopticPrediction.from_output(found, self.classes, source)
         instances = confident(found, self.threshold)
         return InstancePrediction.from_instances(instances, self.classes, source)
+
+
+def _kept(image: np.ndarray, source: ImageSource | None) -> ImageSource:
+    return ImageSource(pixels=image[:, :, ::-1]) if source is None else source
 
 
 @dataclass(frozen=True)
@@ -92,6 +114,11 @@ class LoadedModel:
     classes: Classes
     task: str
     predictor: Predictor
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks that the model does."""
+        return list(_offered(self.cfg))
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return the model for one task. All segmenters of a model share its weights.
