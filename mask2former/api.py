@@ -18,7 +18,7 @@ from torch import nn
 
 from .inference.images import open_images
 from .inference.model_sources import find_model
-from .inference.segmenters import LoadedModel, load_model
+from .inference.segmenters import LoadedModel, Segmenter, load_model
 from .structures import Classes
 from .utils.device import check_device, choose_precision
 
@@ -142,12 +142,29 @@ class Mask2Former:
             ValueError: an image cannot be read (`ImageReadError`) or is of a wrong shape or type,
                 or the model does not do the task.
         """
-        segmenter = self._model.segmenter(task, threshold)
+        segmenter = self.segmenter(task, threshold)
         opened = open_images(images, channel_order=channel_order, allow_url=allow_url)
         results = (segmenter.find(image, source) for image, source in opened.items)
         if stream or opened.number == "stream":
             return results
         return list(results) if opened.number == "many" else next(results)
+
+    def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
+        """Return what `predict` runs on each image, for callers that hold arrays already.
+
+        Args:
+            task: see `predict`.
+            threshold: see `predict`.
+
+        Raises:
+            ValueError: the model does not do the task, or the task has no threshold.
+        """
+        return self._model.segmenter(task, threshold)
+
+    @property
+    def tasks(self) -> list[str]:
+        """All tasks that the model does."""
+        return self._model.tasks
 
     @property
     def task(self) -> str:

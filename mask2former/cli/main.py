@@ -25,7 +25,7 @@ from .errors import run_reporting_errors
 from .flags import HelpFormatter
 
 # In the order of the help.
-VERBS = ("train", "check", "zoo", "env")
+VERBS = ("train", "check", "serve", "zoo", "env")
 
 DESCRIPTION = "Segment images with Mask2Former, and train, evaluate and convert models."
 EPILOG = """\

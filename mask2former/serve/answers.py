@@ -1,0 +1,69 @@
+"""Predictions as the bytes of an answer."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from ..inference.predictions import Prediction
+from ..visualization.colors import shade_numbers
+from ..visualization.scenes import shades
+
+Format = Literal["rle", "overlay", "labels"]
+
+JSON_TYPE, PNG_TYPE = "application/json", "image/png"
+
+
+def encode(found: Prediction, format: Format) -> tuple[bytes, str]:
+    """Return a prediction in a format, and its content type."""
+    if format == "rle":
+        return json.dumps(as_json(found), separators=(",", ":")).encode(), JSON_TYPE
+    return _png(found.plot() if format == "overlay" else label_map(found)), PNG_TYPE
+
+
+def as_json(found: Prediction) -> dict[str, Any]:
+    """Return a prediction as JSON values.
+
+    Returns:
+        ``task``, ``width``, ``height``, and ``objects``: per object the entries of
+        `Prediction.segments`, ``category_id``, ``color`` and ``segmentation``, COCO's compressed
+        RLE.
+    """
+    height, width = found.size
+    objects = [
+        {
+            **segment,
+            "category_id": record["category_id"],
+            "color": color,
+            "segmentation": record["segmentation"],
+        }
+        for segment, record, color in zip(
+            found.segments, found.to_coco(), object_colors(found), strict=True
+        )
+    ]
+    return {"task": found.task, "width": width, "height": height, "objects": objects}
+
+
+def label_map(found: Prediction) -> Image.Image:
+    """Return the class at each pixel as a grey image of 8 or 16 bits; `void_label` is no class."""
+    void = found.classes.void_label
+    labels = found.label_map
+    filled = np.where(labels < 0, void, labels)
+    return Image.fromarray(filled.astype(np.uint8 if void < 256 else np.uint16))
+
+
+def object_colors(found: Prediction) -> list[str]:
+    """Return the colour in which each object is drawn, as ``#rrggbb``."""
+    labels = found.labels.tolist()
+    colors = shades(labels, shade_numbers(labels), found.classes)
+    return ["#{:02x}{:02x}{:02x}".format(*color) for color in colors]
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()

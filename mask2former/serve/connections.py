@@ -1,0 +1,98 @@
+"""Connections that end when their client is too slow.
+
+uvicorn waits without end for the headers of a request, and for a client to read its answer. Here
+both have a limit. The time for the body of a request is limited where it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from .limits import Limits
+
+STALL_BYTES = 2**16
+"""A client that reads fewer bytes of an answer than this in `Limits.stall_seconds` is cut off."""
+
+
+def protocol_class(limits: Limits) -> type[asyncio.Protocol]:
+    """Return the protocol for uvicorn, with these limits."""
+
+    class Connection(_Connection):
+        header_seconds = limits.header_seconds
+        stall_seconds = limits.stall_seconds
+
+    return Connection
+
+
+class _Connection(H11Protocol):
+    header_seconds: float
+    stall_seconds: float
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Give the client time to send headers."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def data_received(self, data: bytes) -> None:
+        """Take data, and end the time for headers if these are complete.
+
+        The rest of a body that nobody reads any more counts as slow headers too.
+        """
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_header_timer()
+        elif not self.transport.is_closing():
+            self._expect_headers()
+
+    def on_response_complete(self) -> None:
+        """Begin anew; between requests, uvicorn's timer of idle connections runs."""
+        self._stop_header_timer()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """Watch a client that does not read as fast as the server writes."""
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """End the watch."""
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all timers."""
+        self._stop_header_timer()
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def _expect_headers(self) -> None:
+        if self._header_timer is None:
+            self._header_timer = self.loop.call_later(self.header_seconds, self._too_slow)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _watch(self, unread: int) -> None:
+        self._stall_timer = self.loop.call_later(self.stall_seconds, self._check_progress, unread)
+
+    def _check_progress(self, unread_before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread_before - unread < STALL_BYTES:
+            self._too_slow()
+        else:
+            self._watch(unread)
+
+    def _too_slow(self) -> None:
+        self.transport.abort()
