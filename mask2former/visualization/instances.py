@@ -33,7 +33,7 @@ def draw_instances(
     names: Sequence[str] | None = None,
     striped: Collection[int] = (),
 ) -> Image.Image:
-    """Draw N instances, small ones on top.
+    """Draw N instances, crowds at the bottom and small instances on top.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -55,8 +55,10 @@ def draw_instances(
     stride = search_stride(canvas.height, canvas.width)
     # Enlarged pictures are so small that every pixel is searched.
     small = strided(np.zeros(image.shape[:2], np.int32), stride)
-    for i in sorted(visible, key=lambda i: -areas[i]):
-        _draw_mask(canvas, masks[i], colors[i], width, factor, i in striped)
+    plain = canvas.copy()
+    for i in sorted(visible, key=lambda i: (i not in striped, -areas[i])):
+        below = None if i in striped else plain
+        _draw_mask(canvas, masks[i], colors[i], width, factor, below)
         small[strided(masks[i], stride)] = i + 1
     if factor > 1:
         small = small.repeat(factor, axis=0).repeat(factor, axis=1)
@@ -74,9 +76,12 @@ def _draw_mask(
     color: Color,
     line_width: float,
     factor: int,
-    striped: bool,
+    below: Image.Image | None,
 ) -> None:
     """Fill a mask and trace its edge.
+
+    The fill is on `below`, so that the colours of instances below this one do not shine through;
+    None stands for stripes on what is there.
 
     A blurred mask crosses one half at the edge of the mask, and is steep there. Look-up tables of
     the blurred mask therefore give both a fill with a soft border and a line along the edge.
@@ -91,11 +96,14 @@ def _draw_mask(
         crop = crop.resize(size, Image.Resampling.BICUBIC)
     soft = crop.filter(ImageFilter.GaussianBlur(line_width / 2))
     opacity = soft.point([round(_FILL_OPACITY * v) for v in range(256)])
-    if striped:
+    corner = (x0 * factor, y0 * factor)
+    if below is None:
         gaps = stripes(crop.height, crop.width, stripe_distance(canvas))
         limits = np.where(gaps, 255 * _PALE_OPACITY, 255).astype(np.uint8)
         opacity = ImageChops.darker(opacity, Image.fromarray(limits))
+    else:
+        right, bottom = corner[0] + crop.width, corner[1] + crop.height
+        canvas.paste(below.crop((*corner, right, bottom)), corner, soft)
     line = soft.point([round(255 * min(1.0, 1.5 * (1 - abs(v / 127.5 - 1)))) for v in range(256)])
-    corner = (x0 * factor, y0 * factor)
     canvas.paste(color, corner, opacity)
     canvas.paste(color, corner, line)

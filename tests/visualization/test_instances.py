@@ -51,6 +51,15 @@ def test_small_masks_are_on_top(image):
         assert pixel[1] > pixel[0]
 
 
+def test_colours_below_do_not_shine_through():
+    grey = np.full((600, 800, 3), 100, np.uint8)
+    masks = [disc(600, 800, 300, 400, radius) for radius in (200, 60)]
+    alone = draw_instances(grey, masks[1:], [""], [(0, 255, 0)])
+    both = draw_instances(grey, masks, ["", ""], [(255, 0, 0), (0, 255, 0)])
+    inside = disc(600, 800, 300, 400, 50)
+    np.testing.assert_array_equal(np.asarray(both)[inside], np.asarray(alone)[inside])
+
+
 def test_no_instances_and_empty_masks_change_nothing(image):
     none = np.zeros((0, 600, 800), bool)
     assert not changed(image, draw_instances(image, none, [], [])).any()
