@@ -119,8 +119,11 @@ def train(args: argparse.Namespace) -> dict | None:
 
 def _train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; mistakes that the user can fix end the process with one line."""
+    from detectron2.utils import comm
+
     from ..checkpoint import Checkpointer
     from ..engine import Trainer, setup
+    from ..report import Report
 
     try:
         cfg = setup(args)
@@ -135,4 +138,10 @@ def _train(args: argparse.Namespace) -> dict | None:
             trainer.resume_or_load(resume=args.resume)
     except (ValueError, ImportError) as error:  # the message says how to fix them
         sys.exit(f"error: {error}")
-    return Trainer.test(cfg, model) if args.eval_only else trainer.train()
+    if not args.eval_only:
+        return trainer.train()
+    report = Report(cfg, "Evaluation") if args.report else None
+    results = Trainer.test(cfg, model, report=report)
+    if report is not None and comm.is_main_process():
+        report.write(args.report)
+    return results

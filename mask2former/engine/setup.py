@@ -54,6 +54,12 @@ def argument_parser() -> argparse.ArgumentParser:
     """Build a parser of Detectron2's training arguments and of those for the user's own data."""
     parser = default_argument_parser(epilog=EPILOG)
     parser.description = "Train or evaluate Mask2Former."
+    parser.add_argument(
+        "--report",
+        metavar="DIR",
+        help="with --eval-only: write report.html there, with tables, curves, kinds of errors and "
+        "the best and worst images",
+    )
     add_data_flags(parser)
     add_trust_flags(parser)
     return parser
@@ -89,6 +95,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_names(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
+    if args.report:
+        check_report_folder(args)
     register_run_datasets(cfg, args)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
@@ -102,6 +110,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg
+
+
+def check_report_folder(args: argparse.Namespace) -> None:
+    """Make the folder of ``--report``, so that a long evaluation is not in vain.
+
+    Raises:
+        ValueError: the folder cannot be written to, or nothing is evaluated.
+    """
+    if not args.eval_only:
+        raise ValueError("--report needs --eval-only")
+    try:
+        os.makedirs(args.report, exist_ok=True)
+        sound = os.access(args.report, os.W_OK)
+    except OSError as error:
+        raise ValueError(f"--report {args.report}: {error.strerror or error}") from error
+    if not sound:
+        raise ValueError(f"--report {args.report}: the folder cannot be written to")
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

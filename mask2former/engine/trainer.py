@@ -23,6 +23,7 @@ from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..data.bad_images import TrainLoader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
+from ..report import Report
 from .distributed import distributed_model
 from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
 from .interruption import stopping_at_once
@@ -201,7 +202,14 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name, output_folder)
 
     @classmethod
-    def test(cls, cfg: CfgNode, model: torch.nn.Module, evaluators: Any = None) -> dict:
+    def test(
+        cls,
+        cfg: CfgNode,
+        model: torch.nn.Module,
+        evaluators: Any = None,
+        *,
+        report: Report | None = None,
+    ) -> dict:
         """Evaluate on ``DATASETS.TEST`` in the precision of training.
 
         With ``TEST.AUG.ENABLED``, evaluate again on augmented views of each image (see
@@ -212,6 +220,7 @@ class Trainer(DefaultTrainer):
             model: the model with its weights.
             evaluators: one per data set, by default those of `build_evaluator`. These write the
                 results of augmented views to ``OUTPUT_DIR/inference_TTA``.
+            report: gets what was found without augmentation, in the main process.
 
         Returns:
             Results per task, or per data set and task if there are several data sets.
@@ -221,7 +230,17 @@ class Trainer(DefaultTrainer):
         with torch.autocast(
             torch.device(cfg.MODEL.DEVICE).type, dtype=precision, enabled=precision is not None
         ):
-            results = super().test(cfg, model, evaluators)
+            plain = evaluators
+            if isinstance(plain, DatasetEvaluator):
+                plain = [plain]
+            if report is not None and plain is None:
+                plain = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
+            results = super().test(cfg, model, plain)
+            if report is not None and comm.is_main_process():
+                names = cfg.DATASETS.TEST
+                by_name = {names[0]: results} if len(names) == 1 else results
+                for name, evaluator in zip(names, plain, strict=True):
+                    report.add_evaluation(name, evaluator, by_name[name])
             if augmented is None:
                 return results
             logger.info("Evaluation with test-time augmentation")

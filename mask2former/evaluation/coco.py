@@ -209,8 +209,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         results = [result for image in predictions for result in image["instances"]]
         self._check_image_ids(predictions)
         results = self._with_dataset_category_ids(results)
-        if self._output_dir:
-            path = os.path.join(self._output_dir, "coco_instances_results.json")
+        if path := self.results_file:
             logger.info(f"Writing {len(results)} predictions to {path}")
             with PathManager.open(path, "w") as f:
                 json.dump(results, f)
@@ -243,6 +242,13 @@ class COCOInstanceEvaluator(COCOEvaluator):
             class_names or [str(category_id) for category_id in category_ids],
             {number[p["image_id"]]: p["file_name"] for p in predictions},
         )
+
+    @property
+    def results_file(self) -> str | None:
+        """The path of the predictions in COCO's format of results; None if none are written."""
+        if not self._output_dir:
+            return None
+        return os.path.join(self._output_dir, "coco_instances_results.json")
 
     def analysis(self) -> InstanceAnalysis | None:
         """Return what the masks of the last `evaluate` tell beyond its numbers.

@@ -60,8 +60,8 @@ class InstanceAnalysis:
             predictions without an object, the last column objects without a prediction.
         calibration: of the scores of all predictions; right is an IoU of at least 0.5.
         quality: image file -> F1 in [0, 1] of the predictions with a score of at least
-            `CONFIDENT`, averaged over the IoU thresholds; 1 for images without objects and without
-            predictions.
+            `CONFIDENT`, averaged over the IoU thresholds. Images without objects and without such
+            predictions are left out.
     """
 
     names: Sequence[str]
@@ -140,11 +140,11 @@ def _objects(matched: hotcoco.COCOeval) -> np.ndarray:
 
 
 def _quality(confident: hotcoco.COCOeval, files: Mapping[int, str]) -> dict[str, float]:
-    total = dict.fromkeys(files, 0.0)
     thresholds = confident.params.iouThrs
+    total: dict[str, float] = {}
     for iou in thresholds:
         images = confident.image_diagnostics(iou_thr=float(iou), score_thr=CONFIDENT)["img_summary"]
-        for number in total:
-            # Images without objects and without predictions are not in the summary.
-            total[number] += images[number]["f1"] if number in images else 1.0
-    return {files[number]: value / len(thresholds) for number, value in total.items()}
+        for number, image in images.items():
+            if number in files:
+                total[files[number]] = total.get(files[number], 0.0) + image["f1"]
+    return {name: value / len(thresholds) for name, value in total.items()}

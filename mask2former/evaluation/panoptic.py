@@ -233,6 +233,11 @@ class PanopticEvaluator(DatasetEvaluator):
         self._analysis = lambda: analyze_panoptic(list(in_order.values()), classes, by_file)
         return {"panoptic_seg": quality.averages}
 
+    @property
+    def results_file(self) -> str | None:
+        """The path of the predictions in COCO's panoptic format; None if none are written."""
+        return None if self._writer is None else str(self._writer.path)
+
     def analysis(self) -> PanopticAnalysis | None:
         """Return what the last `evaluate` found beyond its numbers.
 
@@ -282,6 +287,7 @@ class _ResultsWriter:
 
     def __init__(self, output_dir: Path):
         self._output_dir = output_dir
+        self.path = output_dir / RESULTS_FILE
         self._partial = output_dir / f"{PNG_FOLDER}.partial"
 
     def start(self, distributed: bool) -> None:
@@ -312,6 +318,5 @@ class _ResultsWriter:
                 f"{self._output_dir} is not shared by all processes: {len(absent)} of the "
                 f"predictions in {RESULTS_FILE} have no PNG file."
             )
-        path = self._output_dir / RESULTS_FILE
-        write_json(path, results)
-        logger.info(f"Predictions in COCO's panoptic format: {path} and {folder}")
+        write_json(self.path, results)
+        logger.info(f"Predictions in COCO's panoptic format: {self.path} and {folder}")

@@ -210,6 +210,13 @@ class SemanticEvaluator(DatasetEvaluator):
             self._finish(results)
         return {"sem_seg": results}
 
+    @property
+    def results_file(self) -> str | None:
+        """The path of the predicted masks; None if none are written."""
+        if self._output_dir is None:
+            return None
+        return str(self._output_dir / "sem_seg_predictions.json")
+
     def analysis(self) -> SemanticAnalysis | None:
         """Return what the last `evaluate` found beyond its numbers; None on other processes."""
         return self._analysis
@@ -236,7 +243,8 @@ class SemanticEvaluator(DatasetEvaluator):
                     before = b",\n"
             file.write(b"[]" if before == b"[" else b"]")
 
-        path = self._output_dir / "sem_seg_predictions.json"
+        path = self.results_file
+        assert path is not None
         write_atomically(path, join)
         for part in self._output_dir.glob("sem_seg_predictions.partial.*"):
             part.unlink()
