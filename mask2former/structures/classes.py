@@ -58,7 +58,7 @@ class Classes:
 
     @property
     def void_label(self) -> int:
-        """A label for pixels without a class: `ignore_label`, or 255 or 65535 if it will not do."""
+        """A label of pixels without a class, which is `ignore_label` unless that is a class."""
         if self.ignore_label is not None and not 0 <= self.ignore_label < len(self):
             return self.ignore_label
         return 255 if len(self) < 256 else 65535

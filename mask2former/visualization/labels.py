@@ -71,7 +71,7 @@ class LabelStyle:
         """Choose sizes at which text is readable and takes up little of the picture."""
         size = max(11, round(0.021 * (picture.width * picture.height) ** 0.5))
         font = _font(size)
-        pad = bar = max(2, round(0.22 * size))
+        pad, bar = max(3, round(0.27 * size)), max(3, round(0.22 * size))
         ascent, descent = font.getmetrics()
         return cls(font, pad, bar, ascent + descent + pad)
 
