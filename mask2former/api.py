@@ -9,13 +9,17 @@ result = model.predict("photo.jpg")
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from .checkpoint.huggingface.save import save_hf_folder
+from .inference.hub import upload_model
 from .inference.images import open_images
 from .inference.model_sources import find_model
 from .inference.segmenters import LoadedModel, Segmenter, load_model
@@ -231,6 +235,41 @@ class Mask2Former:
         """Compute with float32."""
         self._set_precision(None)
         return self
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the model as a Hugging Face folder.
+
+        `transformers` loads it with ``Mask2FormerForUniversalSegmentation.from_pretrained``, and
+        `from_pretrained` here loads it too.
+
+        Args:
+            folder: the folder, which need not exist.
+            overwrite: replace existing files.
+
+        Raises:
+            WeightsError: Hugging Face's Mask2Former cannot be such a model, or a file exists.
+        """
+        state = self.network.state_dict()
+        save_hf_folder(Path(folder), state, self.cfg, self.classes, overwrite=overwrite)
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload the files of `save_pretrained` to a model on the Hugging Face Hub.
+
+        Needs ``pip install "mask2former[hub]"`` and a login (``hf auth login`` or ``HF_TOKEN``).
+
+        Args:
+            repository: "owner/name"; the model is created unless it exists.
+            private: whether a new model is visible to you only.
+
+        Returns:
+            The address of the model's page.
+
+        Raises:
+            ValueError: `huggingface_hub` is missing, the Hub refuses, or see `save_pretrained`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload_model(folder, repository, private)
 
     def __repr__(self) -> str:
         precision = str(self.precision).removeprefix("torch.")

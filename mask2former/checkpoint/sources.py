@@ -30,7 +30,7 @@ import torchvision
 from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
 
-from .downloads import cached_download, sha256_of
+from .downloads import cached_download, cached_path, sha256_of
 from .files import WeightsError
 
 PYTORCH_URL = "https://download.pytorch.org/models/"
@@ -98,9 +98,9 @@ def local_weights(address: str) -> str:
     plain, pin = _split_pin(address)
     if not plain:
         raise WeightsError("no weights are named: give a file, a folder or an address")
-    if plain.startswith(PUBLISHED_URL):
-        _state_licence_once()
     url = web_address(plain)
+    if plain.startswith(PUBLISHED_URL) and not cached_path(plain, address).is_file():
+        _state_licence_once()
     if url is not None:
         hub = HUGGING_FACE_URL if url.startswith(HUGGING_FACE_URL) else None
         expected = pin or _hash_in_name(url)

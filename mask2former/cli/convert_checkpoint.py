@@ -15,11 +15,8 @@ for transformers' Mask2FormerForUniversalSegmentation.from_pretrained("output/hf
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -36,16 +33,15 @@ from ..checkpoint import (
     to_model_names,
     write_checkpoint,
 )
-from ..checkpoint.huggingface import hf_config, merge_hf_config, task_of_cfg
-from ..checkpoint.huggingface.preprocessor import PREPROCESSOR_FILE, hf_preprocessor
-from ..checkpoint.huggingface.weight_names import d2_to_hf
+from ..checkpoint.huggingface import merge_hf_config, task_of_cfg
+from ..checkpoint.huggingface.save import FILES, refuse_existing, save_hf_folder
 from ..checkpoint.matching import compare, report
 from ..data.metadata import METADATA_FILE, find_classes, write_metadata
 from ..engine.setup import add_trust_flags
 from ..inference.run_folder import config_beside
 from ..structures import Classes
 from ..tasks import TASKS
-from ..utils.files import sync_folder, write_atomically, write_json
+from ..utils.files import moved_at_the_end, write_atomically
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -91,7 +87,7 @@ def from_hf(
         WeightsError: the folder does not hold a Mask2Former of a known kind, or a file exists.
     """
     config_file, metadata_file = file.with_suffix(".yaml"), file.with_name(METADATA_FILE)
-    _refuse_existing((file, config_file, metadata_file), overwrite)
+    refuse_existing([file, config_file, metadata_file], overwrite)
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     merge_hf_config(cfg, folder, task)
@@ -100,7 +96,7 @@ def from_hf(
     _check_fit(state, cfg, folder)
     data_set = cfg.DATASETS.TEST[0]
     cfg.MODEL.WEIGHTS = str(file.resolve())
-    with _moved_at_the_end(file.parent) as new:
+    with moved_at_the_end(file.parent) as new:
         write_checkpoint({"model": state}, new / file.name)
         text = cfg.dump().encode()
         write_atomically(new / config_file.name, lambda config: config.write(text))
@@ -128,9 +124,7 @@ def to_hf(
         ValueError: the config, the weights and the names of the classes do not fit one another,
             Hugging Face's Mask2Former cannot be such a model, or a file exists.
     """
-    weights_name, config_name = "model.safetensors", "config.json"
-    new_names = (weights_name, config_name, PREPROCESSOR_FILE)
-    _refuse_existing([folder / name for name in new_names], overwrite)
+    refuse_existing([folder / name for name in FILES], overwrite)
     weights = Path(local_weights(file))
     config_path = Path(config_file) if config_file else config_beside(weights)
     cfg = load_config(str(config_path), allow_unsafe=allow_unsafe_config)
@@ -140,34 +134,8 @@ def to_hf(
     cfg.MODEL.WEIGHTS = str(weights)
     classes = find_classes(cfg, str(config_path), required=True)
     assert classes is not None
-    things = sorted(classes.things or ()) if task_of_cfg(cfg) == "panoptic" else None
-    contents = {
-        config_name: hf_config(cfg, classes.names, things),
-        PREPROCESSOR_FILE: hf_preprocessor(cfg),
-    }
-    theirs = d2_to_hf(state)
-    with _moved_at_the_end(folder) as new:
-        write_checkpoint({"model": theirs}, new / weights_name)
-        for name, content in contents.items():
-            write_json(new / name, content, indent=2)
+    theirs = save_hf_folder(folder, state, cfg, classes, overwrite=overwrite)
     return f"{folder}: {_summary(theirs, cfg, classes.names)}"
-
-
-def _refuse_existing(files: Sequence[Path], overwrite: bool) -> None:
-    existing = [str(file) for file in files if file.exists()]
-    if existing and not overwrite:
-        raise WeightsError(f"{', '.join(existing)} exists already: replace it with --overwrite")
-
-
-@contextmanager
-def _moved_at_the_end(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, whose files move to `folder` when all are complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".converting.") as temporary:
-        yield Path(temporary)
-        for file in list(Path(temporary).iterdir()):
-            os.replace(file, folder / file.name)
-        sync_folder(folder)
 
 
 def _complete(state: dict[str, Tensor], cfg: CfgNode) -> None:

@@ -14,7 +14,11 @@ from .validate import validate
 
 
 def load_config(
-    config_file: str, overrides: Sequence[object] = (), allow_unsafe: bool = False
+    config_file: str,
+    overrides: Sequence[object] = (),
+    allow_unsafe: bool = False,
+    *,
+    task: str | None = None,
 ) -> CfgNode:
     """Merge a config file into Detectron2's and this package's defaults.
 
@@ -24,6 +28,7 @@ def load_config(
         overrides: `[key, value, key, value, ...]`, as typed after the options of `train_net.py`.
         allow_unsafe: construct Python objects from YAML tags such as `!!python/object/apply`.
             This runs code written by the file's author.
+        task: the task of a Hugging Face model whose folder does not state it.
 
     Returns:
         The config, not frozen.
@@ -35,7 +40,7 @@ def load_config(
     cfg = get_cfg()
     add_maskformer2_config(cfg)
     if os.path.isdir(config_file):
-        merge_hf_config(cfg, config_file)
+        merge_hf_config(cfg, config_file, fallback=task)
     else:
         merge_file(cfg, config_file, allow_unsafe)
     merge_overrides(cfg, overrides)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import itertools
 import os
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,7 +21,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..data.image import IMAGE_FORMATS, ImageReadError, pixels_of, read_image
+from ..data.image import IMAGE_FORMATS, ImageReadError, decode_image, pixels_of, read_image
 from ..utils.text import one_line
 from .inputs import expand_inputs
 from .predictions import ImageSource
@@ -170,10 +169,4 @@ def _download(url: str) -> np.ndarray:
         if isinstance(error, ImageReadError):
             raise
         raise ImageReadError(f"{shown}: {one_line(str(error), 200)}") from error
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content.getbuffer())
-        file.flush()
-        try:
-            return read_image(file.name)
-        except ImageReadError as error:
-            raise ImageReadError(str(error).replace(file.name, shown)) from error
+    return decode_image(content.getvalue(), name=shown)

@@ -25,6 +25,7 @@ from scipy import ndimage
 from ..data.image import read_image
 from ..structures import Classes
 from ..structures.packed_masks import PackedMasks
+from ..structures.polygons import mask_to_polygons
 from ..utils.files import write_atomically, write_json
 from ..utils.size import Size
 from ..utils.text import some_of
@@ -223,6 +224,40 @@ class Prediction(ABC):
                 }
             )
         return records
+
+    def polygons(self, tolerance: float = 0.0) -> list[list[np.ndarray]]:
+        """Return the outlines of the objects.
+
+        Args:
+            tolerance: leave out points that are at most this many pixels off the outline.
+
+        Returns:
+            For each object a list of polygons (P, 2), float32, of x and y in pixels: its parts,
+            clockwise on the screen, and the holes in them, counter-clockwise. See
+            `mask_to_polygons`.
+        """
+        return [mask_to_polygons(self.mask(i), tolerance) for i in range(len(self))]
+
+    def to_supervision(self) -> Any:
+        """Return ``supervision.Detections``, with the names of classes as ``class_name``.
+
+        Raises:
+            ValueError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise ValueError(
+                'to_supervision needs supervision: pip install "mask2former[supervision]"'
+            ) from error
+        unscored = self.task == "semantic" or np.isnan(self.scores).any()
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=None if unscored else self.scores,
+            class_id=self.labels,
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
     def summary(self) -> str:
         """Return what was found, in words."""

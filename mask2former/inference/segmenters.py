@@ -176,7 +176,7 @@ def load_model(
         ValueError: the config, the weights, the device or the task is not usable.
     """
     overrides = weights_of_run(config_file, overrides)
-    cfg = load_config(config_file, overrides, allow_unsafe_config)
+    cfg = load_config(config_file, overrides, allow_unsafe_config, task=task)
     check_device(cfg.MODEL.DEVICE, "--opts ")
     classes = find_classes(cfg, config_file)
     if classes is not None:

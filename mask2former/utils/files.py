@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +44,17 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def moved_at_the_end(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, whose files move to `folder` when all are complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as temporary:
+        yield Path(temporary)
+        for file in list(Path(temporary).iterdir()):
+            os.replace(file, folder / file.name)
+        sync_folder(folder)
 
 
 def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:

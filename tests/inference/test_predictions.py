@@ -7,12 +7,16 @@ import pickle
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from detectron2.structures import Instances
+from matplotlib.path import Path as MatplotlibPath
 from PIL import Image
 from pycocotools.coco import COCO
+from torch import tensor
 
 from mask2former.inference.predictions import ImageSource, InstancePrediction, Prediction
 from mask2former.inference.segmenters import load_model
 from mask2former.structures import Classes
+from mask2former.structures.polygons import polygon_area
 
 TASKS = ("instance", "panoptic", "semantic")
 
@@ -97,6 +101,55 @@ def test_coco_files_hold_the_masks(predictions, task, tmp_path, capfd):
 
 
 @pytest.mark.parametrize("task", TASKS)
+def test_polygons_cover_the_masks(predictions, task):
+    """As matplotlib fills them; the areas of holes count negatively."""
+    found = predictions[task][[0, 1]]
+    y, x = np.mgrid[: found.size[0], : found.size[1]]
+    centres = np.stack([x.ravel(), y.ravel()], axis=1) + 0.5
+    for mask, polygons in zip(found.masks, found.polygons(), strict=True):
+        assert polygons
+        assert sum(polygon_area(polygon) for polygon in polygons) == mask.sum()
+        vertices = [np.concatenate([polygon, polygon[:1]]) for polygon in polygons]
+        filled = np.zeros(len(centres), bool)
+        for ring in vertices:
+            filled ^= MatplotlibPath(ring).contains_points(centres)
+        np.testing.assert_array_equal(filled.reshape(mask.shape), mask)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_supervision_gets_everything(predictions, task):
+    supervision = pytest.importorskip("supervision")
+    found = predictions[task]
+    for one in (found, found[[]]):
+        detections = one.to_supervision()
+        assert isinstance(detections, supervision.Detections) and len(detections) == len(one)
+        np.testing.assert_array_equal(detections.mask, one.masks)
+        np.testing.assert_array_equal(detections.xyxy, one.boxes)
+        np.testing.assert_array_equal(detections.class_id, one.labels)
+        assert list(detections["class_name"]) == one.names
+        if task == "semantic":
+            assert detections.confidence is None
+        else:
+            np.testing.assert_array_equal(detections.confidence, one.scores)
+
+
+def test_supervision_takes_detectron2s_instances(panoptic_config, photo):
+    """With boxes around the masks, which the published code leaves at 0."""
+    supervision = pytest.importorskip("supervision")
+    outputs = outputs_of_the_model(panoptic_config, photo, "instance")
+    detections = supervision.Detections.from_detectron2(outputs)
+    instances = outputs["instances"]
+    assert len(detections) == len(instances) > 5
+    for box, mask in zip(detections.xyxy, instances.pred_masks.numpy(), strict=True):
+        if mask.any():
+            rows, columns = np.nonzero(mask)
+            assert box.tolist() == [
+                columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            ]  # fmt: skip
+    assert (detections.area > 0).any()
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_subsets(predictions, task):
     found = predictions[task]
     for kept in ([2, 0], np.arange(len(found)) % 2 == 0, []):
@@ -149,8 +202,6 @@ def test_pictures(predictions, task, photo, tmp_path):
 def test_repr_says_what_was_found():
     masks = np.zeros((3, 4, 6), bool)
     masks[0, :2], masks[1, 2:], masks[2, :, :3] = True, True, True
-    from detectron2.structures import Instances
-    from torch import tensor
 
     instances = Instances((4, 6))
     instances.pred_masks = tensor(masks)

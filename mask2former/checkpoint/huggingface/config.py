@@ -37,7 +37,9 @@ _TASK = "mask2former_task"
 _THINGS = "mask2former_thing_classes"
 
 
-def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -> None:
+def merge_hf_config(
+    cfg: CfgNode, folder: str | Path, task: str | None = None, *, fallback: str | None = None
+) -> None:
     """Set `cfg` to the model in a Hugging Face folder, and `MODEL.WEIGHTS` to the folder.
 
     This registers the names of the model's classes as a data set called `hf_` and the folder's
@@ -49,6 +51,7 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
         task: "instance", "panoptic" or "semantic". By default it is the value of "mask2former_task"
             in `config.json`, or whichever of these words is in "_name_or_path" or the folder's
             name.
+        fallback: the task if none of these states it.
 
     Raises:
         WeightsError: a file is missing, a key has a value that our config cannot express, or the
@@ -60,7 +63,7 @@ def merge_hf_config(cfg: CfgNode, folder: str | Path, task: str | None = None) -
     check_config(content, path)
     preprocessor = _read(folder / PREPROCESSOR_FILE)
     check_preprocessor(preprocessor, folder / PREPROCESSOR_FILE)
-    task = _task(task, content, folder)
+    task = _task(task, content, folder, fallback)
     names = _class_names(content, path)
     things = _thing_classes(content, names, path) if task == "panoptic" else range(len(names))
     classes = Classes(names, range(len(names)), frozenset(things))
@@ -147,7 +150,7 @@ def task_of_cfg(cfg: CfgNode) -> str:
     return tasks[0].name if tasks else "semantic"
 
 
-def _task(given: str | None, content: Mapping[str, Any], folder: Path) -> str:
+def _task(given: str | None, content: Mapping[str, Any], folder: Path, fallback: str | None) -> str:
     path = folder / CONFIG_FILE
     said = given or content.get(_TASK)
     if said is not None:
@@ -161,9 +164,11 @@ def _task(given: str | None, content: Mapping[str, Any], folder: Path) -> str:
         words = set(re.split(r"[^a-z]+", name.lower())) & set(TASKS)
         if len(words) == 1:
             return words.pop()
+    if fallback in TASKS:
+        return fallback
     raise WeightsError(
         f"{path} does not state the task of the model: give it ({', '.join(TASKS)}) with "
-        f'--task, or add the line "{_TASK}": "instance" (or another) to the file'
+        f'--task (in Python: task), or add the line "{_TASK}": "instance" (or another) to the file'
     )
 
 
