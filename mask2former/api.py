@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from . import model_zoo
 from .checkpoint.huggingface.save import save_hf_folder
+from .config import load_config
+from .engine.schedule import scaled_schedule
+from .engine.start import run_arguments, start
 from .inference.hub import upload_model
 from .inference.images import open_images
-from .inference.model_sources import find_model
+from .inference.model_sources import ModelSource, find_model
 from .inference.segmenters import LoadedModel, Segmenter, load_model
 from .structures import Classes
 from .utils.device import check_device, choose_precision
@@ -35,12 +40,47 @@ class Mask2Former:
 
     Args:
         model: the model with its config and classes.
+        start: where they come from, for `train` and `evaluate`.
         precision: see `from_pretrained`.
     """
 
-    def __init__(self, model: LoadedModel, *, precision: str | torch.dtype | None = None):
-        self._model = model
-        self._set_precision(precision)
+    def __init__(
+        self,
+        model: LoadedModel | None,
+        start: ModelSource,
+        *,
+        precision: str | torch.dtype | None = None,
+    ):
+        self._loaded = model
+        self._start = start
+        if model is not None:
+            self._set_precision(precision)
+
+    @classmethod
+    def from_config(
+        cls,
+        config_file: str | os.PathLike[str],
+        *,
+        device: str | torch.device | None = None,
+        overrides: Sequence[object] = (),
+    ) -> Mask2Former:
+        """Return a model to `train`; it cannot do anything else before.
+
+        Training starts from the weights that the config names, usually of an ImageNet backbone.
+
+        Args:
+            config_file: a YAML file, or the name of a config of this package, such as
+                "quickstart/instance" or "coco/instance-segmentation/maskformer2_R50_bs16_50ep".
+            device: see `from_pretrained`.
+            overrides: ``[key, value, ...]`` of the config to change.
+
+        Raises:
+            ValueError: there is no such config.
+        """
+        path = os.fspath(config_file)
+        if not os.path.exists(path):
+            path = model_zoo.get_config_file(path)
+        return cls(None, ModelSource(path, (*_device_override(device), *overrides)))
 
     @classmethod
     def from_pretrained(
@@ -90,19 +130,16 @@ class Mask2Former:
                 do. It is a `WeightsError` if the weights are the reason.
         """
         found = find_model(source, config_file=config_file, revision=revision)
-        where: tuple[object, ...] = ()
-        if device is not None:
-            where = ("MODEL.DEVICE", str(device))
-        elif not torch.cuda.is_available():
-            where = ("MODEL.DEVICE", "cpu")
+        where = _device_override(device)
+        found = replace(found, overrides=(*found.overrides, *where, *overrides))
         model = load_model(
             found.config_file,
-            [*found.overrides, *where, *overrides],
+            found.overrides,
             task=task,
             allow_unsafe_config=allow_unsafe_config,
             allow_unsafe_weights=allow_unsafe_weights,
         )
-        return cls(model, precision=precision)
+        return cls(model, found, precision=precision)
 
     def predict(
         self,
@@ -170,6 +207,103 @@ class Mask2Former:
         """All tasks that the model does."""
         return self._model.tasks
 
+    def train(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        output: str | os.PathLike[str],
+        iterations: int | None = None,
+        resume: bool = False,
+        overrides: Sequence[object] = (),
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Train the model further, as ``train_net.py`` does, and become the trained model.
+
+        Training starts from the weights that this model was loaded from. Where the data has other
+        classes, the last layer starts anew. To train on several GPUs, use the command.
+
+        Args:
+            data: a folder of annotations and images (see the guide to your own data); None for
+                files that `arguments` name, or for the data sets of the config.
+            output: folder of the new run.
+            iterations: length of the run; the schedule of the config is scaled to it.
+            resume: continue the run in `output`.
+            overrides: ``[key, value, ...]`` of the config to change.
+            arguments: further arguments of ``train_net.py``, with underscores, such as
+                ``train_json="train.json"``.
+
+        Returns:
+            The results of the last evaluation by task, such as ``{"segm": {"AP": 37.0, ...}}``;
+            empty without data to evaluate on.
+
+        Raises:
+            ValueError: the data, the config or the folder does not fit; it is a `DatasetError` that
+                lists all errors in the data.
+            FloatingPointError: the losses became NaN or infinite.
+            KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
+        """
+        changes: list[object] = [*self._start.overrides, "OUTPUT_DIR", os.fspath(output)]
+        if iterations is not None:
+            cfg = load_config(self._start.config_file, [*changes, *overrides])
+            changes += scaled_schedule(cfg, iterations)
+        results = start(
+            run_arguments(
+                config_file=self._start.config_file,
+                opts=_texts([*changes, *overrides]),
+                data=None if data is None else os.fspath(data),
+                resume=resume,
+                **arguments,
+            )
+        )
+        precision = None if self._loaded is None else self.precision
+        trained = Mask2Former.from_pretrained(output, precision=precision)
+        self._start, self._loaded = trained._start, trained._loaded
+        return results
+
+    def evaluate(
+        self,
+        data: str | os.PathLike[str] | None = None,
+        *,
+        output: str | os.PathLike[str] | None = None,
+        overrides: Sequence[object] = (),
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Measure the accuracy of the model, as ``train_net.py --eval-only`` does.
+
+        Args:
+            data: a folder of annotations and images, whose validation set counts; None for files
+                that `arguments` name, or for the data sets of the config.
+            output: folder for the predictions; by default they are not kept.
+            overrides: ``[key, value, ...]`` of the config to change, such as
+                ``["DATASETS.TEST", ("coco_2017_val",)]``.
+            arguments: further arguments of ``train_net.py``, with underscores, such as
+                ``val_json="val.json"`` or ``report="report"``.
+
+        Returns:
+            Results by task, in percent, such as ``{"segm": {"AP": 37.0, ...}}``.
+
+        Raises:
+            ValueError: the data or the config does not fit; it is a `DatasetError` that lists all
+                errors in the data.
+        """
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = temporary if output is None else os.fspath(output)
+            changes = [*self._start.overrides, "OUTPUT_DIR", folder]
+            args = run_arguments(
+                config_file=self._start.config_file,
+                opts=_texts([*changes, *overrides]),
+                data=None if data is None else os.fspath(data),
+                eval_only=True,
+                **arguments,
+            )
+            return start(args, self.network.state_dict())
+
+    @property
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise ValueError("this model is not trained: call train, or load one (from_pretrained)")
+        return self._loaded
+
     @property
     def task(self) -> str:
         """What `predict` finds by default: "panoptic", "instance" or "semantic"."""
@@ -217,6 +351,9 @@ class Mask2Former:
         check_device(str(device))
         self.network.to(device)
         self._model.cfg.MODEL.DEVICE = str(device)
+        self._start = replace(
+            self._start, overrides=(*self._start.overrides, "MODEL.DEVICE", str(device))
+        )
         if self.precision != torch.float32:
             self._set_precision(self.precision)
         return self
@@ -272,8 +409,21 @@ class Mask2Former:
             return upload_model(folder, repository, private)
 
     def __repr__(self) -> str:
+        if self._loaded is None:
+            return f"Mask2Former({self._start.config_file}: not trained)"
         precision = str(self.precision).removeprefix("torch.")
         return (
             f"Mask2Former({self._model.config_file}: {self.task} segmentation, "
             f"{len(self.classes)} classes, {self.device}, {precision})"
         )
+
+
+def _device_override(device: str | torch.device | None) -> tuple[object, ...]:
+    if device is not None:
+        return ("MODEL.DEVICE", str(device))
+    return () if torch.cuda.is_available() else ("MODEL.DEVICE", "cpu")
+
+
+def _texts(overrides: Sequence[object]) -> list[str]:
+    """Return overrides of a config as they would be typed."""
+    return [str(part) for part in overrides]

@@ -119,29 +119,10 @@ def train(args: argparse.Namespace) -> dict | None:
 
 def _train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; mistakes that the user can fix end the process with one line."""
-    from detectron2.utils import comm
-
-    from ..checkpoint import Checkpointer
-    from ..engine import Trainer, setup
-    from ..report import Report
+    from ..engine.start import prepare
 
     try:
-        cfg = setup(args)
-        if args.eval_only:
-            model = Trainer.build_model(cfg)
-            checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
-            checkpointer.allow_unsafe = args.allow_unsafe_weights
-            checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        else:
-            trainer = Trainer(cfg)
-            trainer.checkpointer.allow_unsafe = args.allow_unsafe_weights
-            trainer.resume_or_load(resume=args.resume)
+        run = prepare(args)
     except (ValueError, ImportError) as error:  # the message says how to fix them
         sys.exit(f"error: {error}")
-    if not args.eval_only:
-        return trainer.train()
-    report = Report(cfg, "Evaluation") if args.report else None
-    results = Trainer.test(cfg, model, report=report)
-    if report is not None and comm.is_main_process():
-        report.write(args.report)
-    return results
+    return run()

@@ -90,7 +90,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
-    cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
+    cfg = load_config(
+        args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config, task=args.task
+    )
     check_device(cfg.MODEL.DEVICE)
     check_names(cfg)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:

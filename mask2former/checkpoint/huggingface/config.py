@@ -168,7 +168,7 @@ def _task(given: str | None, content: Mapping[str, Any], folder: Path, fallback:
         return fallback
     raise WeightsError(
         f"{path} does not state the task of the model: give it ({', '.join(TASKS)}) with "
-        f'--task (in Python: task), or add the line "{_TASK}": "instance" (or another) to the file'
+        f'--task, or add the line "{_TASK}": "instance" (or another) to the file'
     )
 
 
