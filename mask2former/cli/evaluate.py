@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", default="evaluation", metavar="DIR", help="of the results (%(default)s)"
     )
     parser.add_argument(
+        "--report", metavar="DIR", help="write report.html there: curves, errors, best images"
+    )
+    parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
     add_model_flags(parser)
@@ -36,5 +39,6 @@ def run(args: argparse.Namespace) -> int:
 
     found = find_model(args.model)
     overrides = ["OUTPUT_DIR", args.output, *found.overrides, *model_overrides(args)]
-    main(["--eval-only", *train_net_arguments(args, found.config_file, overrides)])
+    report = ["--report", args.report] if args.report is not None else []
+    main(["--eval-only", *report, *train_net_arguments(args, found.config_file, overrides)])
     return 0

@@ -3,8 +3,11 @@
 import filecmp
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+from urllib.request import urlopen
 
 import pytest
 from support import REPOSITORY, TINY
@@ -109,7 +112,8 @@ def test_predictions_are_those_of_the_demo(mask2former, model, datasets, folder,
 
 
 def test_evaluate(mask2former, model, datasets, folder):
-    out = mask2former("evaluate", model, "--data", datasets / "synthetic_shapes")
+    data = datasets / "synthetic_shapes"
+    out = mask2former("evaluate", model, "--data", data, "--report", "report")
     assert "copypaste: Task: segm" in out
     last = json.loads((model / "metrics.json").read_text().splitlines()[-1])
     printed = [line for line in out.splitlines() if "copypaste: " in line][-1]
@@ -117,6 +121,7 @@ def test_evaluate(mask2former, model, datasets, folder):
         last["segm/AP"], abs=1e-4
     )
     assert (folder / "evaluation/inference/coco_instances_results.json").is_file()
+    assert "</html>" in (folder / "report/report.html").read_text()
 
 
 def test_convert(mask2former, model, folder):
@@ -125,6 +130,30 @@ def test_convert(mask2former, model, folder):
     assert (folder / "hugging_face/model.safetensors").is_file()
 
 
+def test_serve(programs, model, folder):
+    pytest.importorskip("uvicorn")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [programs / "mask2former", "serve", model, "--port", "0"]
+    with subprocess.Popen(
+        [str(word) for word in command],
+        cwd=folder,
+        env={**variables, **OPERATOR},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            for line in server.stdout:
+                found = re.search(r"http://127\.0\.0\.1:\d+", line)
+                if found:
+                    break
+            with urlopen(f"{found[0]}/") as page:
+                assert page.read().lower().startswith(b"<!doctype html>")
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.communicate(timeout=60)
+    assert server.returncode == 0
+
+
 def test_every_verb_is_here():
-    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert"}
+    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "serve"}
     assert tested == set(VERBS), "run a new verb from the wheel too"
