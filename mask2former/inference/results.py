@@ -186,11 +186,10 @@ class SemanticResults(MapResults):
     def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add the classes of pixels."""
         assert isinstance(found, SemanticPrediction)
-        # As in data sets, 255 is reserved for unlabelled pixels.
+        # As in data sets, 255 (65535 in 16 bits) is reserved for unlabelled pixels.
         dtype = np.uint8 if len(self.classes.names) < 256 else np.uint16
-        self._write_map(
-            found.filled(self.classes.void_label).astype(dtype), image_id, file_name, map_name
-        )
+        labels = found.filled(int(np.iinfo(dtype).max)).astype(dtype)
+        self._write_map(labels, image_id, file_name, map_name)
         self._annotations.append({"image_id": image_id, "file_name": map_name})
 
     def _categories(self) -> list[dict[str, Any]]:
