@@ -22,6 +22,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_inference_keys(cfg)
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
+    _add_timm_keys(cfg)
     _add_keys_only_published_files_need(cfg)
 
 
@@ -57,6 +58,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     # Learning rate of the backbone's parameters, relative to SOLVER.BASE_LR.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    # Learning rate of each layer of the backbone relative to that of the layer behind it, above 0
+    # and at most 1. With less than 1, layers near the image learn more slowly; this needs
+    # TimmBackbone.
+    cfg.SOLVER.LAYER_DECAY = 1.0
     # Weight decay of embeddings, such as queries and the level embedding. That of norm layers is
     # SOLVER.WEIGHT_DECAY_NORM.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
@@ -148,9 +153,6 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     # Semantic inference: resize masks to the original image before, not after, combining the
     # queries. With PANOPTIC_ON or INSTANCE_ON this is always so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
-    # Write report.html into OUTPUT_DIR when training ends: curves, labels and samples of the
-    # training data, and what the last evaluation found. It does not change any number.
-    cfg.TEST.REPORT = True
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
@@ -214,6 +216,27 @@ def _add_swin_keys(cfg: CfgNode) -> None:
     cfg.MODEL.SWIN.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
     # Recompute each block in the backward pass: less memory for about a third more time.
     cfg.MODEL.SWIN.USE_CHECKPOINT = False
+
+
+def _add_timm_keys(cfg: CfgNode) -> None:
+    # Arguments of TimmBackbone.
+    cfg.MODEL.TIMM = CfgNode()
+    # timm's name of the model, such as "convnextv2_tiny". MODEL.WEIGHTS names the weights.
+    cfg.MODEL.TIMM.NAME = ""
+    # Stochastic depth: probability, 0 to 1, of skipping the last block. It grows linearly from 0
+    # at the first block.
+    cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
+    # Do not train so many groups of layers, from the image on: the stem, then each stage, or
+    # each block of a vision transformer. -1 freezes the whole encoder, which then takes the memory
+    # of inference.
+    cfg.MODEL.TIMM.FROZEN_STAGES = 0
+    # Use the stored statistics of batch normalisations and do not train them, as Detectron2's
+    # ResNets do.
+    cfg.MODEL.TIMM.FREEZE_NORM = False
+    # Channels of the four maps that are made of the single map of a plain vision transformer.
+    cfg.MODEL.TIMM.PYRAMID_DIM = 256
+    # Recompute each block in the backward pass: less memory for about a third more time.
+    cfg.MODEL.TIMM.USE_CHECKPOINT = False
 
 
 def _add_keys_only_published_files_need(cfg: CfgNode) -> None:

@@ -52,7 +52,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE_STEPS", "SOLVER.MAX_ITER",
         "SOLVER.CHECKPOINT_PERIOD", "TEST.DETECTIONS_PER_IMAGE",
         *(_HEAD + key for key in ("NUM_CLASSES", "COMMON_STRIDE", "CONVS_DIM", "MASK_DIM")),
-        f"{_HEAD}BIFPN_LAYERS",
+        f"{_HEAD}BIFPN_LAYERS", "MODEL.TIMM.PYRAMID_DIM",
         *(_DEFORMABLE + key for key in ("N_HEADS", "N_POINTS", "DIM_FEEDFORWARD")),
         *(
             _MASK_FORMER + key
@@ -88,6 +88,11 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         *(_MASK_FORMER + key for key in ("DROPOUT", "IMPORTANCE_SAMPLE_RATIO")),
         f"{_MASK_FORMER}TEST.OBJECT_MASK_THRESHOLD", f"{_MASK_FORMER}TEST.OVERLAP_THRESHOLD",
         *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
+        "MODEL.TIMM.DROP_PATH_RATE",
+    ),
+    _number("above 0 and at most 1", lambda v: 0 < v <= 1): ("SOLVER.LAYER_DECAY",),
+    _Rule("a whole number of at least -1", lambda v: isinstance(v, int) and v >= -1): (
+        "MODEL.TIMM.FROZEN_STAGES",
     ),
     _each(_NOT_NEGATIVE): ("SOLVER.STEPS",),
     _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),

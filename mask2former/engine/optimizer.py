@@ -10,6 +10,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..modeling.backbone import TimmBackbone
+
 logger = logging.getLogger(__name__)
 
 NORM_TYPES = (
@@ -18,8 +20,12 @@ NORM_TYPES = (
     nn.LayerNorm,
     nn.LocalResponseNorm,
 )
-# Swin's position parameters are learned per position, like embeddings, but are not nn.Embedding.
-POSITION_NAMES = ("relative_position_bias_table", "absolute_pos_embed")
+# Parameters that are learned per position, token or channel, like embeddings and the weights of
+# norms, but are not of such modules. The first two are Swin's, the others those of timm's models.
+UNDECAYED_NAMES = (
+    "relative_position_bias_table", "absolute_pos_embed",
+    "pos_embed", "pos_embed_win", "cls_token", "reg_token", "gamma", "gamma_1", "gamma_2",
+)  # fmt: skip
 
 
 def param_groups(
@@ -30,6 +36,7 @@ def param_groups(
     weight_decay_norm: float,
     weight_decay_embed: float,
     backbone_multiplier: float,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Return trainable parameters, one group for each pair of learning rate and weight decay.
 
@@ -40,10 +47,15 @@ def param_groups(
         weight_decay_norm: weight decay of normalisation layers.
         weight_decay_embed: weight decay of ``nn.Embedding``.
         backbone_multiplier: the backbone's learning rate divided by ``lr``.
+        layer_decay: the learning rate of a layer of the backbone divided by that of the next one.
 
     Returns:
-        Groups for an optimizer of ``torch.optim``. Swin's position parameters have no weight decay.
+        Groups for an optimizer of ``torch.optim``. Those of `UNDECAYED_NAMES` have no weight decay.
+
+    Raises:
+        ValueError: ``layer_decay`` is not 1 and the backbone does not number its layers.
     """
+    layer_rates = {} if layer_decay == 1 else _layer_rates(model, layer_decay)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for module_name, module in model.named_modules():
@@ -53,8 +65,8 @@ def param_groups(
             seen.add(parameter)
             rate, decay = lr, weight_decay
             if "backbone" in module_name.split("."):
-                rate *= backbone_multiplier
-            if name in POSITION_NAMES:
+                rate *= backbone_multiplier * layer_rates.get(parameter, 1.0)
+            if name in UNDECAYED_NAMES:
                 decay = 0.0
             elif isinstance(module, NORM_TYPES):
                 decay = weight_decay_norm
@@ -65,6 +77,19 @@ def param_groups(
         {"params": params, "lr": rate, "weight_decay": decay}
         for (rate, decay), params in groups.items()
     ]
+
+
+def _layer_rates(model: nn.Module, decay: float) -> dict[nn.Parameter, float]:
+    """Return the factor on the learning rate of each parameter of the backbone."""
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, TimmBackbone):
+        raise ValueError(
+            f"SOLVER.LAYER_DECAY {decay} needs MODEL.BACKBONE.NAME TimmBackbone; "
+            f"{type(backbone).__name__} does not number its layers: set it to 1.0"
+        )
+    depths = backbone.depths()
+    top = max(depths.values())
+    return {p: decay ** (top - depths[name]) for name, p in backbone.named_parameters()}
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -85,6 +110,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         weight_decay_embed=solver.WEIGHT_DECAY_EMBED,
         backbone_multiplier=solver.BACKBONE_MULTIPLIER,
+        layer_decay=solver.LAYER_DECAY,
     )
     for group in groups:
         count = sum(p.numel() for p in group["params"])

@@ -1,6 +1,6 @@
 """The model. Importing this registers every part with Detectron2."""
 
-from .backbone import D2SwinTransformer
+from .backbone import D2SwinTransformer, TimmBackbone
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
 from .meta_arch import (
@@ -39,5 +39,6 @@ __all__ = [
     "SemanticFPNPixelDecoder",
     "SetCriterion",
     "StandardTransformerDecoder",
+    "TimmBackbone",
     "TransformerEncoderPixelDecoder",
 ]

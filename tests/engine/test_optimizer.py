@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from mask2former.engine import build_optimizer
-from mask2former.modeling.backbone import D2SwinTransformer
+from mask2former.modeling.backbone import D2SwinTransformer, TimmBackbone
 
 
 def settings(optimizer):
@@ -102,3 +102,32 @@ def test_a_pickled_optimizer_goes_on_clipping(tiny_cfg, kind):
         "norm": max(norms),
     }
     assert measured[kind] == pytest.approx(tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3)
+
+
+def test_rates_decay_with_the_depth_of_the_layer(tiny_cfg):
+    tiny_cfg.SOLVER.LAYER_DECAY = 0.5
+    model = torch.nn.Module()
+    options = {"depth": 2, "embed_dim": 48, "num_heads": 3}
+    model.backbone = TimmBackbone("vit_small_patch14_reg4_dinov2", options=options)
+    model.head = torch.nn.Linear(2, 2)
+    got = settings(build_optimizer(tiny_cfg, model))
+    scale = tiny_cfg.SOLVER.BASE_LR * tiny_cfg.SOLVER.BACKBONE_MULTIPLIER
+    backbone = dict(model.backbone.named_parameters())
+    # stem, block, block and last norm, pyramid
+    for name, layers_behind in {
+        "net.patch_embed.proj.weight": 3,
+        "net.blocks.0.attn.qkv.weight": 2,
+        "net.blocks.1.attn.qkv.weight": 1,
+        "net.norm.weight": 1,
+        "pyramid.simfp_2.0.weight": 0,
+    }.items():
+        assert got[backbone[name]][0] == pytest.approx(scale * 0.5**layers_behind), name
+    assert got[model.head.weight][0] == pytest.approx(tiny_cfg.SOLVER.BASE_LR)
+    for name in ("net.cls_token", "net.reg_token", "net.pos_embed", "net.blocks.0.ls1.gamma"):
+        assert got[backbone[name]][1] == 0, name
+
+
+def test_layer_decay_needs_a_backbone_that_numbers_its_layers(tiny_cfg):
+    tiny_cfg.SOLVER.LAYER_DECAY = 0.5
+    with pytest.raises(ValueError, match=r"LAYER_DECAY 0.5 needs MODEL.BACKBONE.NAME TimmBackbone"):
+        build_optimizer(tiny_cfg, build_model(tiny_cfg))

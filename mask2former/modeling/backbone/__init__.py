@@ -1,5 +1,6 @@
 """Backbones that Detectron2 does not have."""
 
 from .swin import D2SwinTransformer
+from .timm_backbone import TimmBackbone
 
-__all__ = ["D2SwinTransformer"]
+__all__ = ["D2SwinTransformer", "TimmBackbone"]
