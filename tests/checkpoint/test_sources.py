@@ -201,7 +201,7 @@ def test_addresses_with_prefixes(server, monkeypatch):
 
 def test_the_licence_of_the_published_weights_is_stated_once(server, monkeypatch, caplog):
     monkeypatch.setattr(sources, "PUBLISHED_URL", f"{server.url}/published/")
-    sources._state_licence_once.cache_clear()
+    sources._state_once.cache_clear()
     server.answers.update(
         {f"/{name}.pkl": Answer() for name in ("published/a", "published/b", "c")}
     )

@@ -25,13 +25,29 @@ PARAMETERS = {
     "coco/pixel-decoders/maskformer2_R50_SemanticFPN_bs16_50ep": 49.1,
 }
 
+# As published, without classifiers.
+ENCODERS = {
+    "convnextv2_base": 87.7,
+    "convnextv2_tiny": 27.9,
+    "dinov2_base": 86.6,
+    "dinov2_large": 304.4,
+    "dinov2_small": 22.1,
+    "dinov3_base": 85.7,
+    "dinov3_large": 303.1,
+    "dinov3_small": 21.6,
+    "efficientnet_lite0": 2.96,
+}
+
 
 @pytest.mark.parametrize("name", MODELS)
 def test_model_builds(name):
     cfg = load_config(str(CONFIGS / f"{name}.yaml"), ["MODEL.DEVICE", "meta"])
     with torch.device("meta"):
         model = build_model(cfg)
-    if not name.startswith("quickstart/"):
+    if name.startswith("timm/"):
+        encoder = sum(parameter.numel() for parameter in model.backbone.net.parameters()) / 1e6
+        assert encoder == pytest.approx(ENCODERS[name.rpartition("/")[2]], rel=0.01)
+    elif not name.startswith("quickstart/"):
         millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         assert millions == pytest.approx(PARAMETERS[name], abs=0.05)
 
