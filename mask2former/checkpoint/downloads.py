@@ -21,9 +21,9 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from iopath.common.file_io import file_lock, get_cache_dir
-from tqdm import tqdm
 
 from ..utils.files import write_atomically
+from ..utils.progress import with_progress
 from .files import WeightsError
 
 STALL_SECONDS = 30.0
@@ -173,7 +173,9 @@ def _fetch(url: str, file: BinaryIO, hub: str | None) -> tuple[str, str | None]:
         length = response.headers.get("Content-Length")
         total = int(length) if length and length.isascii() and length.isdigit() else None
         since, before = time.monotonic(), 0
-        with tqdm(total=total, unit="B", unit_scale=True, desc=url.rpartition("/")[2]) as bar:
+        with with_progress(
+            description=url.rpartition("/")[2], total=total, unit="B", scale=True
+        ) as bar:
             while chunk := response.read1(2**20):
                 file.write(chunk)
                 digest.update(chunk)

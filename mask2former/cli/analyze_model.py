@@ -25,7 +25,6 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from tabulate import tabulate
 from torch import nn
-from tqdm import tqdm
 
 from .. import load_config
 from ..analysis import (
@@ -38,6 +37,7 @@ from ..analysis import (
 from ..data.checks.image_files import image_header
 from ..data.files import require, walk_files
 from ..data.image import IMAGE_SUFFIXES
+from ..utils.progress import with_progress
 from ..utils.size import Size
 
 TASKS = ("parameter", "flop", "activation", "structure")
@@ -125,7 +125,7 @@ def count_all(model: nn.Module, sizes: Sequence[Size]) -> list[OperatorCounts]:
     # Only the size matters, and a set of photographs has few different sizes.
     known = {
         size: count_operators(model, *size)
-        for size in tqdm(sorted(set(padded)), desc="sizes", delay=2)
+        for size in with_progress(sorted(set(padded)), "Counting", unit="sizes", delay=2)
     }
     return [known[size] for size in padded]
 

@@ -22,9 +22,9 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import minimum_filter
-from tqdm import tqdm
 
 from ..data.segmentation import to_rle
+from ..utils.progress import with_progress
 from .average_precision import percent, summarize_coco
 
 DILATION_RATIO = 0.02
@@ -121,7 +121,9 @@ def boundary_average_precision(
         everything = [*annotations, *detections]
         masks = (entry["segmentation"] for entry in everything)
         found: Iterable = map(function, masks) if pool is None else pool.imap(function, masks, 64)
-        found = tqdm(found, "boundaries", len(everything), disable=not progress)
+        found = with_progress(
+            found, "Outlines", total=len(everything), unit="masks", quiet=not progress
+        )
         for entry, boundary in zip(everything, found, strict=True):
             entry["boundary"] = boundary
     categories = sorted(truth["categories"], key=lambda category: category["id"])

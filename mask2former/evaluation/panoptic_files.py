@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
+from ..utils.progress import with_progress
 from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
@@ -64,7 +63,9 @@ def evaluate_files(
         )
     with multiprocessing.Pool(workers) if workers > 1 else contextlib.nullcontext() as pool:
         found: Iterable = map(_compare, tasks) if pool is None else pool.imap(_compare, tasks, 8)
-        counts = list(tqdm(found, "images", len(tasks), disable=not progress))
+        counts = list(
+            with_progress(found, "Comparing", total=len(tasks), unit="images", quiet=not progress)
+        )
     return panoptic_quality(counts, truth.classes)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..data.image import IMAGE_SUFFIXES, ImageReadError, read_image
 from ..structures import Classes
+from ..utils.progress import ResultLines
+from ..utils.text import clock
 from ..visualization.object_colors import SteadyColors
 from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
@@ -65,8 +67,8 @@ class ImageRun:
         written, does not stop the others.
         """
         skipped = 0
-        begin = time.perf_counter()
         total = len(self.inputs)
+        lines = ResultLines(total, "images")
         names = zip(self.inputs, image_ids(self.inputs), map_names(self.inputs), strict=True)
         for i, (path, image_id, map_name) in enumerate(names):
             start = time.perf_counter()
@@ -81,18 +83,15 @@ class ImageRun:
                 if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
                 reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
-                print(f"[{i + 1}/{total}] SKIPPED {reason}", file=sys.stderr, flush=True)
+                lines.add(f"[{i + 1}/{total}] SKIPPED {reason}", skipped=True)
                 skipped += 1
                 continue
-            now = time.perf_counter()
-            line = f"[{i + 1}/{total}] {path}: {scene.summary(segmenter.classes)}"
-            line += f" in {now - start:.2f} s{saved}"
-            if i + 1 < total:
-                line += f", ETA {_clock((now - begin) / (i + 1) * (total - i - 1))}"
-            print(line, flush=True)
+            spent = time.perf_counter() - start
+            summary = scene.summary(segmenter.classes)
+            lines.add(f"[{i + 1}/{total}] {path}: {summary} in {spent:.2f} s{saved}")
+        lines.close()
         left_out = f" ({skipped} skipped)" if skipped else ""
-        spent = _clock(time.perf_counter() - begin)
-        print(f"{total - skipped} of {total} images done{left_out} in {spent}")
+        print(f"{total - skipped} of {total} images done{left_out} in {clock(lines.seconds)}")
         return not skipped
 
     def _picture(self, number: int, scene: Scene, image: np.ndarray, classes: Classes) -> str:
@@ -137,7 +136,9 @@ class VideoRun:
         selection: Selection | None = None,
     ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
-        begin, number, cut_off = time.perf_counter(), 0, False
+        number, cut_off = 0, False
+        total = self.reader.num_frames
+        lines = ResultLines(total or None, "frames")
         colors = SteadyColors(segmenter.classes)
         try:
             for number, frame in enumerate(self.reader, start=1):
@@ -147,26 +148,27 @@ class VideoRun:
                 scene = found.scene()
                 if not self._put(scene, frame, segmenter.classes, colors):
                     break
-                self._report(number, time.perf_counter() - begin, scene.summary(segmenter.classes))
+                summary, rate = scene.summary(segmenter.classes), number / lines.seconds
+                lines.add(f"frame {number}/{total or '?'}: {summary}, {rate:.2f} frames/s")
             else:
-                cut_off = number < _LEAST_FRAMES * self.reader.num_frames
+                cut_off = number < _LEAST_FRAMES * total
         except KeyboardInterrupt:  # how a user ends a recording; it is kept up to here
             print("interrupted", file=sys.stderr)
         except VideoError as error:
             print(f"error: {error}", file=sys.stderr)
             return False
         finally:
-            for part in (self.reader, self.writer, self.window):
+            for part in (self.reader, self.writer, self.window, lines):
                 if part is not None:
                     part.close()
         if number == 0:
             print(f"error: {self.reader.name}: no frame can be read", file=sys.stderr)
             return False
         target = "" if self.writer is None else f" -> {self.writer.path}"
-        print(f"{number} frames done in {_clock(time.perf_counter() - begin)}{target}")
+        print(f"{number} frames done in {clock(lines.seconds)}{target}")
         if cut_off:
             print(
-                f"error: {self.reader.name}: {number} of about {self.reader.num_frames} frames can "
+                f"error: {self.reader.name}: {number} of about {total} frames can "
                 "be read; the file is damaged or cut off",
                 file=sys.stderr,
             )
@@ -181,13 +183,6 @@ class VideoRun:
         if self.writer is not None:
             self.writer.write(picture)
         return self.window is None or self.window.show(picture)
-
-    def _report(self, number: int, spent: float, summary: str) -> None:
-        total = self.reader.num_frames
-        line = f"frame {number}/{total or '?'}: {summary}, {number / spent:.2f} frames/s"
-        if total:
-            line += f", ETA {_clock(spent / number * max(0, total - number))}"
-        print(line, flush=True)
 
 
 def _find(segmenter: Segmenter, image: np.ndarray, selection: Selection | None) -> Prediction:
@@ -204,11 +199,6 @@ def _short(error: Exception) -> str:
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[:, :, ::-1])
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _video_output(output: str, source: str | None) -> Path:

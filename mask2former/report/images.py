@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
 
 from ..evaluation.instance_analysis import CONFIDENT
+from ..utils.progress import with_progress
 from ..visualization.result_files import ResultFile
 from .comparison import Comparison
 from .page import Picture, Pictures, shown_name
@@ -56,7 +56,7 @@ def image_blocks(
     wanted = {*best, *worst}
     records = {r["file_name"]: r for r in DatasetCatalog.get(dataset_name)}
     pictures = {}
-    for name in tqdm(sorted(wanted), "Drawing the best and the worst images", delay=2):
+    for name in with_progress(sorted(wanted), "Drawing the best and the worst images", delay=2):
         picture = _draw(records[name], results, comparison, quality[name])
         if picture is not None:
             pictures[name] = picture

@@ -20,3 +20,9 @@ def one_line(text: str, most: int = 800) -> str:
     """Return a text of unknown origin without what does not print, cut to `most` characters."""
     printable = "".join(c if c.isprintable() else " " for c in text[: most + 1])
     return printable if len(text) <= most else f"{printable[: most - 3]}..."
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds, such as "0:01:30"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

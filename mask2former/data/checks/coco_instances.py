@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...utils.progress import with_progress
 from ..coco_format import is_box, is_category_id, is_id, is_number
 from ..segmentation import checked_run_lengths, parse_polygon
 from .coco_file import check_categories, check_images, load_coco
-from .image_files import check_image_files, progress, record_size
+from .image_files import PROGRESS_AFTER, check_image_files, record_size
 from .report import Report
 
 
@@ -68,7 +69,9 @@ class _AnnotationChecker:
         report.num_annotations = len(annotations)
         used_ids: set[Any] = set()
         used_images: set[Any] = set()
-        steps = progress(annotations, "Checking annotations", " objects")
+        steps = with_progress(
+            annotations, "Checking annotations", unit="objects", scale=True, delay=PROGRESS_AFTER
+        )
         for number, annotation in enumerate(steps):
             image_id, annotation_id = annotation.get("image_id"), annotation.get("id")
             image = self.images.get(image_id) if is_id(image_id) else None

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
+from ...utils.progress import with_progress
 from ...utils.size import Size
 from ..errors import DatasetError
 from ..image import ImageReadError, check_pixels, exif_orientation, open_image
@@ -23,7 +23,7 @@ from .report import Report
 # EXIF orientations for which turning the image upright swaps width and height.
 _TRANSPOSED = (5, 6, 7, 8)
 # Seconds before a progress bar appears.
-_PROGRESS_AFTER = 2.0
+PROGRESS_AFTER = 2.0
 # Images whose decoding is timed, and the most seconds that decoding all of them may take unasked.
 _SAMPLE = 32
 _MAX_SECONDS = 30.0
@@ -44,7 +44,9 @@ def map_files(
     workers = max(8, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers)
     pending: deque[Future[Result]] = deque()
-    bar = tqdm(total=len(items), desc=description, unit=" files", delay=_PROGRESS_AFTER)
+    bar = with_progress(
+        description=description, total=len(items), unit="files", delay=PROGRESS_AFTER
+    )
     try:
         for item in items:
             pending.append(pool.submit(function, item))
@@ -57,11 +59,6 @@ def map_files(
     finally:  # so that an interrupted check does not process the rest first
         bar.close()
         pool.shutdown(cancel_futures=True)
-
-
-def progress(items: Sequence[Item], description: str, unit: str) -> Iterable[Item]:
-    """Return the items with a progress bar, which appears if it takes long."""
-    return tqdm(items, desc=description, unit=unit, unit_scale=True, delay=_PROGRESS_AFTER)
 
 
 @dataclass(frozen=True)

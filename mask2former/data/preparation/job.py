@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from ...utils.files import write_atomically, write_json
+from ...utils.progress import with_progress
 from ..checks.report import Report
 from ..errors import DatasetError
 
@@ -150,12 +150,8 @@ def _convert_all(
     problems = []
     total = len(names) + len(done)
     with (
-        tqdm(
-            total=total,
-            initial=len(done),
-            desc=job.title,
-            unit=" files",
-            disable=quiet,
+        with_progress(
+            description=job.title, total=total, initial=len(done), unit="files", quiet=quiet
         ) as bar,
         contextlib.ExitStack() as stack,
     ):

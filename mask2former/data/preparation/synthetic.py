@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
-from tqdm import tqdm
 
 from ...utils.files import read_json
+from ...utils.progress import with_progress
 from ..datasets.synthetic_shapes import (
     FOLDER,
     SPLITS,
@@ -100,7 +100,7 @@ def generate(
         for split_index, (split, count) in enumerate(zip(SPLITS, (train, val), strict=True)):
             indices: Iterable[int] = range(count)
             if progress:
-                indices = tqdm(indices, desc=f"Drawing {split}", unit=" images")
+                indices = with_progress(indices, f"Drawing {split}", unit="images")
             _write_split(partial, split, indices, size=size, seed=(seed, split_index))
         (partial / _META_FILE).write_text(json.dumps(parameters, indent=1) + "\n")
         partial.replace(output)
