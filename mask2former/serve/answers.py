@@ -10,39 +10,48 @@ import numpy as np
 from PIL import Image
 
 from ..inference.predictions import Prediction
+from ..structures.polygons import polygon_area
 from ..visualization.colors import shade_numbers
 from ..visualization.scenes import shades
 
-Format = Literal["rle", "overlay", "labels"]
+Format = Literal["rle", "polygons", "overlay", "labels"]
 
 JSON_TYPE, PNG_TYPE = "application/json", "image/png"
 
 
 def encode(found: Prediction, format: Format) -> tuple[bytes, str]:
     """Return a prediction in a format, and its content type."""
-    if format == "rle":
-        return json.dumps(as_json(found), separators=(",", ":")).encode(), JSON_TYPE
+    if format in ("rle", "polygons"):
+        value = as_json(found, polygons=format == "polygons")
+        return json.dumps(value, separators=(",", ":")).encode(), JSON_TYPE
     return _png(found.plot() if format == "overlay" else label_map(found)), PNG_TYPE
 
 
-def as_json(found: Prediction) -> dict[str, Any]:
+def as_json(found: Prediction, *, polygons: bool = False) -> dict[str, Any]:
     """Return a prediction as JSON values.
 
     Returns:
         ``task``, ``width``, ``height``, and ``objects``: per object the entries of
         `Prediction.segments`, ``category_id``, ``color`` and ``segmentation``, COCO's compressed
-        RLE.
+        RLE or, if `polygons`, the outer outlines of its parts.
     """
     height, width = found.size
+    records = found.to_coco()
+    shapes: list[Any] = [record["segmentation"] for record in records]
+    if polygons:
+        shapes = [
+            [part.reshape(-1).tolist() for part in parts if polygon_area(part) > 0]  # no holes
+            for parts in found.polygons()
+        ]
     objects = [
         {
             **segment,
             "category_id": record["category_id"],
             "color": color,
-            "segmentation": record["segmentation"],
+            "segmentation": shape,
         }
-        for segment, record, color in zip(
-            found.segments, found.to_coco(), object_colors(found), strict=True
+        for segment, record, color, shape in zip(
+            found.segments, records, object_colors(found), shapes, strict=True
         )
     ]
     return {"task": found.task, "width": width, "height": height, "objects": objects}

@@ -161,8 +161,8 @@ def _add_predict(app: FastAPI, pipeline: Pipeline, task_images: TaskImages) -> N
         format: Annotated[
             Format,
             Query(
-                description="rle gives JSON; overlay is a picture, and labels a grey image whose "
-                "pixels are classes, both PNG"
+                description="rle and polygons give JSON; overlay is a picture, and labels a grey "
+                "image whose pixels are classes, both PNG"
             ),
         ] = "rle",
         max: Annotated[

@@ -31,12 +31,17 @@ _OBJECT = {
         },
         "color": {"type": "string", "description": "#rrggbb"},
         "segmentation": {
-            "type": "object",
-            "description": "COCO's compressed RLE",
-            "properties": {
-                "size": {"type": "array", "items": {"type": "integer"}},
-                "counts": {"type": "string"},
-            },
+            "description": "COCO's compressed RLE, or polygons (x0, y0, ...) without holes",
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "size": {"type": "array", "items": {"type": "integer"}},
+                        "counts": {"type": "string"},
+                    },
+                },
+                {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+            ],
         },
     },
 }

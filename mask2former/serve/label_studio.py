@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 
 from ..inference.predictions import Prediction
+from ..structures.polygons import mask_to_polygons, polygon_area
 from ..utils.text import one_line, some_of
 from .brush import encode_brush
 from .errors import RequestError
 
 # The tags of regions, by what they hold: the best for masks first.
-_CONTROLS = ("BrushLabels", "RectangleLabels")
+_CONTROLS = ("BrushLabels", "PolygonLabels", "RectangleLabels")
 _MOST_CONFIG = 2**20
+# Pixels between a mask and its polygon, so that people can move its corners.
+_TOLERANCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Labelling:
     """How people label images in a project.
 
     Attributes:
-        control: "BrushLabels" or "RectangleLabels".
+        control: "BrushLabels", "PolygonLabels" or "RectangleLabels".
         from_name: the name of this tag.
         to_name: the name of the image's tag.
         entry: of a task's data, which holds the image.
@@ -134,25 +137,26 @@ def as_results(found: Prediction, labelling: Labelling, version: str) -> dict[st
         label = labelling.labels.get(name.casefold())
         if label is None:
             continue
-        if labelling.control == "BrushLabels":
-            shape: dict[str, Any] = {"format": "rle", "rle": encode_brush(found.mask(i))}
-        else:
-            shape = _rectangle(found.boxes[i], width, height)
         rated = {} if np.isnan(score) else {"score": score}
         scores += rated.values()
-        value = {**shape, labelling.type: [label]}
-        results.append({"id": str(found.ids[i]), **common, "value": value, **rated})
+        for j, shape in enumerate(_shapes(found, i, labelling.control)):
+            value = {**shape, labelling.type: [label]}
+            results.append({"id": f"{found.ids[i]}-{j}", **common, "value": value, **rated})
     # Data managers sort tasks by it.
     mean = float(np.mean(scores)) if scores else 0.0
     return {"result": results, "score": mean, "model_version": version}
 
 
-def _rectangle(box: np.ndarray, width: int, height: int) -> dict[str, Any]:
-    left, top, right, bottom = box.tolist()
-    return {
-        "x": 100 * left / width,
-        "y": 100 * top / height,
-        "width": 100 * (right - left) / width,
-        "height": 100 * (bottom - top) / height,
-        "rotation": 0,
-    }
+def _shapes(found: Prediction, i: int, control: str) -> list[dict[str, Any]]:
+    """Return an object as the values of Label Studio's regions, in percent of the image."""
+    if control == "BrushLabels":
+        return [{"format": "rle", "rle": encode_brush(found.mask(i))}]
+    height, width = found.size
+    percent = 100 / np.array([width, height])
+    if control == "PolygonLabels":
+        parts = mask_to_polygons(found.mask(i), _TOLERANCE)
+        outer = [part for part in parts if polygon_area(part) > 0]  # a region has no holes
+        return [{"points": (part * percent).tolist(), "closed": True} for part in outer]
+    x, y = found.boxes[i, :2] * percent
+    w, h = (found.boxes[i, 2:] - found.boxes[i, :2]) * percent
+    return [{"x": float(x), "y": float(y), "width": float(w), "height": float(h), "rotation": 0}]

@@ -45,11 +45,7 @@ class TaskImages:
     def __init__(self, url: str | None, key: str | None, limits: Limits):
         self._limits = limits
         self._key = key
-        self._base = None if url is None else urlsplit(url.rstrip("/") + "/")
-        if self._base is not None and (
-            self._base.scheme not in ("http", "https") or not self._base.hostname
-        ):
-            raise ValueError(f"--label-studio-url {one_line(url or '', 200)}: not an http(s) URL")
+        self._base = None if url is None else _base_url(url)
         # No proxies: the environment must not lead requests elsewhere.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
@@ -72,8 +68,12 @@ class TaskImages:
                 f"{shown}: this server reads no addresses; start it with --label-studio-url URL to "
                 "let it read the images of that Label Studio",
             )
-        url = urljoin(self._base.geturl(), address)
-        if _origin(urlsplit(url)) != _origin(self._base):
+        try:
+            url = urljoin(self._base.geturl(), address)
+            is_allowed = _origin(urlsplit(url)) == _origin(self._base)
+        except ValueError:  # brackets or ports that no address has
+            is_allowed = False
+        if not is_allowed:
             raise RequestError(
                 403, f"{shown}: images are read from {self._base.netloc} only (--label-studio-url)"
             )
@@ -118,9 +118,17 @@ class TaskImages:
         return bytes(content)
 
 
-def _origin(url: SplitResult) -> tuple[str, str, int]:
+def _base_url(url: str) -> SplitResult:
     try:
-        port = url.port
+        base = urlsplit(url.rstrip("/") + "/")
+        usable = base.scheme in ("http", "https") and bool(base.hostname) and base.port != 0
     except ValueError:
-        port = -1
-    return url.scheme, url.hostname or "", port or {"http": 80, "https": 443}.get(url.scheme, 0)
+        usable = False
+    if not usable:
+        raise ValueError(f"--label-studio-url {one_line(url, 200)}: not an http(s) URL")
+    return base
+
+
+def _origin(url: SplitResult) -> tuple[str, str, int]:
+    port = url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
+    return url.scheme, url.hostname or "", port

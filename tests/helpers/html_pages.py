@@ -1,9 +1,9 @@
 """Reading a page as a browser does."""
 
-import shutil
 import subprocess
 
 import html5lib
+from browser import find_chromium
 
 ELEMENT = "{http://www.w3.org/1999/xhtml}"
 # Names that a file of annotations may hold.
@@ -46,16 +46,10 @@ def assert_self_contained(page: str) -> None:
     assert "url(" not in page and "@import" not in page
 
 
-def browser() -> str | None:
-    """The path of a Chromium, or None."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
 def dump_dom(path, folder) -> str:
     """The document as Chromium has it after running whatever it would run."""
     command = [
-        browser(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
+        find_chromium(), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}",
         "--dump-dom", f"file://{path}",
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)

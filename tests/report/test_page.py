@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from html_pages import HOSTILE, assert_self_contained, browser, dump_dom, parse, texts
+from browser import find_chromium
+from html_pages import HOSTILE, assert_self_contained, dump_dom, parse, texts
 from PIL import Image
 
 from mask2former.report.charts import Axis, Series, line_chart
@@ -59,7 +60,7 @@ def test_names_from_files_are_text(tmp_path):
     assert "\0" not in page and "\x1b" not in page and "\u202e" not in page
 
 
-@pytest.mark.skipif(browser() is None, reason="needs Chromium")
+@pytest.mark.skipif(find_chromium() is None, reason="needs Chromium")
 def test_chromium_shows_names_as_text(tmp_path):
     path = tmp_path / "report.html"
     path.write_bytes(page_of(HOSTILE).encode(errors="replace"))

@@ -9,6 +9,7 @@ import hotcoco
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 from servers import multipart, photo, png, running
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -47,6 +48,18 @@ def test_forms_and_bodies_give_the_same(server):
     for kind in ("application/octet-stream", "IMAGE/JPEG; x=y", ""):
         reply = server.predict(content, "?task=semantic", **{"Content-Type": kind})
         assert reply.json() == expected
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_polygons(server, model, task):
+    image = photo(5)
+    found = model.segmenter(task).find(image[:, :, ::-1])
+    answer = server.predict(png(image), f"?task={task}&format=polygons").json()
+    for i, o in enumerate(answer["objects"]):
+        rles = hotcoco.mask.frPyObjects(o["segmentation"], 60, 90)
+        drawn = hotcoco.mask.decode(hotcoco.mask.merge(rles)).astype(bool)
+        filled = ndimage.binary_fill_holes(found.mask(i), np.ones((3, 3)))
+        np.testing.assert_array_equal(drawn, filled)
 
 
 @pytest.mark.parametrize("task", TASKS)
