@@ -150,6 +150,9 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     # Panoptic inference: a segment stays if it wins at least this share, 0 to 1, of its mask's
     # pixels against the other queries.
     cfg.MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD = 0.0
+    # MultiScaleMaskedTransformerDecoder: use the prediction of this number instead of the last one,
+    # counted as in DEC_LAYERS; 0 uses the last. Fewer layers are faster and less accurate.
+    cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS = 0
     # Semantic inference: resize masks to the original image before, not after, combining the
     # queries. With PANOPTIC_ON or INSTANCE_ON this is always so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False

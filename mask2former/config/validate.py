@@ -100,7 +100,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
-        "SOLVER.CHECKPOINTS_TO_KEEP",
+        "SOLVER.CHECKPOINTS_TO_KEEP", f"{_MASK_FORMER}TEST.DEC_LAYERS",
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),

@@ -28,6 +28,8 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
     Args:
         in_channels: channels of the maps.
         dec_layers: number of layers, which is the number of predictions less one.
+        test_layers: how many of the layers inference uses; None is for all. Every layer is trained
+            to predict, so that fewer are a trade of accuracy for time.
         kwargs: see `QueryDecoder`; ``dropout`` is 0 in every published model.
     """
 
@@ -37,12 +39,20 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
     _version = 2
 
     @configurable
-    def __init__(self, in_channels: int, *, dec_layers: int, **kwargs: Any):
+    def __init__(
+        self, in_channels: int, *, dec_layers: int, test_layers: int | None = None, **kwargs: Any
+    ):
         super().__init__(in_channels, **kwargs)
         if dec_layers < 0:
             raise ValueError(
                 "MODEL.MASK_FORMER.DEC_LAYERS counts predictions, the one from the initial queries "
                 f"included: it must be at least 1, got {dec_layers + 1}"
+            )
+        self.test_layers = dec_layers if test_layers is None else test_layers
+        if not 0 <= self.test_layers <= dec_layers:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.TEST.DEC_LAYERS is {self.test_layers + 1}, but "
+                f"MODEL.MASK_FORMER.DEC_LAYERS is {dec_layers + 1}"
             )
         self.num_layers = dec_layers
         self.transformer_cross_attention_layers = nn.ModuleList(
@@ -70,6 +80,9 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
         return {
             **super().from_config(cfg, in_channels),
             "dec_layers": cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1,
+            "test_layers": cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS - 1
+            if cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS
+            else None,
         }
 
     def forward(self, maps: list[Tensor], mask_features: Tensor) -> dict[str, Any]:
@@ -105,10 +118,11 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
         queries = self.query_feat.weight.expand(m.shape[0], -1, -1)
         query_pos = self.query_embed.weight
         predictions = []
-        for i in range(self.num_layers + 1):
+        num_layers = self.num_layers if self.training else self.test_layers
+        for i in range(num_layers + 1):
             normed = self.decoder_norm(queries)
             mask_embed = self.mask_embed(normed)
-            last = i == self.num_layers
+            last = i == num_layers
             if last or self.training:
                 predictions.append(self.predict(normed, mask_embed, mask_features))
             if last:

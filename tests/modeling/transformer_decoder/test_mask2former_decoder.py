@@ -184,3 +184,20 @@ def test_position_encoding_equals_the_formula():
                 angle = position * 2 * math.pi / 10000 ** (2 * (i // 2) / (channels // 2))
                 wanted = math.cos(angle) if i % 2 else math.sin(angle)
                 assert encoding[c, y, x].item() == pytest.approx(wanted, abs=2e-5)
+
+
+@pytest.mark.parametrize("layers", range(LAYERS + 1))
+@torch.no_grad()
+def test_fewer_layers_at_inference_give_the_prediction_of_training(layers):
+    decoder = build(test_layers=layers)
+    expected = decoder.train()(*inputs())
+    expected = [*expected["aux_outputs"], expected][layers]
+    found = decoder.eval()(*inputs())
+    for key in ("pred_logits", "pred_masks"):
+        assert torch.equal(found[key], expected[key])
+    assert found["aux_outputs"] == []
+
+
+def test_more_layers_at_inference_than_there_are_is_refused():
+    with pytest.raises(ValueError, match=r"TEST\.DEC_LAYERS is 6, but .*DEC_LAYERS is 5"):
+        build(test_layers=5)
