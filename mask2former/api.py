@@ -157,7 +157,8 @@ class Mask2Former:
             images: one of
 
                 - the path of an image, a folder of images, a pattern such as "dir/*.jpg", or a
-                  video (``.mp4``, ``.avi`` ...; needs ``pip install "mask2former[video]"``);
+                  video (``.mp4``, ``.avi`` ...; needs ``pip install "mask2former[video]"``), also
+                  an animated GIF or WebP file or a TIFF file of several pages (needs nothing more);
                 - a Pillow image, whose pixels are taken as they are: unlike with a path, a
                   rotation in its EXIF data is not applied;
                 - an array (H, W, 3), or (H, W) if it is grey. **Channels are RGB**, as Pillow,

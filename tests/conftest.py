@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from support import QUICKSTART, REPOSITORY, TINY
+from wheels import build_wheel
 
 from mask2former import load_config
 from mask2former.data import register_synthetic
@@ -41,3 +42,9 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the folder of data beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of the checkout."""
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))

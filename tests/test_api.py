@@ -146,6 +146,24 @@ def test_videos_are_streams(model, photo, tmp_path):
     assert found[0].image.shape == (150, 128, 3)
 
 
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_animations_are_streams_and_no_images(model, photo, tmp_path, suffix):
+    frames = [photo.rotate(10 * i) for i in range(3)]
+    path = tmp_path / f"moving.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    stream = model.predict(path)
+    assert not isinstance(stream, list)
+    found = list(stream)
+    assert ["frame 2" in repr(one) for one in found] == [False, False, True]
+    frames[0].save(tmp_path / f"still.{suffix}")
+    assert same(found[0], model.predict(tmp_path / f"still.{suffix}"))
+    with Image.open(path) as opened:
+        with pytest.raises(ValueError, match="an animation or has several pages"):
+            model.predict(opened)
+        opened.seek(2)
+        assert same(found[2], model.predict(opened.convert("RGB")))
+
+
 def test_images_that_cannot_be_used(model, folder, tmp_path):
     (tmp_path / "bad.jpg").write_text("no image")
     (tmp_path / "empty").mkdir()

@@ -19,6 +19,24 @@ from ..checkpoint import WeightsError, local_weights, read_checkpoint, write_che
 from ..checkpoint.backbones import convert_backbone
 
 
+def write_backbone(source: str, output: Path, *, overwrite: bool = False) -> int:
+    """Write a backbone under this package's names, and return the number of its tensors.
+
+    Args:
+        source: see `local_weights`.
+        output: the new file.
+        overwrite: whether to replace an existing file.
+
+    Raises:
+        WeightsError: the source is not an ImageNet backbone of a known kind, or `output` exists.
+    """
+    state = convert_backbone(read_checkpoint(local_weights(source))["model"])
+    if state is None:
+        raise WeightsError(f"{source} is not an ImageNet backbone of a known kind")
+    write_checkpoint({"model": state}, output, overwrite=overwrite)
+    return len(state)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(
@@ -32,13 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, help="new file: .pkl, .pth or .safetensors")
     args = parser.parse_args(arguments)
     try:
-        state = convert_backbone(read_checkpoint(local_weights(args.source))["model"])
-        if state is None:
-            raise WeightsError(f"{args.source} is not an ImageNet backbone of a known kind")
-        write_checkpoint({"model": state}, args.output, overwrite=False)
+        count = write_backbone(args.source, args.output)
     except (WeightsError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
-    print(f"{args.output}: {len(state)} tensors")
+    print(f"{args.output}: {count} tensors")
     return 0
 
 

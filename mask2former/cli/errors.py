@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+
+def start_output() -> None:
+    """Show the messages of this package, and print names of files of any bytes."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("mask2former").setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run_reporting_errors(program: str, function: Callable[..., int], *arguments: Any) -> int:

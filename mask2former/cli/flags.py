@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import TASKS
 
 MODEL_HELP = (
-    "folder of a training run, a weights file with its config beside it, a Hugging Face folder, or "
-    "a name of the model zoo"
+    "folder of a run, file of weights with its config beside it, Hugging Face folder or Hub id, or "
+    "a name of `mask2former zoo`"
 )
 
 
@@ -28,19 +29,37 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the model to use, and what changes its config."""
+    """Add the model to use."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add where the model runs, and what changes its config."""
     parser.add_argument(
         "--device", metavar="NAME", help="such as cpu, cuda or cuda:1 (default: a GPU if any)"
     )
     add_config_flags(parser)
 
 
+def model_overrides(args: argparse.Namespace) -> list[object]:
+    """Return the overrides of the config that the flags of `add_model_flags` make."""
+    import torch
+
+    if args.device is not None:
+        return ["MODEL.DEVICE", args.device, *args.opts]
+    return [*(() if torch.cuda.is_available() else ("MODEL.DEVICE", "cpu")), *args.opts]
+
+
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what changes a config, and what lets files run code."""
+    """Add what changes a config, and the flags of trust."""
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar=("KEY", "VALUE"), help="config keys to change"
     )
+    add_trust_flags(parser)
+
+
+def add_trust_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what lets files run code."""
     parser.add_argument(
         "--allow-unsafe-config",
         action="store_true",
@@ -90,13 +109,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)
 
 
-def data_arguments(args: argparse.Namespace) -> list[str]:
-    """Return the values of `add_data`, without the task, as arguments of `train_net.py`."""
-    arguments = ["--data", args.data]
-    if args.classes is not None:
-        arguments += ["--classes", args.classes]
-    if args.ignore_label is not None:
-        arguments += ["--ignore-label", str(args.ignore_label)]
+def train_net_arguments(
+    args: argparse.Namespace, config_file: str, overrides: Sequence[object]
+) -> list[str]:
+    """Return arguments of `train_net.py` for the same data, trust and number of processes."""
+    arguments = ["--config-file", config_file]
+    for name in ("data", "task", "classes", "ignore_label", "num_gpus"):
+        value = getattr(args, name)
+        if value is not None:
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    for name in ("allow_unsafe_config", "allow_unsafe_weights"):
+        if getattr(args, name):
+            arguments.append(f"--{name.replace('_', '-')}")
     if args.pixel_check is not None:
         arguments.append("--full-pixel-check" if args.pixel_check else "--skip-pixel-check")
-    return arguments
+    return [*arguments, *map(str, overrides)]

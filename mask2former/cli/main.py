@@ -15,17 +15,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
-import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from .errors import run_reporting_errors
+from .errors import run_reporting_errors, start_output
 from .flags import HelpFormatter
 
 # In the order of the help.
-VERBS = ("train", "check", "serve", "zoo", "env")
+VERBS = ("predict", "train", "evaluate", "check", "convert", "serve", "zoo", "env")
 
 DESCRIPTION = "Segment images with Mask2Former, and train, evaluate and convert models."
 EPILOG = """\
@@ -66,7 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can be any bytes
-        sys.stdout.reconfigure(errors="backslashreplace")
+    start_output()
     importlib.import_module("..registration", __package__)
     return run_reporting_errors(args.prog, args.run, args)

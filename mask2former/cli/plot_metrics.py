@@ -6,8 +6,6 @@ python -m mask2former.cli.plot_metrics output/quickstart/instance --output curve
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +14,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..report.run_metrics import LOSSES, METRICS, METRICS_FILE, points, read_metrics, upper_limit
 from ..utils.files import write_atomically
 from ..visualization import palette_color
 
-LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # those of the last prediction
-METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
 # Colours of the palette that are dark enough for lines on white.
 _LINES = (0, 5, 2, 3, 8)
 
@@ -33,13 +30,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="OUTPUT_DIR of the run")
     parser.add_argument("--output", type=Path, help="picture (default: curves.png in the run)")
     args = parser.parse_args(arguments)
-    path = args.run / "metrics.json"
+    path = args.run / METRICS_FILE
     output = args.output or args.run / "curves.png"
     if not path.is_file():
         parser.exit(1, f"{parser.prog}: error: no {path}: give the OUTPUT_DIR of a training run\n")
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        figure, kind = draw(rows), output.suffix[1:] or "png"
+        figure, kind = draw(read_metrics(path)), output.suffix[1:] or "png"
         write_atomically(output, lambda file: figure.savefig(file, format=kind, dpi=110))
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: error: {error}\n")
@@ -65,7 +61,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes["loss"].tick_params(labelbottom=False)
     axes["lr"].set(xlabel="iteration", ylabel="learning rate")
     axes["metric"].set(xlabel="iteration", ylabel="on the validation set, percent")
-    axes["metric"].set_ylim(0, _upper_limit(rows))
+    axes["metric"].set_ylim(0, upper_limit(rows))
     learning_rates = [row["lr"] for row in rows if row.get("lr", 0) > 0]
     if learning_rates and max(learning_rates) > 20 * min(learning_rates):
         axes["lr"].set_yscale("log")  # steps of a tenth would be flat on a linear axis
@@ -75,23 +71,12 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _upper_limit(rows: Sequence[dict[str, Any]]) -> float:
-    """Return the end of the axis of metrics: above the highest value, and at most 100."""
-    values = [row[key] for row in rows for key in METRICS if key in row]
-    most = max((value for value in values if math.isfinite(value)), default=0.0)
-    if most <= 0:
-        return 100.0
-    step = 10.0 ** math.floor(math.log10(most))  # 1.7 ends at 2, 17 at 20, 62 at 70
-    return min(100.0, step * math.ceil(1.05 * most / step))
-
-
 def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: Sequence[str], **style: Any) -> None:
     for i, key in enumerate(keys):
-        points = [(row["iteration"], row[key]) for row in rows if key in row]
-        if points:
+        if found := points(rows, key):
             red, green, blue = (value / 255 for value in palette_color(_LINES[i]))
             axes.plot(
-                *zip(*points, strict=True),
+                *zip(*found, strict=True),
                 **{"label": key, "color": (red, green, blue), "linewidth": 1.6, **style},
             )
     axes.grid(alpha=0.3)

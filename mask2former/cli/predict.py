@@ -1,150 +1,127 @@
-"""Segment images or videos with a trained model: instances, panoptic segments or classes of pixels.
+"""Segment images or a video with a trained model, and draw what it finds.
 
-The command draws pictures and writes results as JSON.
+A file that cannot be read is reported and skipped; the exit status is then 1.
 
 Examples:
-    demo.py --config-file output/config.yaml --input photo.jpg --output out/
-    demo.py --config-file panoptic.yaml --task instance --input photo.jpg --output out/
-    demo.py --config-file configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml \\
-        --input photo.jpg 'more/*.png' folder/ --output out/ --json out/results.json \\
-        --opts MODEL.WEIGHTS model_final.pth MODEL.DEVICE cpu
-    demo.py --config-file output/config.yaml --video-input film.mp4 --output out/film.mp4
-
-Exit status: 0 if everything was done, 1 if a file was skipped or cut off or results could not be
-written, 2 if nothing was done because of an error in the command, the config or the weights.
+  mask2former predict output/mine photo.jpg
+  mask2former predict output/mine photo.jpg 'more/*.png' folder/ --output out/
+  mask2former predict model_final.pth photo.jpg --json results.json --threshold 0.3
+  mask2former predict output/mine film.mp4 --output film_segmented.mp4
+  mask2former predict coco/panoptic-segmentation/maskformer2_R50_bs16_50ep photo.jpg
 """
 
+from __future__ import annotations
+
 import argparse
-import io
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..engine.setup import add_trust_flags
-from ..inference.results import Results, build_results
-from ..inference.runs import ImageRun, VideoRun
-from ..inference.segmenters import DEFAULT_THRESHOLD, Segmenter, load_model
-from ..inference.selection import Selection
-from ..inference.video import VideoError
-from ..tasks import TASKS
+from .flags import add_model, add_model_flags, add_task, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 
+if TYPE_CHECKING:
+    from ..inference.runs import ImageRun, VideoRun
 
-def argument_parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--input",
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the model, the inputs, the outputs and what to find."""
+    add_model(parser)
+    parser.add_argument(
+        "inputs",
         nargs="+",
-        metavar="PATH",
-        help="image files, folders and quoted patterns such as 'dir/*.png'",
+        metavar="INPUT",
+        help="images, folders and quoted patterns such as 'dir/*.png', or one video",
     )
-    source.add_argument("--video-input", metavar="FILE", help="video file")
-    source.add_argument("--webcam", action="store_true", help="first camera of this machine")
     parser.add_argument(
         "--output",
         metavar="PATH",
-        help="folder, or a file for one image or video; without it, show pictures in a window",
+        help="a folder, or a file for one input (default: the folder predictions)",
     )
+    parser.add_argument("--show", action="store_true", help="show the pictures in a window")
     parser.add_argument(
-        "--task",
-        choices=TASKS,
-        help="what to find (default: the first of these that the config switches on, or instances "
-        "if the config switches them on and no class is stuff). A panoptic model can do all three",
+        "--json", metavar="FILE", help="write the results too, in COCO's formats or as label maps"
     )
+    add_task(parser, "default: the first that the model does")
     parser.add_argument(
-        "--json",
-        metavar="FILE",
-        help="write the results to this file. instance: COCO results with file_name, and beside "
-        "it, with the suffix .coco.json, a COCO file with images and categories. panoptic: "
-        "COCO's panoptic format; its PNG files go to the folder named like FILE without .json. "
-        "semantic: a list of label maps, which are PNG files in that folder; their pixels are "
-        "classes from 0. image_id is the file name if all names are distinct numbers; otherwise it "
-        "is the position in the input, from 1 (for video: the frame, from 0)",
-    )
-    parser.add_argument(
-        "--confidence-threshold",
-        type=_probability,
-        metavar="SCORE",
-        help="0 to 1. instance: leave out instances below this score (default: "
-        f"{DEFAULT_THRESHOLD}). panoptic: ignore queries whose class does not have a higher "
-        "probability (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
-        "semantic: not allowed, because each pixel gets the class with the highest score",
+        "--threshold", type=probability, metavar="SCORE", help="lowest score, 0 to 1 (default: 0.5)"
     )
     add_selection_flags(parser)
-    add_trust_flags(parser)
-    parser.add_argument(
-        "--opts",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys to change, such as MODEL.WEIGHTS model_final.pth MODEL.DEVICE cpu",
-    )
-    return parser
+    add_model_flags(parser)
 
 
-def _probability(text: str) -> float:
+def run(args: argparse.Namespace) -> int:
+    """Segment the inputs; return 1 if one was skipped."""
+    from ..inference.model_sources import find_model
+
+    work = _work(args.inputs, args.output or (None if args.show else "predictions"), args.show)
+    found = find_model(args.model)
+    return segment(work, args, found.config_file, [*found.overrides, *model_overrides(args)])
+
+
+def probability(text: str) -> float:
+    """Return the value of an argument from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
     return value
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
-    parser = argument_parser()
-    args = parser.parse_args(arguments)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mask2former").setLevel(logging.INFO)
-    try:
-        run, segmenter, results, selection = _prepare(args)
-    except VideoError as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files can be any bytes
-        sys.stdout.reconfigure(errors="backslashreplace")
-    succeeded = run.run(segmenter, results, selection)
-    if results is not None:
-        try:
-            results.write()
-        except OSError as error:
-            parser.exit(1, f"{parser.prog}: error: {args.json}: {error.strerror or error}\n")
-        print(f"{results.count()} written to {args.json}")
-    return 0 if succeeded else 1
-
-
-def _prepare(
+def segment(
+    work: ImageRun | VideoRun,
     args: argparse.Namespace,
-) -> tuple[ImageRun | VideoRun, Segmenter, Results | None, Selection | None]:
-    """Check the command, starting with the quick checks, and load the model."""
-    show = args.output is None and args.json is None
-    run: ImageRun | VideoRun
-    if args.input is not None:
-        run = ImageRun(args.input, args.output, show=show)
-    else:
-        run = VideoRun(args.video_input, args.output, show=show)
+    config_file: str,
+    overrides: Sequence[object],
+) -> int:
+    """Load a model, let it segment, and write the results.
+
+    Args:
+        work: the inputs and the pictures of them.
+        args: ``json``, ``task``, ``threshold``, and the flags of a selection and of trust.
+        config_file: see `load_model`.
+        overrides: of the config.
+
+    Returns:
+        The exit status: 1 if an input was skipped.
+
+    Raises:
+        ValueError: the command, the config or the weights cannot be used.
+        OSError: the results cannot be written.
+    """
+    from ..inference.results import build_results
+    from ..inference.segmenters import load_model
+
     model = load_model(
-        args.config_file,
-        args.opts,
+        config_file,
+        overrides,
         task=args.task,
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
-    segmenter = model.segmenter(threshold=args.confidence_threshold)
+    segmenter = model.segmenter(threshold=args.threshold)
     selection = selection_of(args, segmenter.classes, segmenter.task)
-    if args.json is None:
-        return run, segmenter, None, selection
-    results = build_results(segmenter, Path(args.json))
-    run.check_results(results)
-    results.path.parent.mkdir(parents=True, exist_ok=True)
-    return run, segmenter, results, selection
+    results = None
+    if args.json is not None:
+        results = build_results(segmenter, Path(args.json))
+        work.check_results(results)
+        results.path.parent.mkdir(parents=True, exist_ok=True)
+    succeeded = work.run(segmenter, results, selection)
+    if results is not None:
+        try:
+            results.write()
+        except OSError as error:
+            raise OSError(f"{args.json}: {error.strerror or error}") from error
+        print(f"{results.count()} written to {args.json}")
+    return 0 if succeeded else 1
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _work(inputs: Sequence[str], output: str | None, show: bool) -> ImageRun | VideoRun:
+    from ..inference.runs import ImageRun, VideoRun
+    from ..inference.video import VIDEO_SUFFIXES, is_video
+
+    if len(inputs) == 1 and is_video(inputs[0]):
+        return VideoRun(inputs[0], output, show=show)
+    for path in inputs:
+        if Path(path).suffix.lower() in VIDEO_SUFFIXES:
+            raise ValueError(f"{path} is a video: give one video, and no other input")
+    return ImageRun(inputs, output, show=show)

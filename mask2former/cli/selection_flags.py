@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from ..inference.selection import Selection, build_selection
-from ..structures import Classes
+if TYPE_CHECKING:
+    from ..inference.selection import Selection
+    from ..structures import Classes
 
 
 def add_selection_flags(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,8 @@ def selection_of(args: argparse.Namespace, classes: Classes, task: str) -> Selec
     Raises:
         ValueError: there is no such class, or the task does not have what a flag asks for.
     """
+    from ..inference.selection import build_selection
+
     if (args.class_names, args.most, args.overlap) == (None, None, None):
         return None
     return build_selection(

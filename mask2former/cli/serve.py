@@ -17,7 +17,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .flags import add_model, add_task
+from .flags import add_model, add_model_flags, add_task
 
 MEBIBYTE = 2**20
 
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the address and the limits."""
     add_model(parser)
     add_task(parser, "for requests that name none")
+    add_model_flags(parser)
     where = parser.add_argument_group("who may use it")
     where.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"

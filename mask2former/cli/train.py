@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .flags import add_config_flags, add_data, data_arguments
+from .flags import add_config_flags, add_data, train_net_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
     from ..engine.schedule import scaled_schedule
     from ..utils.text import one_line
 
-    task = recognise_folder(args.data, args.task).task
+    args.task = recognise_folder(args.data, args.task).task
     has_gpu = torch.cuda.is_available()
-    config_file = _config_file(args.model, task, has_gpu)
+    config_file = _config_file(args.model, args.task, has_gpu)
     output = args.output or str(Path("output", Path(args.data).resolve().name))
     changes = ["OUTPUT_DIR", output]
     if not has_gpu:
@@ -69,10 +69,8 @@ def run(args: argparse.Namespace) -> int:
         f"{one_line(cfg.OUTPUT_DIR)}",
         flush=True,
     )
-    flags = ["--config-file", config_file, "--num-gpus", str(args.num_gpus), "--task", task]
-    if args.resume:
-        flags.append("--resume")
-    main([*flags, *data_arguments(args), *map(str, changes)])
+    resume = ["--resume"] if args.resume else []
+    main([*resume, *train_net_arguments(args, config_file, changes)])
     print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
     return 0
 

@@ -156,6 +156,9 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     # Semantic inference: resize masks to the original image before, not after, combining the
     # queries. With PANOPTIC_ON or INSTANCE_ON this is always so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # Write report.html into OUTPUT_DIR when training ends: curves, labels and samples of the
+    # training data, and what the last evaluation found. It does not change any number.
+    cfg.TEST.REPORT = True
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:

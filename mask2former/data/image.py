@@ -166,8 +166,14 @@ def pixels_of(image: Image.Image, format: str = "BGR") -> np.ndarray:
         (H, W, 3) uint8, contiguous and writable.
 
     Raises:
-        ImageReadError: the image is damaged, or of a pixel type without a defined range.
+        ImageReadError: the image is damaged, an animation, or of a pixel type without a defined
+            range.
     """
+    if len(frame_numbers(image)) > 1:
+        raise ImageReadError(
+            "the image is an animation or has several pages: give a copy() of one, or the path of "
+            "the file"
+        )
     try:
         pixels = np.asarray(_to_rgb(image))
     except DECODER_ERRORS as problem:
@@ -214,14 +220,14 @@ def frame_numbers(image: Image.Image) -> list[int]:
     numbers = range(getattr(image, "n_frames", 1))
     if image.format != "TIFF":
         return list(numbers)
-    pages = []
+    pages, current = [], image.tell()
     for number in numbers:
         image.seek(number)
         # Pyramids hold smaller versions of the first page, and some programs add masks.
         kind = image.tag_v2.get(_TIFF_SUBFILE, 0)  # type: ignore[attr-defined]
         if number == 0 or not kind & (_TIFF_REDUCED | _TIFF_MASK):
             pages.append(number)
-    image.seek(0)
+    image.seek(current)
     return pages
 
 
@@ -305,7 +311,8 @@ def _decoding(
             if not several and len(frame_numbers(image)) > 1:
                 raise _SeveralFramesError(
                     "an animation or a file of several pages, and one image is expected: save one "
-                    "of them, or read all as a video (--video-input)"
+                    "of them, or give the file as the only input, which reads all as a video "
+                    "(demo.py: --video-input)"
                 )
             yield image
     except (error, TooManyPixelsError):

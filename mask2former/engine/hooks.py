@@ -17,6 +17,8 @@ from torch import nn
 
 from ..checkpoint import Checkpointer, WeightsError, read_checkpoint
 from ..checkpoint.resume import FINAL, numbered_checkpoints
+from ..data import SeededMapDataset
+from ..report import Report
 from .interruption import request, requested_signal
 
 logger = logging.getLogger(__name__)
@@ -190,3 +192,32 @@ class WriteMetrics(PeriodicWriter):
             if ending is None:
                 raise
             logger.warning("The last metrics could not be written: %s", error)
+
+
+class WriteReport(HookBase):
+    """Writes a report at the end of the schedule; it comes after the metrics are written.
+
+    Training is done by then, so what goes wrong is logged. It does not end the run with an error.
+
+    Args:
+        report: what the last evaluation found.
+        folder: where to write.
+    """
+
+    def __init__(self, report: Report, folder: str) -> None:
+        self._report = report
+        self._folder = folder
+
+    def after_train(self) -> None:
+        """Write the report in the main process."""
+        trainer = self.trainer
+        finished = sys.exc_info()[1] is None and trainer.iter + 1 >= trainer.max_iter
+        if not finished or not comm.is_main_process():
+            return
+        dataset = getattr(trainer.data_loader, "dataset", None)
+        if isinstance(dataset, SeededMapDataset):  # a subclass may have another loader
+            self._report.add_training(dataset, trainer._trainer.seed)
+        try:
+            self._report.write(self._folder)
+        except Exception as error:
+            logger.warning("The report could not be written: %s", error)

@@ -25,7 +25,7 @@ from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
 from .distributed import distributed_model
-from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics
+from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics, WriteReport
 from .interruption import stopping_at_once
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
@@ -98,6 +98,9 @@ class Trainer(DefaultTrainer):
                 hooks.append(WriteMetrics(hook._writers, hook._period))
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
+        if self.cfg.TEST.REPORT:
+            self._report = Report(self.cfg, f"Training of {Path(self.cfg.OUTPUT_DIR).name}")
+            hooks.append(WriteReport(self._report, self.cfg.OUTPUT_DIR))
         return hooks
 
     def _evaluate(self) -> dict:
@@ -106,8 +109,9 @@ class Trainer(DefaultTrainer):
         plain.defrost()
         plain.TEST.AUG.ENABLED = False
         last = self.iter + 1 >= self.max_iter
+        more = {"report": self._report} if last and self.cfg.TEST.REPORT else {}
         with stopping_at_once():
-            self._last_eval_results = self.test(self.cfg if last else plain, self.model)
+            self._last_eval_results = self.test(self.cfg if last else plain, self.model, **more)
         if self.cfg.SOLVER.BEST_METRIC:
             self._best.update(self._last_eval_results, self.iter)
         return self._last_eval_results
@@ -220,7 +224,8 @@ class Trainer(DefaultTrainer):
             model: the model with its weights.
             evaluators: one per data set, by default those of `build_evaluator`. These write the
                 results of augmented views to ``OUTPUT_DIR/inference_TTA``.
-            report: gets what was found without augmentation, in the main process.
+            report: gets the results, and the details of those without augmentation, in the main
+                process.
 
         Returns:
             Results per task, or per data set and task if there are several data sets.
@@ -236,18 +241,21 @@ class Trainer(DefaultTrainer):
             if report is not None and plain is None:
                 plain = [cls.build_evaluator(cfg, name) for name in cfg.DATASETS.TEST]
             results = super().test(cfg, model, plain)
-            if report is not None and comm.is_main_process():
-                names = cfg.DATASETS.TEST
-                by_name = {names[0]: results} if len(names) == 1 else results
-                for name, evaluator in zip(names, plain, strict=True):
-                    report.add_evaluation(name, evaluator, by_name[name])
-            if augmented is None:
-                return results
-            logger.info("Evaluation with test-time augmentation")
-            renamed = cls._test_with_tta(cfg, augmented, evaluators)
-        if len(cfg.DATASETS.TEST) == 1:
-            return {**results, **renamed}
-        return {name: {**result, **renamed[name]} for name, result in results.items()}
+            if augmented is not None:
+                logger.info("Evaluation with test-time augmentation")
+                renamed = cls._test_with_tta(cfg, augmented, evaluators)
+                if len(cfg.DATASETS.TEST) == 1:
+                    results = {**results, **renamed}
+                else:
+                    results = {
+                        name: {**result, **renamed[name]} for name, result in results.items()
+                    }
+        if report is not None and comm.is_main_process():
+            names = cfg.DATASETS.TEST
+            by_name = {names[0]: results} if len(names) == 1 else results
+            for name, evaluator in zip(names, plain, strict=True):
+                report.add_evaluation(name, evaluator, by_name[name])
+        return results
 
     @classmethod
     def _test_with_tta(cls, cfg: CfgNode, model: InferenceWithTTA, evaluators: Any) -> dict:

@@ -25,7 +25,7 @@ from ..data.image import IMAGE_FORMATS, ImageReadError, decode_image, pixels_of,
 from ..utils.text import one_line
 from .inputs import expand_inputs
 from .predictions import ImageSource
-from .video import VIDEO_SUFFIXES, VideoReader
+from .video import is_video, open_video
 
 Pixels = tuple[np.ndarray, ImageSource]
 """An image (H, W, 3), uint8, BGR, and where it comes from."""
@@ -89,7 +89,7 @@ def _of_path(path: str, allow_url: bool) -> Images:
         if not allow_url:
             raise ValueError(f"{one_line(path, 200)}: to download images, give allow_url=True")
         return _one(_download(path), path)
-    if Path(path).suffix.lower() in VIDEO_SUFFIXES:
+    if is_video(path):
         return Images("stream", _frames(path))
     files = expand_inputs([path])
     several = len(files) > 1 or files[0] != Path(os.path.expanduser(path))
@@ -98,7 +98,7 @@ def _of_path(path: str, allow_url: bool) -> Images:
 
 
 def _frames(path: str) -> Iterator[Pixels]:
-    reader = VideoReader(path)
+    reader = open_video(path)
     try:
         for number, frame in enumerate(reader):
             yield frame, ImageSource(f"{path} frame {number}", pixels=frame[:, :, ::-1])

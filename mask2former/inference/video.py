@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..data.image import IMAGE_SUFFIXES, ImageReadError, frame_times, read_frames
+from ..data.image import (
+    IMAGE_SUFFIXES,
+    ImageReadError,
+    frame_numbers,
+    frame_times,
+    open_image,
+    read_frames,
+)
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
 
@@ -98,6 +105,17 @@ class AnimationReader:
 
     def close(self) -> None:
         """Do nothing: the file is closed after its last frame."""
+
+
+def is_video(path: str) -> bool:
+    """Return whether a path is that of a video, an animation or an image file of several pages."""
+    if path.lower().endswith(IMAGE_SUFFIXES) and Path(path).is_file():
+        try:
+            with open_image(path, several=True) as image:
+                return len(frame_numbers(image)) > 1
+        except ImageReadError:  # reported when its turn comes
+            return False
+    return Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
 def open_video(source: str | int) -> VideoReader | AnimationReader:

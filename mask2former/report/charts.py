@@ -205,7 +205,10 @@ def _number(value: float) -> str:
 def _tick(value: float) -> str:
     if abs(value) >= 10000:
         return f"{value / 1000:g}k"
-    return f"{value:.10g}" if abs(value) >= 1e-3 or not value else f"{value:.0e}"
+    if value and abs(value) < 1e-3:
+        digits, _, power = f"{value:.1e}".partition("e")
+        return f"{digits.removesuffix('.0')}e{int(power)}"
+    return f"{value:.10g}"
 
 
 def _markup(svg: ElementTree.Element) -> Markup:

@@ -27,30 +27,40 @@ from .page import (
 
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _RECALLS = np.linspace(0, 1, 101)
-# The numbers that are shown large: those of a task's results, and their names.
-_HEADLINES = {
-    "panoptic_seg": {
-        "PQ": "PQ", "SQ": "SQ", "RQ": "RQ", "PQ_th": "PQ of things", "PQ_st": "PQ of stuff"
+# The numbers that are shown large, by row: task and metric of the results, and the name shown.
+_HEADLINES = (
+    {
+        ("panoptic_seg", "PQ"): "PQ",
+        ("panoptic_seg", "SQ"): "SQ",
+        ("panoptic_seg", "RQ"): "RQ",
+        ("panoptic_seg", "PQ_th"): "PQ of things",
+        ("panoptic_seg", "PQ_st"): "PQ of stuff",
     },
-    "segm": {"AP": "mask AP", "AP50": "mask AP50", "AP75": "mask AP75"},
-    "bbox": {"AP": "box AP", "AP50": "box AP50", "AP75": "box AP75"},
-    "sem_seg": {"mIoU": "mIoU", "mACC": "class accuracy", "pACC": "pixel accuracy"},
-}  # fmt: skip
+    {
+        ("segm", "AP"): "mask AP",
+        ("segm", "AP50"): "mask AP50",
+        ("segm", "AP75"): "mask AP75",
+        ("bbox", "AP"): "box AP",
+    },
+    {
+        ("sem_seg", "mIoU"): "mIoU",
+        ("sem_seg", "mACC"): "class accuracy",
+        ("sem_seg", "pACC"): "pixel accuracy",
+    },
+)
 
 
 def tiles(results: Mapping[str, Mapping[str, float]]) -> list[Tiles]:
-    """Return the most important numbers of each task."""
-    return [
-        Tiles(
-            [
-                (label, f"{results[task][name]:.1f}")
-                for name, label in labels.items()
-                if not math.isnan(results[task].get(name, math.nan))
-            ]
-        )
-        for task, labels in _HEADLINES.items()
-        if task in results
+    """Return the most important numbers, a row for each task."""
+    found = [
+        [
+            (label, f"{results[task][name]:.1f}")
+            for (task, name), label in labels.items()
+            if not math.isnan(results.get(task, {}).get(name, math.nan))
+        ]
+        for labels in _HEADLINES
     ]
+    return [Tiles(items) for items in found if items]
 
 
 def numbers(results: Mapping[str, Mapping[str, float]]) -> Table:

@@ -162,12 +162,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures below a heading."""
+    """Pictures below a heading.
+
+    Attributes:
+        title: the heading.
+        items: the pictures.
+        note: text above them.
+        small: show more of them side by side.
+    """
 
     kind: ClassVar[str] = "pictures"
     title: str
     items: Sequence[Picture]
     note: str = ""
+    small: bool = False
 
 
 @dataclass(frozen=True)

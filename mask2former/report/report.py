@@ -12,13 +12,15 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from ..data import SeededMapDataset
 from ..evaluation import COCOInstanceEvaluator, PanopticEvaluator, SemanticEvaluator
 from ..evaluation.instance_analysis import InstanceAnalysis
 from ..evaluation.panoptic_analysis import PanopticAnalysis
 from ..utils.files import write_atomically
-from . import evaluation
+from .evaluation import instance_section, numbers, panoptic_section, semantic_section, tiles
 from .images import image_blocks
-from .page import Block, Section, Text, render
+from .page import Pictures, Section, Text, render
+from .training import curves, training_data
 
 REPORT_FILE = "report.html"
 
@@ -34,9 +36,7 @@ _QUALITY = {
 
 
 class Report:
-    """Collects the parts of a report and writes them into one file.
-
-    Pictures are drawn when a part is added, so evaluators need not be kept.
+    """Collects what there is to report, and writes it into one file.
 
     Args:
         cfg: the config of the evaluation or the run.
@@ -46,48 +46,31 @@ class Report:
     def __init__(self, cfg: CfgNode, title: str):
         self._cfg = cfg
         self._title = title
-        self._facts: list[tuple[str, str]] = []
-        self._sections: list[Section] = []
+        self._evaluations: list[tuple[str, DatasetEvaluator, Mapping[str, Any]]] = []
+        self._training: tuple[SeededMapDataset, int] | None = None
 
     def add_evaluation(
-        self,
-        dataset_name: str,
-        evaluator: DatasetEvaluator,
-        results: Mapping[str, Mapping[str, float]],
+        self, dataset_name: str, evaluator: DatasetEvaluator, results: Mapping[str, Any]
     ) -> None:
-        """Add what was measured on a data set.
+        """Report what was measured on a data set.
 
         Args:
             dataset_name: the data set.
-            evaluator: an evaluator after its `evaluate`, in the main process. One that this package
-                does not know contributes its numbers only.
-            results: what `evaluate` returned.
-
-        Raises:
-            ValueError: a file that the evaluators wrote, or an image, cannot be read.
+            evaluator: an evaluator after its `evaluate`, in the main process, which may not be used
+                again before `write`. One that this package does not know contributes its numbers
+                only.
+            results: the numbers by task, such as those that `evaluate` returned.
         """
-        blocks: list[Block] = [*evaluation.tiles(results), evaluation.numbers(results)]
-        sections: list[Section] = []
-        known = sorted(_known(evaluator), key=lambda e: list(_QUALITY).index(type(e)))
-        pictures: list[Block] = []
-        for part in known:
-            analysis = part.analysis()
-            if analysis is None:
-                continue
-            nothing = (
-                isinstance(analysis, InstanceAnalysis) and not analysis.calibration.counts.any()
-            )
-            if not pictures and part.results_file and not nothing:
-                meaning = _QUALITY[type(part)]
-                pictures += image_blocks(dataset_name, part.results_file, analysis.quality, meaning)
-            sections.append(_section(analysis))
-        if pictures:
-            sections.insert(0, Section("Images", pictures))
-        several = len(self._cfg.DATASETS.TEST) > 1
-        where = f" on {dataset_name}" if several else ""
-        self._facts.append(("evaluated on", dataset_name))
-        self._sections.append(Section(f"Results{where}", blocks))
-        self._sections += [Section(f"{s.title}{where}", s.blocks) for s in sections]
+        self._evaluations.append((dataset_name, evaluator, results))
+
+    def add_training(self, dataset: SeededMapDataset, seed: int) -> None:
+        """Report on a run: its curves, the labels that it trained on, and its first samples.
+
+        Args:
+            dataset: of the run's loader.
+            seed: of the run.
+        """
+        self._training = dataset, seed
 
     def write(self, folder: str | os.PathLike[str]) -> Path:
         """Write `REPORT_FILE` into a folder, which is made if it does not exist.
@@ -96,24 +79,51 @@ class Report:
             The path of the file.
 
         Raises:
+            ValueError: an image, a label map or a file that the evaluators wrote cannot be read.
             OSError: the folder cannot be written to.
         """
         from .. import __version__
 
+        sections = curves(self._cfg.OUTPUT_DIR) if self._training else []
+        for evaluation in self._evaluations:
+            sections += self._evaluated(*evaluation)
+        if self._training is not None:
+            sections.append(training_data(self._cfg, *self._training))
+        sections.append(Section("Config", [Text("All keys", code=self._cfg.dump())]))
         facts = [
-            *self._facts,
-            ("weights", self._cfg.MODEL.WEIGHTS or "none"),
+            *(("evaluated on", name) for name, _, _ in self._evaluations),
+            *(("trained on", name) for name in self._cfg.DATASETS.TRAIN if self._training),
+            ("started from" if self._training else "weights", self._cfg.MODEL.WEIGHTS or "random"),
             ("written", f"{datetime.datetime.now():%Y-%m-%d %H:%M}"),
             ("Mask2Former", __version__),
         ]
-        config = Section("Config", [Text("All keys", code=self._cfg.dump())])
-        page = render(self._title, facts, [*self._sections, config])
+        page = render(self._title, facts, sections)
         path = Path(folder, REPORT_FILE)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names of files may hold bytes that are not UTF-8.
         write_atomically(path, lambda file: file.write(page.encode(errors="replace")))
         logger.info("Report: %s", path)
         return path
+
+    def _evaluated(
+        self, dataset_name: str, evaluator: DatasetEvaluator, results: Mapping[str, Any]
+    ) -> Iterator[Section]:
+        where = f" on {dataset_name}" if len(self._evaluations) > 1 else ""
+        yield Section(f"Results{where}", [*tiles(results), numbers(results)])
+        details: list[Section] = []
+        pictures: list[Pictures] = []
+        for part in sorted(_known(evaluator), key=lambda e: list(_QUALITY).index(type(e))):
+            analysis = part.analysis()
+            if analysis is None:
+                continue
+            details.append(_section(analysis))
+            if not pictures and part.results_file and not _is_empty(analysis):
+                meaning = _QUALITY[type(part)]
+                pictures = image_blocks(dataset_name, part.results_file, analysis.quality, meaning)
+        if pictures:
+            yield Section(f"Images{where}", pictures)
+        for section in details:
+            yield Section(f"{section.title}{where}", section.blocks)
 
 
 def _known(evaluator: DatasetEvaluator) -> Iterator[_Analysed]:
@@ -124,9 +134,14 @@ def _known(evaluator: DatasetEvaluator) -> Iterator[_Analysed]:
         yield evaluator  # type: ignore[misc]
 
 
+def _is_empty(analysis: Any) -> bool:
+    """Return whether nothing was predicted, so that there is no file of results to draw."""
+    return isinstance(analysis, InstanceAnalysis) and not analysis.calibration.counts.any()
+
+
 def _section(analysis: Any) -> Section:
     if isinstance(analysis, InstanceAnalysis):
-        return evaluation.instance_section(analysis)
+        return instance_section(analysis)
     if isinstance(analysis, PanopticAnalysis):
-        return evaluation.panoptic_section(analysis)
-    return evaluation.semantic_section(analysis)
+        return panoptic_section(analysis)
+    return semantic_section(analysis)

@@ -30,10 +30,7 @@ def classes_of(cfg: CfgNode) -> Classes:
 
 
 def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
-    """Yield the samples of `mask2former.data.build_train_loader`, one by one.
-
-    Samples of images with crowds also have ``crowds``, the `Instances` of the regions that training
-    leaves out because nobody told the objects in them apart.
+    """Yield the samples of `mask2former.data.build_train_loader`, one by one: see `sample_stream`.
 
     Args:
         cfg: the config of the run. A negative ``SEED``, which stands for a random one, is 0 here.
@@ -52,13 +49,25 @@ def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
             num_classes=mapper.num_classes,
             ignore_label=mapper.ignore_label,
         )
-    dataset = SeededMapDataset(records, mapper)
-    for key in ResumableSampler(len(dataset), max(cfg.SEED, 0), rank=0, world_size=1):
+    yield from sample_stream(SeededMapDataset(records, mapper), max(cfg.SEED, 0))
+
+
+def sample_stream(dataset: SeededMapDataset, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a run from its beginning.
+
+    Samples of images with crowds also have ``crowds``, the `Instances` of the regions that training
+    leaves out because nobody told the objects in them apart.
+
+    Args:
+        dataset: of dataset dicts, with the mapper of the run.
+        seed: of the run.
+    """
+    for key in ResumableSampler(len(dataset), seed, rank=0, world_size=1):
         sample = dataset[key]
-        record = records[key[0]]
+        record = dataset.dataset[key[0]]
         if any(item.get("iscrowd") for item in _objects(record)):
             # Crops depend on the seed alone, so a second pass gives the same one.
-            second = SeededMapDataset([_crowds_only(record)], mapper)
+            second = SeededMapDataset([_crowds_only(record)], dataset.mapper)
             sample["crowds"] = second[0, key[1]]["instances"]
         yield sample
 

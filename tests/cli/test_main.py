@@ -1,5 +1,6 @@
 """The command as a whole: help, speed, and how it reports mistakes."""
 
+import os
 import subprocess
 import sys
 import time
@@ -83,3 +84,26 @@ def test_mistakes_are_reported_in_one_line(arguments, status, message, capsys):
 def test_every_verb_has_help_of_one_line():
     text = argument_parser().format_help()
     assert all(f"\n    {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("mask2former e", {"evaluate", "env"}),
+        ("mask2former predict --thr", {"--threshold"}),
+        ("mask2former train --task ", {"panoptic", "instance", "semantic"}),
+        ("mask2former zoo ", {"list", "show", "download"}),
+    ],
+)
+def test_completion(line, expected, tmp_path):
+    pytest.importorskip("argcomplete")
+    variables = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "words"),
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    run(*SCRIPT, env={**os.environ, **variables})
+    words = {word.strip() for word in (tmp_path / "words").read_text().splitlines()}
+    assert {word for word in words if word not in ("-h", "--help")} == expected

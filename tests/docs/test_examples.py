@@ -11,13 +11,15 @@ import pytest
 from markdown import PAGES, anchors, blocks, commands, local_links
 from support import REPOSITORY
 
+from mask2former.cli.main import argument_parser
+
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 SHELL_PAGES = [page for page in PAGES if commands(page)]
 # Examples that cannot run in a test, by page, with the reason that the page gives.
 NOT_RUN = {"docs/weights.md": ["downloads 176 MB"]}
 # Programs of other projects, whose arguments are not checked.
 OTHERS = {
-    *("cd", "export", "git", "nvcc", "pip", "pre-commit", "source"),
+    *("cd", "eval", "export", "git", "nvcc", "pip", "pre-commit", "source"),
     *("csCreatePanopticImgs", "csCreateTrainIdLabelImgs"),
 }
 WITHOUT_ARGUMENTS = {"tools/install_detectron2.py", "mask2former.collect_env"}
@@ -61,6 +63,8 @@ def test_commands_exist_and_take_their_arguments(page, monkeypatch):
         "python train_net.py --config-file configs/quickstart/instances.yaml",
         "python demo/demos.py",
         "python -m mask2former.cli.no_such_command",
+        "mask2former predict --no-such-option x",
+        "mask2former no_such_verb",
         "make no_such_target",
         "no_such_program",
     ],
@@ -85,6 +89,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         check_python(arguments, monkeypatch)
     elif program == "torchrun":
         check_python(arguments[arguments.index("train_net.py") :], monkeypatch)
+    elif program == "mask2former":
+        argument_parser().parse_args(arguments)
     else:
         assert program in OTHERS, f"unknown program: {words}"
 

@@ -8,7 +8,7 @@ from demo_runs import ALL_NAMES, SEMANTIC_CONFIG, instance_run, make_run, panopt
 from matplotlib import cbook
 from PIL import Image
 
-from mask2former.cli.predict import main
+from mask2former.cli.demo import main
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import filecmp
 import pickle
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -121,32 +120,6 @@ def test_trained_model_comes_from_the_cache(monkeypatch, tmp_path):
     file.write_bytes(b"no pickle")
     with pytest.raises(WeightsError, match=r"model_final_3c8ec9\.pkl"):
         model_zoo.get(R50, device="cpu")
-
-
-SOURCES = (
-    "configs",
-    "mask2former",
-    "mask2former_command.py",
-    "LICENSE",
-    "MANIFEST.in",
-    "README.md",
-    "pyproject.toml",
-    "setup.py",
-)
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    # A build leaves files next to its sources, so it is made from a copy.
-    source = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        path = REPOSITORY / name
-        copy = shutil.copytree if path.is_dir() else shutil.copy
-        copy(path, source / name)
-    folder = tmp_path_factory.mktemp("wheel")
-    command = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder)
-    subprocess.run([sys.executable, "-m", "pip", *command, source], check=True)
-    return next(folder.glob("*.whl"))
 
 
 def test_wheel_carries_every_config(wheel, tmp_path):

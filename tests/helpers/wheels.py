@@ -1,0 +1,55 @@
+"""Building a wheel of the checkout, and environments that have it but not the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from support import REPOSITORY
+
+SOURCES = (
+    "configs",
+    "mask2former",
+    "mask2former_command.py",
+    "LICENSE",
+    "MANIFEST.in",
+    "README.md",
+    "pyproject.toml",
+    "setup.py",
+)
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    """Build a pure-Python wheel in `folder`; a build leaves files in `source`, so it is a copy."""
+    for name in SOURCES:
+        path = REPOSITORY / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("*.so"))
+        else:
+            shutil.copy(path, source / name)
+    command = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder)
+    subprocess.run(
+        [sys.executable, "-m", "pip", *command, source],
+        check=True,
+        env={**os.environ, "FORCE_PURE_PYTHON": "1"},
+    )
+    return next(folder.glob("*.whl"))
+
+
+def install_wheel(wheel: Path, folder: Path) -> Path:
+    """Make an environment with the wheel and this environment's other packages.
+
+    Returns:
+        The environment's folder of programs.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    python = folder / "bin/python"
+    site = next(folder.glob("lib/python*/site-packages"))
+    # A path in a .pth file is not searched for further .pth files, such as that of the checkout.
+    paths = sysconfig.get_paths()
+    (site / "others.pth").write_text("\n".join(dict.fromkeys((paths["purelib"], paths["platlib"]))))
+    command = ("install", "-q", "--no-deps", "--no-index", "--ignore-installed", wheel)
+    subprocess.run([sys.executable, "-m", "pip", "--python", python, *command], check=True)
+    return folder / "bin"
