@@ -48,15 +48,22 @@ def theirs(folder: Path, photo: Image.Image) -> dict:
 
 
 def assert_same_instances(model: Mask2Former, folder: Path, photo: Image.Image, atol: float):
+    """Scores within `atol`; of the pixels of all masks, at most this share may differ."""
     expected = theirs(folder, photo)
     found = model.predict(photo, threshold=0)
     assert found.task == "instance" and len(found) >= len(expected["segments_info"]) > 5
     masks = expected["segmentation"].numpy().astype(bool)
+    agreements = []
     for info, mask in zip(expected["segments_info"], masks, strict=True):
-        candidates = np.flatnonzero(found.labels == info["label_id"])
-        best = candidates[np.abs(found.scores[candidates] - info["score"]).argmin()]
-        assert abs(found.scores[best] - info["score"]) <= atol
-        assert (found.mask(best) == mask).mean() >= 1 - atol
+        # Two queries may have nearly the same mask or the same score, but not both.
+        candidates = [
+            ((found.mask(i) == mask).mean(), abs(found.scores[i] - info["score"]))
+            for i in np.flatnonzero(found.labels == info["label_id"])
+        ]
+        agreement, difference = max(candidates, key=lambda pair: pair[0] - pair[1])
+        agreements.append(agreement)
+        assert difference <= atol
+    assert np.mean(agreements) >= 1 - atol and min(agreements) > 0.99
 
 
 def test_masks_equal_those_of_transformers(folder, photo):
@@ -106,67 +113,62 @@ def test_a_folder_that_does_not_state_its_task(folder, photo, tmp_path):
         Mask2Former.from_pretrained(folder, task="semantic")
 
 
-USE_THE_HUB = """
+ONLINE = """
 import sys
 from mask2former import Mask2Former
 mine = Mask2Former.from_pretrained(sys.argv[1])
 print("uploaded to", mine.push_to_hub("someone/mask2former-of-mine-instance"))
-model = Mask2Former.from_pretrained("someone/mask2former-of-mine-instance")
-result = model.predict(sys.argv[2], threshold=0)
-assert (result.masks == mine.predict(sys.argv[2], threshold=0).masks).all()
-print(result)
+expected = mine.predict(sys.argv[2], threshold=0)
+for name in ("someone/mask2former-of-mine-instance", "hf://someone/mask2former-of-mine-instance"):
+    result = Mask2Former.from_pretrained(name).predict(sys.argv[2], threshold=0)
+    assert (result.masks == expected.masks).all()
+    print(result)
+try:
+    Mask2Former.from_pretrained("someone/else")
+except ValueError as error:
+    print("ValueError:", error)
 """
-FROM_THE_HUB = """
+OFFLINE = """
 import sys
 from mask2former import Mask2Former
-for name in sys.argv[1:]:
-    try:
-        print(Mask2Former.from_pretrained(name))
-    except ValueError as error:
-        print("ValueError:", error)
+print(Mask2Former.from_pretrained("someone/mask2former-of-mine-instance"))
+try:
+    Mask2Former.from_pretrained("someone/else")
+except ValueError as error:
+    print("ValueError:", error)
 """
 
 
 def test_models_go_to_the_hub_and_come_back(folder, photo, tmp_path):
     """Through `huggingface_hub` and a server that speaks its protocol."""
     photo.save(tmp_path / "photo.png")
-    cache = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_x"}
 
     def run(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
+        cache = {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": "hf_x"}
+        done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
             env={**os.environ, **cache, "PYTHONPATH": str(REPOSITORY), **environment},
             capture_output=True,
             text=True,
             check=False,
         )
+        assert done.returncode == 0, done.stderr
+        return done
 
     with SmallHub(licence="cc-by-nc-4.0") as hub:
-        online = {"HF_ENDPOINT": hub.url}
-        done = run(USE_THE_HUB, folder, tmp_path / "photo.png", **online)
-        assert done.returncode == 0, done.stderr
-        assert "InstancePrediction(photo.png, 384" in done.stdout
+        online = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+        done = run(ONLINE, folder, tmp_path / "photo.png", **online)
+        assert done.stdout.count("InstancePrediction(photo.png, 384") == 2
         licence = "Licence of someone/mask2former-of-mine-instance: cc-by-nc-4.0"
         assert done.stderr.count(licence) == 1
+        assert "there is no folder someone/else here, and someone/else cannot be" in done.stdout
         assert sorted(hub.files) == ["config.json", "model.safetensors", "preprocessor_config.json"]
-        requests = len(hub.requests)
-        # From the cache: no request, and no licence.
-        names = (
-            "someone/mask2former-of-mine-instance",
-            "hf://someone/mask2former-of-mine-instance",
-        )
-        cached = run(FROM_THE_HUB, *names, **online)
-        assert cached.stdout.count("instance segmentation, 5 classes") == 2, cached.stderr
-        assert len(hub.requests) == requests
-        assert "Licence" not in cached.stderr
-        # A name that the Hub does not have
-        missing = run(FROM_THE_HUB, "someone/else", **online)
-        assert "there is no folder someone/else here, and someone/else cannot be" in missing.stdout
-        # Offline, what is in the cache still works.
-        offline = run(FROM_THE_HUB, names[0], "someone/else", HF_HUB_OFFLINE="1")
-        assert "instance segmentation, 5 classes" in offline.stdout
-        assert (
-            "someone/else is not in the Hub's cache, and HF_HUB_OFFLINE forbids" in offline.stdout
-        )
-    dead = run(FROM_THE_HUB, "someone/else", **online)
-    assert "ValueError: there is no folder someone/else here, and someone/else" in dead.stdout
+        # The second time, the model came from the cache.
+        downloads = [r for r in hub.requests if r.startswith("GET") and "model.safetensors" in r]
+        assert len(downloads) == 1
+        count = len(hub.requests)
+        done = run(OFFLINE, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
+        assert len(hub.requests) == count
+        assert "instance segmentation, 5 classes" in done.stdout
+        assert "someone/else is not in the Hub's cache, and HF_HUB_OFFLINE" in done.stdout
+        assert "Licence" not in done.stderr

@@ -28,6 +28,7 @@ def example_files(datasets, tmp_path_factory) -> Path:
     for split in ("train", "val"):
         (root / f"{split}.json").symlink_to(shapes / f"annotations/instances_{split}.json")
         (root / split).symlink_to(shapes / split)
+    (root / "my_data").symlink_to(shapes)
     (root / "rooms.json").symlink_to(shapes / "annotations/panoptic_train.json")
     (root / "rooms_png").symlink_to(shapes / "panoptic_train")
     (root / "images").symlink_to(shapes / "train")
