@@ -2,13 +2,23 @@
 
 from .average_precision import summarize_coco
 from .build import build_evaluator, check_evaluation
+from .calibration import Calibration
 from .coco import COCOInstanceEvaluator, instances_to_coco_results
+from .instance_analysis import ErrorKind, InstanceAnalysis
 from .panoptic import PanopticEvaluator
-from .semantic import SemanticEvaluator
+from .panoptic_analysis import PanopticAnalysis
+from .panoptic_quality import Counts
+from .semantic import SemanticAnalysis, SemanticEvaluator
 
 __all__ = [
     "COCOInstanceEvaluator",
+    "Calibration",
+    "Counts",
+    "ErrorKind",
+    "InstanceAnalysis",
+    "PanopticAnalysis",
     "PanopticEvaluator",
+    "SemanticAnalysis",
     "SemanticEvaluator",
     "build_evaluator",
     "check_evaluation",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,8 +62,10 @@ def _learning_rate(rows: Rows) -> Chart | None:
     found = points(rows, "lr")
     if not found:
         return None
-    line = Series("learning rate", *zip(*found, strict=True))
-    y = Axis.around("learning rate", line.ys, zero=True)
+    iterations, rates = zip(*found, strict=True)
+    power = math.floor(math.log10(max(rates))) if max(rates) > 0 else 0
+    line = Series("learning rate", iterations, [rate / 10**power for rate in rates])
+    y = Axis.around(f"learning rate, units of 1e{power}", line.ys, zero=True)
     return Chart("Learning rate", line_chart([line], _iterations(rows), y))
 
 
