@@ -24,7 +24,7 @@ from torch import Tensor
 from ..data.image import IMAGE_FORMATS, ImageReadError, decode_image, pixels_of, read_image
 from ..utils.text import one_line
 from .inputs import expand_inputs
-from .predictions import ImageSource
+from .prediction import ImageSource
 from .video import is_video, open_video
 
 Pixels = tuple[np.ndarray, ImageSource]

@@ -16,7 +16,8 @@ from ..data.label_maps import ids_to_rgb
 from ..structures import Classes
 from ..utils.files import write_atomically, write_json
 from ..utils.text import counted
-from .predictions import PanopticPrediction, Prediction, SemanticPrediction, coco_file, coco_image
+from .prediction import Prediction, coco_file, coco_image
+from .predictions import PanopticPrediction, SemanticPrediction
 from .segmenters import Segmenter
 
 

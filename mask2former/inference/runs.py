@@ -17,7 +17,7 @@ from ..utils.text import clock
 from ..visualization.object_colors import SteadyColors
 from ..visualization.scenes import Scene
 from .inputs import expand_inputs, image_ids, map_names, output_paths
-from .predictions import Prediction, save_picture
+from .prediction import Prediction, save_picture
 from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
 from .selection import Selection, select

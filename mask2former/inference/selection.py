@@ -11,7 +11,7 @@ import pycocotools.mask as mask_util
 
 from ..structures import Classes
 from ..utils.text import one_line, some_of
-from .predictions import Prediction
+from .prediction import Prediction
 
 
 @dataclass(frozen=True)
