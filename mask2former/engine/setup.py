@@ -11,7 +11,6 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
 from ..data.errors import DatasetError
@@ -21,6 +20,7 @@ from ..evaluation import check_evaluation
 from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
+from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
 from .interruption import request
 from .launch import is_lost_connection
@@ -106,8 +106,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if comm.is_main_process() and not args.eval_only:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
+    start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="mask2former")
     logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
