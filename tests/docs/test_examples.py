@@ -19,7 +19,7 @@ SHELL_PAGES = [page for page in PAGES if commands(page)]
 NOT_RUN = {"docs/python.md": ["needs SAHI"], "docs/weights.md": ["downloads 176 MB"]}
 # Programs of other projects, whose arguments are not checked.
 OTHERS = {
-    *("cd", "eval", "export", "git", "nvcc", "pip", "pre-commit", "source"),
+    *("cd", "curl", "eval", "export", "git", "nvcc", "pip", "pre-commit", "source"),
     *("csCreatePanopticImgs", "csCreateTrainIdLabelImgs"),
 }
 WITHOUT_ARGUMENTS = {"tools/install_detectron2.py", "mask2former.collect_env"}
