@@ -73,6 +73,11 @@ def run(args: argparse.Namespace) -> int:
     check_token(token, args.host)  # before the model is loaded, which takes seconds
     if not 0 <= args.port < 65536:
         raise ValueError(f"--port {args.port}: a port is from 0 to 65535")
+    for flag in ("max_upload", "max_pixels", "queue", "batch", "timeout"):
+        value = getattr(args, flag)
+        if not 0 < value < float("inf"):
+            name = flag.replace("_", "-")
+            raise ValueError(f"--{name} {value:g}: it must be more than 0, and finite")
     limits = Limits(
         upload_bytes=round(args.max_upload * MEBIBYTE),
         pixels=round(args.max_pixels * 1e6),

@@ -33,8 +33,3 @@ class Limits:
     stall_seconds: float = 30
     shutdown_seconds: int = 60
     connections: int = 512
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise ValueError(f"{name.replace('_', ' ')} is {value}: it must be more than 0")
