@@ -156,7 +156,7 @@ class Mask2Former:
         Args:
             images: one of
 
-                - the path of an image, a folder of images, a pattern such as "dir/*.jpg", or a
+                - the path of an image, a folder of images, a pattern such as ``"dir/*.jpg"``, or a
                   video (``.mp4``, ``.avi`` ...; needs ``pip install "mask2former[video]"``), also
                   an animated GIF or WebP file or a TIFF file of several pages (needs nothing more);
                 - a Pillow image, whose pixels are taken as they are: unlike with a path, a

@@ -23,7 +23,6 @@ from ..data.image import read_image
 from ..structures import Classes
 from ..structures.polygons import mask_to_polygons
 from ..utils.files import write_atomically, write_json
-from ..utils.size import Size
 from ..utils.text import some_of
 from ..visualization.scenes import Scene
 
@@ -49,7 +48,7 @@ class ImageSource:
         """Return the pixels (H, W, 3), uint8, RGB.
 
         Raises:
-            ImageReadError: the file cannot be read any more.
+            ValueError: the file cannot be read any more, or the image is not known.
         """
         if self.pixels is not None:
             return np.ascontiguousarray(self.pixels)
@@ -76,7 +75,7 @@ class Prediction(ABC):
 
     task: ClassVar[str]
 
-    size: Size
+    size: tuple[int, int]
     classes: Classes
     labels: np.ndarray
     scores: np.ndarray
@@ -93,7 +92,7 @@ class Prediction(ABC):
     @property
     @abstractmethod
     def label_map(self) -> np.ndarray:
-        """(H, W) int32: the class at each pixel, -1 where there is none."""
+        """The class at each pixel, (H, W) int32, -1 where there is none."""
 
     @abstractmethod
     def scene(self) -> Scene:
@@ -105,7 +104,7 @@ class Prediction(ABC):
 
     @property
     def masks(self) -> np.ndarray:
-        """(N, H, W) bool, made anew by each access: keep it, rather than ask for it in a loop."""
+        """The masks, (N, H, W) bool, made anew by each access."""
         masks = np.empty((len(self), *self.size), dtype=bool)
         for i in range(len(self)):
             masks[i] = self.mask(i)
@@ -128,12 +127,12 @@ class Prediction(ABC):
 
     @property
     def areas(self) -> np.ndarray:
-        """(N,) int64: pixels of each object."""
+        """How many pixels each object has, (N,) int64."""
         return np.array([np.count_nonzero(self.mask(i)) for i in range(len(self))], np.int64)
 
     @property
     def segments(self) -> list[dict[str, Any]]:
-        """A dict per object: `id`, `label`, `name`, `score` (or None), `isthing`, `area`, `box`."""
+        """Dicts with `id`, `label`, `name`, `score` (or None), `isthing`, `area` and `box`."""
         return [
             {
                 "id": id_,

@@ -70,7 +70,7 @@ class InstancePrediction(Prediction):
 
     @property
     def label_map(self) -> np.ndarray:
-        """(H, W) int32: the class of the instance with the highest score at each pixel, or -1."""
+        """The class of the instance with the highest score at each pixel, (H, W) int32, or -1."""
         labels = np.full(self.size, -1, np.int32)
         for i in np.argsort(self.scores, kind="stable"):
             labels[self.mask(i)] = self.labels[i]
@@ -134,7 +134,7 @@ class _MapPrediction(Prediction):
 
     @property
     def areas(self) -> np.ndarray:
-        """(N,) int64: pixels of each object."""
+        """How many pixels each object has, (N,) int64."""
         keys = self._keys
         counts = np.bincount(self.values.reshape(-1), minlength=max(keys, default=0) + 1)
         return counts[keys] if keys else np.zeros(0, np.int64)
@@ -193,12 +193,12 @@ class PanopticPrediction(_MapPrediction):
 
     @property
     def segment_map(self) -> np.ndarray:
-        """(H, W) int32: the number in `ids` of the segment at each pixel, 0 where there is none."""
+        """The number in `ids` of the segment at each pixel, (H, W) int32, or 0."""
         return self.values.astype(np.int32)
 
     @property
     def label_map(self) -> np.ndarray:
-        """(H, W) int32: the class at each pixel, -1 where there is no segment."""
+        """The class at each pixel, (H, W) int32, -1 where there is no segment."""
         table = np.full(max(self.numbers, default=0) + 1, -1, np.int32)
         table[list(self.numbers)] = self.labels
         return table[self.values]
@@ -264,7 +264,7 @@ class SemanticPrediction(_MapPrediction):
 
     @property
     def label_map(self) -> np.ndarray:
-        """(H, W) int32: the class at each pixel, -1 where there is none."""
+        """The class at each pixel, (H, W) int32, -1 where there is none."""
         return self.filled(-1)
 
     def filled(self, void: int) -> np.ndarray:

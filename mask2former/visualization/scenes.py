@@ -33,7 +33,7 @@ class InstanceScene:
     categories: Sequence[int]
     scores: Sequence[float] | None = None
     crowds: Collection[int] = ()
-    """Positions of the masks that are crowds: regions of objects that nobody told apart."""
+    """Positions of the masks that are crowds, regions of objects that nobody told apart."""
 
     def __len__(self) -> int:
         return len(self.masks)
