@@ -257,10 +257,22 @@ def test_a_file_that_is_no_image(visit, tmp_path):
     message = page.locator("#message")
     message.wait_for(state="visible")
     until(page, "document.getElementById('message').innerText.includes('known format')")
-    assert page.get_by_role("button", name="Try again").is_visible()
+    assert message.inner_text() == "a.png: not an image of a known format"
+    assert page.locator("#drop").is_visible()
     choose(page, _valid(tmp_path))
     assert not message.is_visible()
     assert not page.get_by_role("button", name="Try again").is_visible()
+
+
+def test_a_server_that_is_gone(visit, run_config, tmp_path):
+    with running(run_config, tmp_path / "log") as mortal:
+        page = visit(f"http://127.0.0.1:{mortal.port}/", expected="ERR_CONNECTION_REFUSED")
+        choose(page, _valid(tmp_path), "semantic")
+    page.get_by_role("radio", name="panoptic").check()
+    page.locator("#message").wait_for(state="visible")
+    assert page.locator("#message").inner_text() == "The server cannot be reached."
+    assert page.get_by_role("button", name="Try again").is_visible()
+    assert page.locator("#viewer").is_visible()
 
 
 def _valid(folder: Path) -> Path:
