@@ -40,5 +40,6 @@ def run(args: argparse.Namespace) -> int:
     found = find_model(args.model)
     overrides = ["OUTPUT_DIR", args.output, *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
-    main(["--eval-only", *report, *train_net_arguments(args, found.config_file, overrides)])
+    flags = train_net_arguments(args, found.config_file, overrides)
+    main(["--eval-only", *report, *flags], args.prog)
     return 0

@@ -19,6 +19,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from .flags import add_config_flags, add_data, train_net_arguments
 
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         flush=True,
     )
     resume = ["--resume"] if args.resume else []
-    main([*resume, *train_net_arguments(args, config_file, changes)])
+    main([*resume, *train_net_arguments(args, config_file, changes)], args.prog)
     print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
     return 0
 
@@ -84,11 +85,12 @@ def _config_file(model: str | None, task: str, has_gpu: bool) -> str:
     return model if Path(model).is_file() else model_zoo.get_config_file(model)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line of `train_net.py`."""
+def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> None:
+    """Run the command line of `train_net.py`, perhaps for a verb of the command."""
     from ..engine import argument_parser, launch
 
     args = argument_parser().parse_args(arguments)
+    args.verb = verb
     launch(
         train,
         args.num_gpus,
@@ -108,19 +110,28 @@ def train(args: argparse.Namespace) -> dict | None:
         with stop_on_signals():
             return _train(args)
     except OSError as error:  # a full disk or a folder that cannot be written to
-        sys.exit(f"error: {error}. Checkpoints written before are whole: continue with --resume")
+        _stop(args, f"{error}. Checkpoints written before are whole: continue with --resume")
     except DatasetError as error:  # an image that cannot be used
-        sys.exit(f"error: {error.reason}")
+        _stop(args, error.reason)
     except FloatingPointError as error:  # the losses became NaN or infinite
-        sys.exit(f"error: {error}. Checkpoints written before are kept")
+        _stop(args, f"{error}. Checkpoints written before are kept")
 
 
 def _train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; mistakes that the user can fix end the process with one line."""
+    from ..data.errors import DatasetError
     from ..engine.start import prepare
 
     try:
         run = prepare(args)
     except (ValueError, ImportError) as error:  # the message says how to fix them
-        sys.exit(f"error: {error}")
+        _stop(args, str(error), status=1 if isinstance(error, DatasetError) else 2)
     return run()
+
+
+def _stop(args: argparse.Namespace, message: str, status: int = 1) -> NoReturn:
+    """End the process with one line on stderr; verbs have the exit status of `mask2former`."""
+    if args.verb is None:
+        sys.exit(f"error: {message}")
+    print(f"{args.verb}: error: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -74,3 +74,18 @@ def test_mistakes(arguments, status, message, datasets, capsys):
     err = capsys.readouterr().err
     assert err.startswith("mask2former train: error: ")
     assert message in err
+
+
+def test_mistakes_of_the_run_itself(datasets, tmp_path, capfd):
+    data = str(datasets / "synthetic_shapes")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/model_final.pth").write_bytes(b"an earlier run")
+    for verb, arguments in (
+        ("train", ["--data", data, "--output", str(tmp_path / "run")]),
+        ("evaluate", [str(tmp_path / "run"), "--data", data]),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([verb, *arguments])
+        assert end.value.code == 2
+        last = capfd.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"mask2former {verb}: error: ")
