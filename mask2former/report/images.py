@@ -18,7 +18,7 @@ from .page import Picture, Pictures, shown_name
 
 logger = logging.getLogger(__name__)
 
-MOST = 6  # best and worst images each
+MOST = 6
 _LONGEST = 1100  # pixels of a picture
 
 
@@ -34,7 +34,11 @@ def best_and_worst(quality: Mapping[str, float], most: int = MOST) -> tuple[list
 
 
 def image_blocks(
-    dataset_name: str, results_file: str, quality: Mapping[str, float], meaning: str
+    dataset_name: str,
+    results_file: str,
+    quality: Mapping[str, float],
+    meaning: str,
+    most: int = MOST,
 ) -> list[Pictures]:
     """Draw the worst and the best images of an evaluation.
 
@@ -43,11 +47,12 @@ def image_blocks(
         results_file: the predictions that an evaluator wrote.
         quality: image file -> quality in [0, 1].
         meaning: what the quality is, for the reader.
+        most: how many of the worst images to draw at most, and as many of the best.
 
     Raises:
         ValueError: a file cannot be read or is not usable.
     """
-    best, worst = best_and_worst(quality)
+    best, worst = best_and_worst(quality, most)
     if not worst:
         return []
     results = ResultFile(results_file)

@@ -18,7 +18,7 @@ from ..evaluation.instance_analysis import InstanceAnalysis
 from ..evaluation.panoptic_analysis import PanopticAnalysis
 from ..utils.files import write_atomically
 from .evaluation import instance_section, numbers, panoptic_section, semantic_section, tiles
-from .images import image_blocks
+from .images import MOST, image_blocks
 from .page import Pictures, Section, Text, render
 from .training import curves, training_data
 
@@ -119,7 +119,13 @@ class Report:
             details.append(_section(analysis))
             if not pictures and part.results_file and not _is_empty(analysis):
                 meaning = _QUALITY[type(part)]
-                pictures = image_blocks(dataset_name, part.results_file, analysis.quality, meaning)
+                pictures = image_blocks(
+                    dataset_name,
+                    part.results_file,
+                    analysis.quality,
+                    meaning,
+                    max(1, MOST // len(self._evaluations)),  # so that the file stays small
+                )
         if pictures:
             yield Section(f"Images{where}", pictures)
         for section in details:

@@ -1,5 +1,6 @@
 """A page is sound HTML that shows what it is given, and runs and loads nothing."""
 
+import io
 import math
 
 import numpy as np
@@ -110,7 +111,15 @@ def test_matrix_of_many_classes_shows_those_that_are_confused():
 def test_pictures_are_small():
     noise = np.random.default_rng(0).integers(0, 256, (3000, 4000, 3), dtype=np.uint8)
     picture = Picture.of(Image.fromarray(noise), "noise", 1100)
-    assert picture.size == (1100, 825)
-    assert len(picture.jpeg) < 1_000_000
+    assert picture.size[0] <= 1100 and picture.size[0] / picture.size[1] == pytest.approx(
+        4 / 3, abs=0.02
+    )
+    assert 50_000 < len(picture.jpeg) <= 1100**2 / 4
+    with Image.open(io.BytesIO(picture.jpeg)) as image:
+        assert image.size == picture.size
+    plain = Picture.of(Image.new("RGB", (3000, 2000)), "plain", 1100)
+    assert plain.size == (1100, 733)
     small = Picture.of(Image.new("RGB", (30, 20)), "small", 1100)
     assert small.size == (30, 20)
+    tiny = Picture.of(Image.fromarray(noise[:200, :200]), "tiny", 8)
+    assert tiny.size == (8, 8)
