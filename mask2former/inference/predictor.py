@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -133,10 +134,14 @@ class Predictor:
             {"image": self._resized(image), "height": height, "width": width}
             for image, (height, width) in zip(images, output_sizes, strict=True)
         ]
-        device = next(self.model.parameters()).device.type
-        autocast = torch.autocast(device, dtype=self.precision, enabled=self.precision is not None)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), self._autocast():
             return self.model(inputs)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self.precision is None:
+            return contextlib.nullcontext()
+        device = next(self.model.parameters()).device
+        return torch.autocast(device.type, dtype=self.precision)
 
     def _resized(self, image: np.ndarray) -> torch.Tensor:
         """Return what the model takes: (3, h, w), uint8, in its order of channels."""
