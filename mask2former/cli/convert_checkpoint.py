@@ -37,11 +37,11 @@ from ..checkpoint.huggingface import merge_hf_config, task_of_cfg
 from ..checkpoint.huggingface.save import FILES, refuse_existing, save_hf_folder
 from ..checkpoint.matching import compare, report
 from ..data.metadata import METADATA_FILE, find_classes, write_metadata
-from ..engine.setup import add_trust_flags
 from ..inference.run_folder import config_beside
 from ..structures import Classes
 from ..tasks import TASKS
 from ..utils.files import moved_at_the_end, write_atomically
+from ..utils.trust_flags import add_trust_flags
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"

@@ -17,9 +17,9 @@ written, 2 if nothing was done because of an error in the command, the config or
 import argparse
 from collections.abc import Sequence
 
-from ..engine.setup import add_trust_flags
 from ..inference.segmenters import DEFAULT_THRESHOLD
 from ..tasks import TASKS
+from ..utils.trust_flags import add_trust_flags
 from .errors import run_reporting_errors, start_output
 from .predict import probability, segment
 from .selection_flags import add_selection_flags

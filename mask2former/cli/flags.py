@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import TASKS
+from ..utils.trust_flags import add_trust_flags
 
 MODEL_HELP = (
     "folder of a run, file of weights with its config beside it, Hugging Face folder or Hub id, or "
@@ -56,20 +57,6 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
         "--opts", nargs="+", default=[], metavar=("KEY", "VALUE"), help="config keys to change"
     )
     add_trust_flags(parser)
-
-
-def add_trust_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what lets files run code."""
-    parser.add_argument(
-        "--allow-unsafe-config",
-        action="store_true",
-        help="let YAML tags run code",
-    )
-    parser.add_argument(
-        "--allow-unsafe-weights",
-        action="store_true",
-        help="let pickles run code",
-    )
 
 
 def add_task(parser: argparse.ArgumentParser, text: str) -> None:

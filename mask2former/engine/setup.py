@@ -20,6 +20,7 @@ from ..evaluation import check_evaluation
 from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
+from ..utils.trust_flags import add_trust_flags
 from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
 from .interruption import request
@@ -63,20 +64,6 @@ def argument_parser() -> argparse.ArgumentParser:
     add_data_flags(parser)
     add_trust_flags(parser)
     return parser
-
-
-def add_trust_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that let files run code."""
-    parser.add_argument(
-        "--allow-unsafe-config",
-        action="store_true",
-        help="let YAML tags in the config file run Python code; only for files that you trust",
-    )
-    parser.add_argument(
-        "--allow-unsafe-weights",
-        action="store_true",
-        help="let a pickle of weights run Python code; only for files that you trust",
-    )
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
