@@ -5,7 +5,8 @@
 
 Both decode each image, predict, and make the JSON answer. The server is a process of its own on
 this machine, and so are its clients, which share the cores with it. Rounds of the loop and of the
-server take turns; the ratio of each pair of rounds is printed, and their median.
+server take turns; the ratio of each pair of rounds is printed, and their median. On a machine that
+does other work too, the ratio of CPU times says more than that of throughput.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 
@@ -57,6 +59,14 @@ def served(port: int, contents: list[bytes], clients: int) -> float:
     return time.perf_counter() - start
 
 
+def cpu_seconds(port: int) -> float:
+    """Return the CPU time that the server has used."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
+        found = re.search(r"^process_cpu_seconds_total (\S+)", response.read().decode(), re.M)
+    assert found is not None
+    return float(found[1])
+
+
 def main() -> None:
     """Run the benchmark and print its results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -90,16 +100,26 @@ def main() -> None:
         port = int(found[1])
         loop(model, contents[:4])
         served(port, contents[:4], args.clients)
-        ratios = []
+        ratios, cpu_ratios = [], []
         for number in range(1, args.rounds + 1):
-            alone, through = loop(model, contents), served(port, contents, args.clients)
+            before = time.process_time(), cpu_seconds(port)
+            alone = loop(model, contents)
+            cpu_alone = time.process_time() - before[0]
+            through = served(port, contents, args.clients)
+            cpu_through = cpu_seconds(port) - before[1]
             ratios.append(alone / through)
+            cpu_ratios.append(cpu_alone / cpu_through)
             print(
                 f"round {number}: loop {args.requests / alone:.2f} images/s, "
-                f"server {args.requests / through:.2f} images/s, ratio {ratios[-1]:.3f}",
+                f"server {args.requests / through:.2f} images/s, ratio {ratios[-1]:.3f}; "
+                f"CPU time per image: loop {1000 * cpu_alone / args.requests:.1f} ms, "
+                f"server {1000 * cpu_through / args.requests:.1f} ms",
                 flush=True,
             )
-        print(f"median ratio {statistics.median(ratios):.3f}")
+        print(
+            f"median ratio of throughput {statistics.median(ratios):.3f}, "
+            f"of CPU time {statistics.median(cpu_ratios):.3f}"
+        )
     finally:
         server.terminate()
         server.wait()

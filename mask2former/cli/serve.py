@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
     serve(
-        ServedModel.of(model, Path(args.model).resolve().name),
+        ServedModel(model, Path(args.model).resolve().name),
         host=args.host,
         port=args.port,
         token=token,

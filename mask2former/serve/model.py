@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from dataclasses import dataclass
 
 import torch
 
@@ -12,48 +12,39 @@ from ..inference.segmenters import Segmenter
 from ..structures import Classes
 from ..utils.size import Size
 
+# Of task and threshold, of which clients use few. To make a segmenter takes milliseconds.
+_KEPT_SEGMENTERS = 16
 
-@dataclass(frozen=True)
+
 class ServedModel:
     """A model with a name.
 
-    Attributes:
-        name: for people; not the path of a file of this machine.
-        version: the name and a digest of the weights. Label Studio keeps predictions under it.
+    Args:
         model: the model.
+        name: for people; not the path of a file of this machine.
+
+    Attributes:
+        version: the name and a digest of the weights. Label Studio keeps predictions under it.
+        task: of requests that name none.
+        tasks: that the model does.
+        classes: the model's classes.
     """
 
-    name: str
-    version: str
-    model: Mask2Former
-
-    @classmethod
-    def of(cls, model: Mask2Former, name: str) -> ServedModel:
-        """Name a model."""
+    def __init__(self, model: Mask2Former, name: str):
+        self.name = name
         digest = hashlib.sha256()
         for key, value in model.network.state_dict().items():
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        return cls(name, f"{name}-{digest.hexdigest()[:8]}", model)
-
-    @property
-    def task(self) -> str:
-        """The task of requests that name none."""
-        return self.model.task
-
-    @property
-    def tasks(self) -> list[str]:
-        """The tasks that the model does."""
-        return self.model.tasks
-
-    @property
-    def classes(self) -> Classes:
-        """The model's classes."""
-        return self.model.classes
+        self.version = f"{name}-{digest.hexdigest()[:8]}"
+        self.task: str = model.task
+        self.tasks: list[str] = model.tasks
+        self.classes: Classes = model.classes
+        self._segmenter = functools.lru_cache(_KEPT_SEGMENTERS)(model.segmenter)
 
     def segmenter(self, task: str, threshold: float | None) -> Segmenter:
         """Return the model for one task; see `Mask2Former.segmenter`."""
-        return self.model.segmenter(task, threshold)
+        return self._segmenter(task, threshold)
 
     def network_size(self, height: int, width: int) -> Size:
         """Return the size to which the model sees an image resized."""

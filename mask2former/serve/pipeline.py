@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -75,23 +76,23 @@ class Pipeline:
         self._inside = 0
         self._gate = asyncio.Semaphore(2 * limits.batch + 2)
         self._jobs: deque[_Job] = deque()
-        self._arrived = asyncio.Event()
-        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._changed = threading.Condition()  # guards the two around it
+        self._is_closing = False
+        self._model_thread = threading.Thread(target=self._work, name="model")
         self._helpers = ThreadPoolExecutor(max(2, (os.cpu_count() or 1) // 2), "image")
-        self._runner: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin to run jobs, in the running event loop."""
-        self._runner = asyncio.get_running_loop().create_task(self._run())
+        """Begin to run jobs."""
+        self._model_thread.start()
 
     async def close(self) -> None:
         """Stop; no request may be inside any more, unless it has been given up."""
-        if self._runner is not None:
-            self._runner.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._runner
-        for threads in (self._model_thread, self._helpers):
-            await asyncio.get_running_loop().run_in_executor(None, threads.shutdown)
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._model_thread.join)
+        await loop.run_in_executor(None, self._helpers.shutdown)
 
     @contextlib.contextmanager
     def place(self) -> Iterator[None]:
@@ -148,8 +149,9 @@ class Pipeline:
             )
             size = self.model.network_size(image.shape[0], image.shape[1])
             job = _Job(wish, image, size)
-            self._jobs.append(job)
-            self._arrived.set()
+            with self._changed:
+                self._jobs.append(job)
+                self._changed.notify()
             prediction = await job.done
             return await self._help(lambda: finish(prediction))
         finally:
@@ -165,38 +167,47 @@ class Pipeline:
         except ImageReadError as error:
             raise RequestError(422, str(error)) from error
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _work(self) -> None:
+        """Run jobs until the pipeline closes: the thread of the model.
+
+        It takes the next batch itself, without a detour over the event loop, whose thread may be
+        busy with other requests.
+        """
         while True:
-            batch = self._next_batch()
-            if not batch:
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
-            start = time.perf_counter()
-            try:
-                found = await loop.run_in_executor(self._model_thread, self._find, batch)
-            except Exception as error:  # of the model: the server goes on with the next batch
-                logger.exception("The model failed")
-                for job in batch:
-                    if not job.done.done():
-                        job.done.set_exception(RequestError(500, "the model failed"))
-                        job.done.exception()  # nobody need wait for it any more
-                del error
-                continue
-            self.metrics.model_seconds.observe(time.perf_counter() - start)
-            self.metrics.batch.observe(len(batch))
-            for job, prediction in zip(batch, found, strict=True):
-                if not job.done.done():  # its request may have been given up
-                    job.done.set_result(prediction)
-            del batch, found, job, prediction  # or they stay in memory until the next request
+            with self._changed:
+                while not self._jobs and not self._is_closing:
+                    self._changed.wait()
+                if self._is_closing:
+                    return
+                batch = self._next_batch()
+            if batch:
+                self._finish(batch)
+            del batch  # or its images stay in memory until the next one comes
+
+    def _finish(self, batch: list[_Job]) -> None:
+        """Predict, and give each job its prediction or the error."""
+        start = time.perf_counter()
+        wish = batch[0].wish
+        try:
+            segmenter = self.model.segmenter(wish.task, wish.threshold)
+            found: Sequence[Prediction | RequestError] = segmenter.find_all(
+                [job.image for job in batch]
+            )
+        except Exception:  # of the model: the server goes on with the next batch
+            logger.exception("The model failed")
+            found = [RequestError(500, "the model failed")] * len(batch)
+        self.metrics.model_seconds.observe(time.perf_counter() - start)
+        self.metrics.batch.observe(len(batch))
+        for job, result in zip(batch, found, strict=True):
+            with contextlib.suppress(RuntimeError):  # the event loop has ended
+                job.done.get_loop().call_soon_threadsafe(_deliver, job.done, result)
 
     def _next_batch(self) -> list[_Job]:
         """Take the oldest job, and those that fit to it, out of the queue."""
         batch: list[_Job] = []
         others: deque[_Job] = deque()
         for job in self._jobs:
-            if job.done.done():  # given up
+            if job.done.done():  # its request has been given up
                 continue
             if len(batch) < self.limits.batch and (not batch or batch[0].fits(job)):
                 batch.append(job)
@@ -205,7 +216,11 @@ class Pipeline:
         self._jobs = others
         return batch
 
-    def _find(self, batch: list[_Job]) -> list[Prediction]:
-        wish = batch[0].wish
-        segmenter = self.model.segmenter(wish.task, wish.threshold)
-        return segmenter.find_all([job.image for job in batch])
+
+def _deliver(done: asyncio.Future[Prediction], result: Prediction | RequestError) -> None:
+    if done.done():  # its request has been given up
+        return
+    if isinstance(result, RequestError):
+        done.set_exception(result)
+    else:
+        done.set_result(result)

@@ -152,7 +152,7 @@ def _serve(
     os.dup2(output, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     torch.set_num_threads(1)
-    model = ServedModel.of(Mask2Former.from_pretrained(config_file), "model")
+    model = ServedModel(Mask2Former.from_pretrained(config_file), "model")
     images = TaskImages(label_studio, key, limits)
     serve(model, host=host, port=0, token=token, limits=limits, task_images=images)
 
