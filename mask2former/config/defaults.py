@@ -79,6 +79,11 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Keep the weights with the highest value of this metric in model_best.pth: a name as in
     # metrics.json, such as "segm/AP". Each evaluation (TEST.EVAL_PERIOD) is compared.
     cfg.SOLVER.BEST_METRIC = ""
+    # Average the weights over the steps, and evaluate the average beside the weights (metrics
+    # "ema/..."): after step n, the average keeps this share of itself, at least 0 and below 1, or
+    # (1 + n) / (10 + n) if that is less. model_final_ema.pth holds the average of the last step. 0
+    # does not average; 0.999 suits runs of some thousand steps.
+    cfg.SOLVER.EMA_DECAY = 0.0
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:

@@ -90,6 +90,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
         "MODEL.TIMM.DROP_PATH_RATE",
     ),
+    _number("at least 0 and below 1", lambda v: 0 <= v < 1): ("SOLVER.EMA_DECAY",),
     _number("above 0 and at most 1", lambda v: 0 < v <= 1): ("SOLVER.LAYER_DECAY",),
     _Rule("a whole number of at least -1", lambda v: isinstance(v, int) and v >= -1): (
         "MODEL.TIMM.FROZEN_STAGES",

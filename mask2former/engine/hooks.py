@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicWriter
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoint import Checkpointer, WeightsError, read_checkpoint
 from ..checkpoint.resume import FINAL, numbered_checkpoints
 from ..data import SeededMapDataset
 from ..report import Report
+from .averaging import WeightAverage
 from .interruption import request, requested_signal
+
+AVERAGE_FILE = "model_final_ema.pth"
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +40,21 @@ class SaveCheckpoints(HookBase):
         keep: how many numbered checkpoints to keep; 0 keeps all. An older one is deleted after
             the newer one is on the disk.
         device: where the processes exchange that one of them has received a signal.
+        average: what a checkpoint has beside the weights, if it has.
     """
 
     def __init__(
-        self, checkpointer: Checkpointer, *, period: int, minutes: float, keep: int, device: str
+        self,
+        checkpointer: Checkpointer,
+        *,
+        period: int,
+        minutes: float,
+        keep: int,
+        device: str,
+        average: WeightAverage | None = None,
     ) -> None:
         self._checkpointer = checkpointer
+        self._average = average
         self._period = period
         self._seconds = 60 * minutes if minutes else math.inf
         self._keep = keep
@@ -90,7 +103,9 @@ class SaveCheckpoints(HookBase):
     def _save(self, name: str) -> None:
         if not comm.is_main_process():
             return
-        check_finite(self._checkpointer.model, self.trainer.iter)
+        check_finite(self._checkpointer.model.state_dict(), self.trainer.iter)
+        if self._average is not None:
+            check_finite(self._average.state_dict()["values"], self.trainer.iter)
         self._checkpointer.save(name, iteration=self.trainer.iter)
         self._saved, self._saved_at = True, time.monotonic()
         self._delete_older(self.trainer.iter)
@@ -104,9 +119,9 @@ class SaveCheckpoints(HookBase):
             logger.info("Deleted the older checkpoint %s", path)
 
 
-def check_finite(model: nn.Module, iteration: int) -> None:
-    """Raise `FloatingPointError` if a weight or buffer of the model is NaN or infinite."""
-    for name, tensor in model.state_dict().items():
+def check_finite(weights: Mapping[str, Tensor], iteration: int) -> None:
+    """Raise `FloatingPointError` if a weight or buffer is NaN or infinite."""
+    for name, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise FloatingPointError(
                 f"after iteration {iteration}, {name} holds NaN or infinite values; nothing is "
@@ -122,10 +137,43 @@ class _Untagged(Checkpointer):
         pass
 
 
+class AverageWeights(HookBase):
+    """Averages the weights after each step, and writes the average when training is done.
+
+    It comes after what changes weights and buffers, and before the checkpoints.
+
+    Args:
+        average: of the trained model.
+        model: the model.
+        folder: where to write `AVERAGE_FILE`, from which training does not continue.
+    """
+
+    def __init__(self, average: WeightAverage, model: nn.Module, folder: str) -> None:
+        self._average = average
+        self._checkpointer = _Untagged(model, folder)
+
+    def before_train(self) -> None:
+        """Start the average, unless it was loaded."""
+        self._average.start()
+
+    def after_step(self) -> None:
+        """Take the weights of this step into the average."""
+        self._average.update()
+
+    def after_train(self) -> None:
+        """Write the average in the main process."""
+        finished = sys.exc_info()[1] is None and self.trainer.iter >= self.trainer.max_iter
+        if finished and comm.is_main_process():
+            with self._average.applied():
+                check_finite(self._checkpointer.model.state_dict(), self.trainer.iter - 1)
+                self._checkpointer.save(Path(AVERAGE_FILE).stem)
+
+
 class BestCheckpoint:
     """The weights with the highest value of a metric so far, in ``model_best.pth``.
 
-    The file holds the metric and the iteration, too. Training does not continue from it.
+    The file holds the metric, the iteration and whether the weights are averaged ones, too.
+    Training does not continue from it.
 
     Args:
         model: the model.
@@ -149,8 +197,14 @@ class BestCheckpoint:
         if best.get("metric") == self._metric:
             self._value = best["value"]
 
-    def update(self, results: dict[str, Any], iteration: int) -> None:
-        """Save the model if the results of its evaluation are the best so far."""
+    def update(self, results: dict[str, Any], iteration: int, *, averaged: bool = False) -> None:
+        """Save the model if the results of its evaluation are the best so far.
+
+        Args:
+            results: of the evaluation.
+            iteration: of the weights.
+            averaged: whether the model has averaged weights now.
+        """
         if not comm.is_main_process():
             return
         values = flatten_results_dict(results)
@@ -161,11 +215,12 @@ class BestCheckpoint:
             )  # fmt: skip
         value = float(values.get(self._metric, math.nan))
         if value > self._value:  # false for NaN
-            check_finite(self._checkpointer.model, iteration)
-            best = {"metric": self._metric, "value": value}
+            check_finite(self._checkpointer.model.state_dict(), iteration)
+            best = {"metric": self._metric, "value": value, "averaged": averaged}
             self._checkpointer.save(self._path.stem, iteration=iteration, best=best)
             self._value = value
-            logger.info("%s %.4f is the best so far", self._metric, value)
+            what = " of the averaged weights" if averaged else ""
+            logger.info("%s %.4f%s is the best so far", self._metric, value, what)
 
 
 class Evaluate(EvalHook):

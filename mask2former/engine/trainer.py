@@ -24,8 +24,16 @@ from ..data.bad_images import TrainLoader
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
+from .averaging import WeightAverage
 from .distributed import distributed_model
-from .hooks import BestCheckpoint, Evaluate, SaveCheckpoints, WriteMetrics, WriteReport
+from .hooks import (
+    AverageWeights,
+    BestCheckpoint,
+    Evaluate,
+    SaveCheckpoints,
+    WriteMetrics,
+    WriteReport,
+)
 from .interruption import stopping_at_once
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
@@ -69,9 +77,13 @@ class Trainer(DefaultTrainer):
             seed=cfg.SEED,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        decay = cfg.SOLVER.EMA_DECAY
+        self._average = WeightAverage(model, decay) if decay else None
         self.checkpointer: Checkpointer = Checkpointer(
             self.model, cfg.OUTPUT_DIR, for_training=True, trainer=weakref.proxy(self)
         )
+        if self._average is not None:
+            self.checkpointer.add_checkpointable("ema", self._average)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -80,18 +92,20 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """Build Detectron2's hooks, with those of this package for checkpoints and endings."""
         solver = self.cfg.SOLVER
-        self._best = BestCheckpoint(
-            self.checkpointer.model, self.cfg.OUTPUT_DIR, solver.BEST_METRIC
-        )
+        model, folder = self.checkpointer.model, self.cfg.OUTPUT_DIR
+        self._best = BestCheckpoint(model, folder, solver.BEST_METRIC)
         hooks: list[HookBase | None] = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
+                if self._average is not None:
+                    hooks.append(AverageWeights(self._average, model, folder))
                 saves = SaveCheckpoints(
                     self.checkpointer,
                     period=solver.CHECKPOINT_PERIOD,
                     minutes=solver.CHECKPOINT_PERIOD_MINUTES,
                     keep=solver.CHECKPOINTS_TO_KEEP,
                     device=self.cfg.MODEL.DEVICE,
+                    average=self._average,
                 )
                 hooks += [saves, Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
             elif isinstance(hook, PeriodicWriter):
@@ -99,22 +113,37 @@ class Trainer(DefaultTrainer):
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         if self.cfg.TEST.REPORT:
-            self._report = Report(self.cfg, f"Training of {Path(self.cfg.OUTPUT_DIR).name}")
-            hooks.append(WriteReport(self._report, self.cfg.OUTPUT_DIR))
+            self._report = Report(self.cfg, f"Training of {Path(folder).name}")
+            hooks.append(WriteReport(self._report, folder))
         return hooks
 
     def _evaluate(self) -> dict:
-        """Evaluate; test-time augmentation, which takes many times as long, comes at the end."""
-        plain = self.cfg.clone()
-        plain.defrost()
-        plain.TEST.AUG.ENABLED = False
+        """Evaluate; test-time augmentation, which takes many times as long, comes at the end.
+
+        The results of averaged weights come beside the others, below "ema".
+        """
+        cfg = self.cfg.clone()
+        cfg.defrost()
         last = self.iter + 1 >= self.max_iter
-        more = {"report": self._report} if last and self.cfg.TEST.REPORT else {}
+        cfg.TEST.AUG.ENABLED = last and cfg.TEST.AUG.ENABLED
+        results = self._tested(cfg, report=self._report if last and cfg.TEST.REPORT else None)
+        if self._average is not None:
+            logger.info("Evaluation of the averaged weights")
+            cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")
+            with self._average.applied():  # a signal may not come between two weights
+                results = {**results, "ema": self._tested(cfg, averaged=True)}
+        self._last_eval_results = results
+        return results
+
+    def _tested(
+        self, cfg: CfgNode, *, report: Report | None = None, averaged: bool = False
+    ) -> dict:
+        more = {} if report is None else {"report": report}
         with stopping_at_once():
-            self._last_eval_results = self.test(self.cfg if last else plain, self.model, **more)
-        if self.cfg.SOLVER.BEST_METRIC:
-            self._best.update(self._last_eval_results, self.iter)
-        return self._last_eval_results
+            results = self.test(cfg, self.model, **more)
+        if cfg.SOLVER.BEST_METRIC:
+            self._best.update(results, self.iter, averaged=averaged)
+        return results
 
     def train(self) -> dict | None:
         """Train to `max_iter`; a run whose iterations are all done gets its final checkpoint.
@@ -143,9 +172,19 @@ class Trainer(DefaultTrainer):
         Resuming finds the newest whole checkpoint: see `Checkpointer.resume_or_load`.
         """
         wanted = self._settings_of_checkpoints()
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        rest = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if not self.checkpointer.resumed_from:
             return
+        if self._average is None and "ema" in rest:
+            logger.warning(
+                "SOLVER.EMA_DECAY is 0: the averaged weights of %s are left out",
+                self.checkpointer.resumed_from,
+            )
+        elif self._average is not None and not self._average.started:
+            logger.warning(
+                "%s does not have averaged weights: the average starts at its weights",
+                self.checkpointer.resumed_from,
+            )
         for name, value in self._settings_of_checkpoints().items():
             if value != wanted[name]:
                 logger.warning(

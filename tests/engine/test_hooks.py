@@ -1,34 +1,11 @@
 """Which checkpoints a run keeps, and how it ends when numbers are not finite."""
 
-from pathlib import Path
-
 import pytest
 import torch
+from trained_runs import Scripted, names, trained
 
 from mask2former.checkpoint import read_checkpoint
 from mask2former.engine import Trainer
-
-
-class Scripted(Trainer):
-    """A trainer whose evaluations give the values of a list."""
-
-    values: list[float]
-
-    @classmethod
-    def test(cls, cfg, model, evaluators=None):
-        return {"segm": {"AP": cls.values.pop(0), "AP50": 0.0}}
-
-
-def trained(cfg, kind=Trainer, **run):
-    torch.manual_seed(0)
-    trainer = kind(cfg)
-    trainer.resume_or_load(**run)
-    trainer.train()
-    return trainer
-
-
-def names(cfg, pattern="*.pth"):
-    return sorted(path.stem for path in Path(cfg.OUTPUT_DIR).glob(pattern))
 
 
 @pytest.fixture
@@ -82,7 +59,8 @@ def test_the_best_checkpoint_stays_across_a_resumption(cfg):
     trainer = trained(cfg, Scripted)
     assert not Scripted.values
     best = f"{cfg.OUTPUT_DIR}/model_best.pth"
-    assert read_checkpoint(best)["best"] == {"metric": "segm/AP", "value": 30.0}
+    found = {"metric": "segm/AP", "value": 30.0, "averaged": False}
+    assert read_checkpoint(best)["best"] == found
     assert read_checkpoint(best)["iteration"] == 2
     at_that_time = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_0000002.pth")["model"]
     for name, value in read_checkpoint(best)["model"].items():
