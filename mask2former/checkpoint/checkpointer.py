@@ -26,7 +26,7 @@ from .files import (
     write_checkpoint,
 )
 from .huggingface.weight_names import hf_to_d2, is_hf_state
-from .matching import as_starting_point, compare, report
+from .matching import as_starting_point, compare, report, without_pilots
 from .resume import LAST_CHECKPOINT, newest_checkpoints
 from .sources import local_weights
 from .timm_weights import convert_timm
@@ -218,6 +218,9 @@ class Checkpointer(DetectionCheckpointer):
         fit, note = compare(state, model), ""
         if self._may_start_anew:
             fit, note = as_starting_point(fit, state)
+        if not self._resuming:
+            fit, of_pilots = without_pilots(fit)
+            note += of_pilots
         if not fit:
             raise WeightsError(report(fit, self._source, state, model))
         fitting = {name: t for name, t in state.items() if name in model}

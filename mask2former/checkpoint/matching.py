@@ -19,7 +19,10 @@ CLASS_NAMES = (
     f"{_PREDICTOR}class_embed.weight",
     f"{_PREDICTOR}class_embed.bias",
     "criterion.empty_weight",
+    f"{_PREDICTOR}piloted.class_queries.weight",
 )
+# What only mask-piloted training uses, and no inference.
+_PILOTED = f"{_PREDICTOR}piloted."
 # Tensors that follow from the config or count training steps: files need not have them.
 _OPTIONAL = re.compile(r"criterion\.empty_weight|pixel_mean|pixel_std|.*\.num_batches_tracked")
 # What classifiers do not have: Swin's norms of the outputs that segmentation uses, and the pyramid
@@ -57,6 +60,24 @@ def compare(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Fit:
             if name in state and state[name].shape != model[name].shape
         ],
     )
+
+
+def without_pilots(fit: Fit) -> tuple[Fit, str]:
+    """Drop the differences in what only mask-piloted training uses.
+
+    Returns:
+        The remaining differences, and a sentence about those that were dropped.
+    """
+    missing, unexpected = (
+        [name for name in names if not name.startswith(_PILOTED)]
+        for names in (fit.missing, fit.unexpected)
+    )
+    note = ""
+    if len(unexpected) < len(fit.unexpected):
+        note = " The extra queries of mask-piloted training in the file are left out."
+    if len(missing) < len(fit.missing):
+        note = " The file is without the extra queries of mask-piloted training: these are random."
+    return Fit(missing, unexpected, fit.reshaped), note
 
 
 def as_starting_point(fit: Fit, state: Mapping[str, Tensor]) -> tuple[Fit, str]:

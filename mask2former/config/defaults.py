@@ -19,6 +19,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_input_keys(cfg)
     _add_solver_keys(cfg)
     _add_mask_former_keys(cfg)
+    _add_piloted_keys(cfg)
     _add_inference_keys(cfg)
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
@@ -141,6 +142,27 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # Pad a batch to a multiple of this, in pixels. 0 pads to its largest image only, and a
     # negative value to the multiple that the backbone asks for.
     cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = 32
+
+
+def _add_piloted_keys(cfg: CfgNode) -> None:
+    # Mask-piloted training (MP-Former, arXiv 2303.07336), for MultiScaleMaskedTransformerDecoder:
+    # groups of extra queries, one for each object or segment, that are given its class and its
+    # mask, with noise, and learn to find it. Inference does not use them. 0 is without.
+    cfg.MODEL.MASK_FORMER.PILOTED = CfgNode()
+    cfg.MODEL.MASK_FORMER.PILOTED.GROUPS = 0
+    # Most extra queries per image. An image that would have more has fewer groups, and at last a
+    # random choice of its objects.
+    cfg.MODEL.MASK_FORMER.PILOTED.MAX_QUERIES = 100
+    # Share of the extra queries, 0 to 1, that are given a random class.
+    cfg.MODEL.MASK_FORMER.PILOTED.LABEL_NOISE = 0.2
+    # Noise of the given masks, and how strong it is, 0 to 1: "point" turns random positions over,
+    # MASK_NOISE times as many as the mask has; "shift" moves a mask by up to MASK_NOISE times half
+    # its size; "scale" resizes it by up to 1 + MASK_NOISE, in both directions.
+    cfg.MODEL.MASK_FORMER.PILOTED.NOISE = "point"
+    cfg.MODEL.MASK_FORMER.PILOTED.MASK_NOISE = 0.2
+    # Layers, from the first, in which the extra queries attend within the given masks, -1 for all.
+    # In the others they attend within the masks that they predicted.
+    cfg.MODEL.MASK_FORMER.PILOTED.MASK_LAYERS = -1
 
 
 def _add_inference_keys(cfg: CfgNode) -> None:

@@ -58,7 +58,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             _MASK_FORMER + key
             for key in (
                 "NUM_OBJECT_QUERIES", "DEC_LAYERS", "HIDDEN_DIM", "NHEADS", "DIM_FEEDFORWARD",
-                "TRAIN_NUM_POINTS",
+                "TRAIN_NUM_POINTS", "PILOTED.MAX_QUERIES",
             )
         ),
         *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
@@ -85,7 +85,9 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     ),
     _SHARE: (
         "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
-        *(_MASK_FORMER + key for key in ("DROPOUT", "IMPORTANCE_SAMPLE_RATIO")),
+        *(_MASK_FORMER + key for key in (
+            "DROPOUT", "IMPORTANCE_SAMPLE_RATIO", "PILOTED.LABEL_NOISE", "PILOTED.MASK_NOISE"
+        )),
         f"{_MASK_FORMER}TEST.OBJECT_MASK_THRESHOLD", f"{_MASK_FORMER}TEST.OVERLAP_THRESHOLD",
         *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
         "MODEL.TIMM.DROP_PATH_RATE",
@@ -93,7 +95,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _number("at least 0 and below 1", lambda v: 0 <= v < 1): ("SOLVER.EMA_DECAY",),
     _number("above 0 and at most 1", lambda v: 0 < v <= 1): ("SOLVER.LAYER_DECAY",),
     _Rule("a whole number of at least -1", lambda v: isinstance(v, int) and v >= -1): (
-        "MODEL.TIMM.FROZEN_STAGES",
+        "MODEL.TIMM.FROZEN_STAGES", f"{_MASK_FORMER}PILOTED.MASK_LAYERS",
     ),
     _each(_NOT_NEGATIVE): ("SOLVER.STEPS",),
     _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
@@ -102,8 +104,10 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
         "SOLVER.CHECKPOINTS_TO_KEEP", f"{_MASK_FORMER}TEST.DEC_LAYERS",
+        f"{_MASK_FORMER}PILOTED.GROUPS",
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
+    _one_of("point", "shift", "scale"): (f"{_MASK_FORMER}PILOTED.NOISE",),
     _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
 }  # fmt: skip

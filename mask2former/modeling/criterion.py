@@ -69,13 +69,15 @@ class SetCriterion(nn.Module):
 
         Args:
             outputs: ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W), and optionally
-                ``aux_outputs``, a list of such dicts.
+                ``aux_outputs``, a list of such dicts, and ``piloted``, see
+                `MultiScaleMaskedTransformerDecoder.forward`.
             targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
                 tensor of booleans (N, H', W'), of the size of the network's input.
 
         Returns:
             Scalars ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and each with
-            the suffix ``_{i}`` of auxiliary prediction i.
+            the suffix ``_{i}`` of auxiliary prediction i. With ``piloted``, those of the pilots
+            have the names ``loss_ce_mp``, ``loss_mask_mp`` and ``loss_dice_mp`` before the suffix.
         """
         packed = packed_targets(targets)
         count = torch.tensor(float(sum(len(target["labels"]) for target in packed)))
@@ -84,6 +86,36 @@ class SetCriterion(nn.Module):
         auxiliaries = outputs.get("aux_outputs", ()) if self.deep_supervision else ()
         for i, auxiliary in enumerate(auxiliaries):
             losses.update(self._losses(auxiliary, packed, num_masks, suffix=f"_{i}"))
+        if "piloted" in outputs:
+            losses.update(self._piloted_losses(packed, **outputs["piloted"]))
+        return losses
+
+    def _piloted_losses(
+        self, targets: list[Target], outputs: list[dict[str, Tensor]], matches: Matches
+    ) -> dict[str, Tensor]:
+        """Return the losses of pilots, each a mean over pilots, of one prediction per layer."""
+        count = torch.tensor(float(sum(len(pilots) for pilots, _ in matches)))
+        num_pilots = _share(count.to(outputs[-1]["pred_logits"].device), least=1.0).item()
+        labels = torch.cat([t["labels"][i] for t, (_, i) in zip(targets, matches, strict=True)])
+        losses: dict[str, Tensor] = {}
+        for number, output in enumerate(outputs, start=1):
+            last = number == len(outputs)
+            if not last and not self.deep_supervision:
+                continue
+            logits = output["pred_logits"]
+            with torch.autocast(logits.device.type, enabled=False):
+                logits = torch.cat([x[m] for x, (m, _) in zip(logits, matches, strict=True)])
+                loss_mask, loss_dice = self._mask_losses(
+                    output["pred_masks"], targets, matches, num_pilots
+                )
+                terms = {
+                    "loss_ce": F.cross_entropy(logits.float(), labels, reduction="sum")
+                    / num_pilots,
+                    "loss_mask": loss_mask,
+                    "loss_dice": loss_dice,
+                }
+            suffix = "_mp" if last else f"_mp_{number}"
+            losses |= {key + suffix: self.weight_dict[key] * x for key, x in terms.items()}
         return losses
 
     def _losses(

@@ -246,6 +246,7 @@ def test_training_starts_from_a_backbone(cfg, tmp_path, caplog):
 
 
 def test_training_starts_from_a_model_of_other_classes(cfg, tmp_path, caplog):
+    cfg.MODEL.MASK_FORMER.PILOTED.GROUPS = 2
     theirs = cfg.clone()
     theirs.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 80
     state = saved(theirs, tmp_path / "a.pkl")
@@ -254,8 +255,24 @@ def test_training_starts_from_a_model_of_other_classes(cfg, tmp_path, caplog):
     with caplog.at_level("INFO"):
         Checkpointer(model, for_training=True).load(str(tmp_path / "a.pkl"), checkpointables=[])
     assert "The file has 80 classes, the model 5: the classifier starts from random" in caplog.text
-    classifier = [n for n in own if "class_embed" in n or "empty_weight" in n]
+    classifier = [n for n in own if "class_" in n or "empty_weight" in n]
     assert_state(model, {**state, **{name: own[name] for name in classifier}})
+
+
+@pytest.mark.parametrize("for_training", [False, True])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_pilots_are_not_needed_and_not_in_the_way(cfg, in_file, for_training, tmp_path, caplog):
+    piloted = cfg.clone()
+    piloted.MODEL.MASK_FORMER.PILOTED.GROUPS = 2
+    state = saved(piloted if in_file else cfg, tmp_path / "a.pth")
+    model = fresh(cfg if in_file else piloted)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with caplog.at_level("INFO"):
+        checkpointer = Checkpointer(model, for_training=for_training)
+        checkpointer.load(str(tmp_path / "a.pth"), checkpointables=[])
+    said = "in the file are left out" if in_file else "of mask-piloted training: these are random"
+    assert said in caplog.text
+    assert_state(model, {name: state.get(name, own[name]) for name in own})
 
 
 def test_a_run_resumes_only_with_its_own_model(cfg, tmp_path):

@@ -76,7 +76,11 @@ def _train(datasets, sparse, folder, options, until):
         torch.save(found, Path(folder, f"{until}.pth"))
 
 
-@pytest.mark.parametrize("options", [["MODEL.RESNETS.NORM", "FrozenBN"], SWIN], ids=["r50", "swin"])
+@pytest.mark.parametrize(
+    "options",
+    [["MODEL.RESNETS.NORM", "FrozenBN"], [*SWIN, "MODEL.MASK_FORMER.PILOTED.GROUPS", 2]],
+    ids=["r50", "swin-piloted"],
+)
 def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, options):
     _train(datasets, sparse, tmp_path / "one", options, 4)
     for processes, until in ((2, 2), (4, 4)):

@@ -162,7 +162,7 @@ _IN_MEMORY = {
     r"\.mlp\.fc2\.": ".output.dense.",
 }
 _HF_DROPPED = re.compile(rf"{re.escape(_BACKBONE)}(swin\.layernorm\..*|.*\.num_batches_tracked)")
-_D2_DROPPED = re.compile(r"pixel_(mean|std)")
+_D2_DROPPED = re.compile(r"pixel_(mean|std)|sem_seg_head\.predictor\.piloted\..*")
 
 
 class _Rule(NamedTuple):

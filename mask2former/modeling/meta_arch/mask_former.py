@@ -46,6 +46,7 @@ class MaskFormer(nn.Module):
         thing_classes: which of the classes, from 0, are things. ``panoptic_seg`` needs them, and
             ``instances`` are of these only; None, without ``panoptic_seg``, is for ``instances`` of
             all classes.
+        piloted: whether the head is given the targets in training, for mask-piloted training.
     """
 
     pixel_mean: Tensor
@@ -69,6 +70,7 @@ class MaskFormer(nn.Module):
         object_mask_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
         thing_classes: Collection[int] | None = None,
+        piloted: bool = False,
     ):
         super().__init__()
         if not (instance_on or semantic_on or panoptic_on):
@@ -92,6 +94,7 @@ class MaskFormer(nn.Module):
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
         self.thing_classes = thing_classes
+        self.piloted = piloted
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -147,6 +150,7 @@ class MaskFormer(nn.Module):
             "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
             "overlap_threshold": test.OVERLAP_THRESHOLD,
             "thing_classes": _thing_classes(cfg),
+            "piloted": mask_former.PILOTED.GROUPS > 0,
         }
 
     @property
@@ -216,7 +220,7 @@ class MaskFormer(nn.Module):
         ]
 
     def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
-        outputs, batch = self._outputs(batched_inputs)
+        batch = self._batch(batched_inputs)
         targets = [
             image_target(
                 x,
@@ -226,6 +230,10 @@ class MaskFormer(nn.Module):
             )
             for x in batched_inputs
         ]
+        features = self.backbone(batch.tensor)
+        outputs = (
+            self.sem_seg_head(features, targets) if self.piloted else self.sem_seg_head(features)
+        )
         return self.criterion(outputs, targets)
 
     def predict(self, batched_inputs: list[dict[str, Any]]) -> list[QueryPrediction]:
@@ -268,11 +276,15 @@ class MaskFormer(nn.Module):
 
     def _outputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], ImageList]:
         """Return the network's output for a batch, and the batch."""
+        batch = self._batch(batched_inputs)
+        return self.sem_seg_head(self.backbone(batch.tensor)), batch
+
+    def _batch(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Return the normalised images, padded to one size."""
         images = [
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
-        batch = ImageList.from_tensors(images, self.size_divisibility)
-        return self.sem_seg_head(self.backbone(batch.tensor)), batch
+        return ImageList.from_tensors(images, self.size_divisibility)
 
 
 def _padded_size(batch: ImageList) -> Size:

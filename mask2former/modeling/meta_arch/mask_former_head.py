@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode, configurable
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from ..pixel_decoder import build_pixel_decoder
 from ..pixel_decoder.base import channels_of
+from ..targets import Target
 from ..transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
 # What a transformer decoder may attend to besides one of the backbone's features.
@@ -66,12 +68,21 @@ class MaskFormerHead(nn.Module):
         migrate_names(state_dict, prefix)  # so that Detectron2's own loader takes old checkpoints
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def forward(self, features: dict[str, Tensor]) -> dict[str, Any]:
-        """Turn features by name into ``{"pred_logits", "pred_masks", "aux_outputs"}``."""
+    def forward(
+        self, features: dict[str, Tensor], targets: Sequence[Target] | None = None
+    ) -> dict[str, Any]:
+        """Turn features by name into ``{"pred_logits", "pred_masks", "aux_outputs"}``.
+
+        Args:
+            features: maps by name.
+            targets: of each image, for a predictor that trains with them.
+        """
         attended, mask_features = decode_pixels(
             self.pixel_decoder, features, self.transformer_in_feature
         )
-        return self.predictor(attended, mask_features)
+        if targets is None:
+            return self.predictor(attended, mask_features)
+        return self.predictor(attended, mask_features, targets)
 
 
 def build_transformer_decoder(
@@ -107,6 +118,11 @@ def build_transformer_decoder(
         raise ValueError(
             f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}, for which "
             f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE must {wanted}, got {kind!r}"
+        )
+    if cfg.MODEL.MASK_FORMER.PILOTED.GROUPS and not multi_scale:
+        raise ValueError(
+            "MODEL.MASK_FORMER.PILOTED.GROUPS is for MultiScaleMaskedTransformerDecoder, but "
+            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}: set one or the other"
         )
     return decoder(cfg, channels[kind], **arguments)
 

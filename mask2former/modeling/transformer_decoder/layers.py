@@ -107,9 +107,11 @@ class Layer(nn.Module):
             return x + self.dropout(branch(norm(x)))
         return norm(x + self.dropout(branch(x)))
 
-    def attend_to_itself(self, x: Tensor, pos: Tensor, norm: nn.Module) -> Tensor:
-        """Update x (B, Q, C), whose positions are pos (Q, C), by self-attention."""
-        return self.residual(x, norm, lambda y: self.self_attn(y + pos, y + pos, y))
+    def attend_to_itself(
+        self, x: Tensor, pos: Tensor, norm: nn.Module, allowed: Tensor | None = None
+    ) -> Tensor:
+        """Update x (B, Q, C) by self-attention; pos (Q, C), allowed (B, Q, Q)."""
+        return self.residual(x, norm, lambda y: self.self_attn(y + pos, y + pos, y, allowed))
 
     def attend_to_map(
         self,
@@ -153,9 +155,9 @@ class SelfAttentionLayer(Layer):
         self.norm = nn.LayerNorm(self.dim)
         self.self_attn = self.build_attention()
 
-    def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
+    def forward(self, x: Tensor, query_pos: Tensor, allowed: Tensor | None = None) -> Tensor:
         """See `Layer.attend_to_itself`."""
-        return self.attend_to_itself(x, query_pos, self.norm)
+        return self.attend_to_itself(x, query_pos, self.norm, allowed)
 
 
 class FFNLayer(Layer):

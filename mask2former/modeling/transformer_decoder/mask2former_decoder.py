@@ -1,17 +1,22 @@
 """The masked-attention transformer decoder (Mask2Former, arXiv 2112.01527, section 3.2).
 
 Shapes:
-    B: batch, Q: queries, C: channels, K: classes, S: positions of a map, H, W: mask features' size.
+    B: batch, Q: queries, T: pilots, C: channels, K: classes, S: positions of a map, H, W: mask
+    features' size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..piloted import PilotedQueries
+from ..targets import Target
 from .base import QueryDecoder
 from .detr import flatten_map
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
@@ -30,6 +35,7 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
         dec_layers: number of layers, which is the number of predictions less one.
         test_layers: how many of the layers inference uses; None is for all. Every layer is trained
             to predict, so that fewer are a trade of accuracy for time.
+        piloted: arguments of `PilotedQueries` for mask-piloted training; None is without.
         kwargs: see `QueryDecoder`; ``dropout`` is 0 in every published model.
     """
 
@@ -40,7 +46,13 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
 
     @configurable
     def __init__(
-        self, in_channels: int, *, dec_layers: int, test_layers: int | None = None, **kwargs: Any
+        self,
+        in_channels: int,
+        *,
+        dec_layers: int,
+        test_layers: int | None = None,
+        piloted: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ):
         super().__init__(in_channels, **kwargs)
         if dec_layers < 0:
@@ -72,6 +84,14 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
             self.build_input_projection() for _ in range(self.num_feature_levels)
         )
         self.build_heads()
+        self.piloted = None
+        if piloted is not None:
+            if dec_layers == 0:
+                raise ValueError(
+                    "MODEL.MASK_FORMER.PILOTED.GROUPS needs layers to pilot: set "
+                    "MODEL.MASK_FORMER.DEC_LAYERS to at least 2"
+                )
+            self.piloted = PilotedQueries(self.num_classes, self.hidden_dim, **piloted)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
@@ -83,19 +103,30 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
             "test_layers": cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS - 1
             if cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS
             else None,
+            "piloted": _piloted_arguments(cfg) if cfg.MODEL.MASK_FORMER.PILOTED.GROUPS else None,
         }
 
-    def forward(self, maps: list[Tensor], mask_features: Tensor) -> dict[str, Any]:
+    def forward(
+        self,
+        maps: list[Tensor],
+        mask_features: Tensor,
+        targets: Sequence[Target] | None = None,
+    ) -> dict[str, Any]:
         """Predict classes and masks of all queries.
 
         Args:
             maps: three maps (B, in_channels, H_l, W_l), coarse to fine.
             mask_features: (B, mask_dim, H, W).
+            targets: of each image, for mask-piloted training. They do not change the predictions of
+                the queries.
 
         Returns:
             ``pred_logits`` (B, Q, K + 1), ``pred_masks`` (B, Q, H, W) logits, and ``aux_outputs``,
             a list of such dicts, one for each earlier prediction. That list is filled in training
             mode only: inference has no use for it, and its masks cost as much as the last ones.
+            With `targets`, also ``piloted``: ``matches``, see `Pilots`, and ``outputs``, such dicts
+            of the pilots (B, T, ...), one after each layer. What pilots predict before the first
+            layer does not depend on the image, and is left out.
         """
         if len(maps) != self.num_feature_levels:
             raise ValueError(
@@ -117,6 +148,13 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
 
         queries = self.query_feat.weight.expand(m.shape[0], -1, -1)
         query_pos = self.query_embed.weight
+        pilots = visible = None
+        if targets is not None and self.piloted is not None:
+            sizes = [m.shape[-2:] for m in maps]
+            pilots = self.piloted(targets, mask_features.shape[-2:], sizes)
+            visible = pilots.visible(self.num_queries)
+            queries = torch.cat((queries, pilots.queries), dim=1)
+            query_pos = F.pad(query_pos, (0, 0, 0, pilots.queries.shape[1]))
         predictions = []
         num_layers = self.num_layers if self.training else self.test_layers
         for i in range(num_layers + 1):
@@ -129,12 +167,43 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
                 break
             level = i % self.num_feature_levels
             allowed = attention_mask(mask_embed.detach() @ small_features[level])
+            if pilots is not None and i < pilots.mask_layers:
+                allowed[:, self.num_queries :] = pilots.masks[level]
             queries = self.transformer_cross_attention_layers[i](
                 queries, query_pos, memory[level], pos[level], allowed
             )
-            queries = self.transformer_self_attention_layers[i](queries, query_pos)
+            queries = self.transformer_self_attention_layers[i](queries, query_pos, visible)
             queries = self.transformer_ffn_layers[i](queries)
-        return {**predictions[-1], "aux_outputs": predictions[:-1]}
+        if pilots is None:
+            return {**predictions[-1], "aux_outputs": predictions[:-1]}
+        ours, theirs = zip(*(self._split(p) for p in predictions), strict=True)
+        return {
+            **ours[-1],
+            "aux_outputs": list(ours[:-1]),
+            "piloted": {"outputs": list(theirs[1:]), "matches": pilots.matches},
+        }
+
+    def _split(self, prediction: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Part the model's own queries from the pilots."""
+        n = self.num_queries
+        return (
+            {key: x[:, :n] for key, x in prediction.items()},
+            {key: x[:, n:] for key, x in prediction.items()},
+        )
+
+
+def _piloted_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Return arguments of `PilotedQueries` from a config."""
+    mask_former = cfg.MODEL.MASK_FORMER
+    piloted, layers = mask_former.PILOTED, mask_former.DEC_LAYERS - 1
+    return {
+        "groups": piloted.GROUPS,
+        "max_queries": piloted.MAX_QUERIES,
+        "label_noise": piloted.LABEL_NOISE,
+        "noise": piloted.NOISE,
+        "mask_noise": piloted.MASK_NOISE,
+        "mask_layers": layers if piloted.MASK_LAYERS < 0 else piloted.MASK_LAYERS,
+    }
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:
