@@ -80,6 +80,9 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Keep the weights with the highest value of this metric in model_best.pth: a name as in
     # metrics.json, such as "segm/AP". Each evaluation (TEST.EVAL_PERIOD) is compared.
     cfg.SOLVER.BEST_METRIC = ""
+    # End the run after so many evaluations in a row without a better value of SOLVER.BEST_METRIC,
+    # which must be set, as TEST.EVAL_PERIOD must; 0 trains to SOLVER.MAX_ITER.
+    cfg.SOLVER.EARLY_STOPPING_PATIENCE = 0
     # Average the weights over the steps, and evaluate the average beside the weights (metrics
     # "ema/..."): after step n, the average keeps this share of itself, at least 0 and below 1, or
     # (1 + n) / (10 + n) if that is less. model_final_ema.pth holds the average of the last step. 0

@@ -103,8 +103,8 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
-        "SOLVER.CHECKPOINTS_TO_KEEP", f"{_MASK_FORMER}TEST.DEC_LAYERS",
-        f"{_MASK_FORMER}PILOTED.GROUPS",
+        "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.EARLY_STOPPING_PATIENCE",
+        *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _one_of("point", "shift", "scale"): (f"{_MASK_FORMER}PILOTED.NOISE",),
@@ -129,6 +129,16 @@ def validate(cfg: CfgNode) -> None:
         problems["INPUT.MIN_SCALE"] = (
             f"INPUT.MIN_SCALE, {cfg.INPUT.MIN_SCALE}, is above MAX_SCALE, {cfg.INPUT.MAX_SCALE}"
         )
+    if not problems and cfg.SOLVER.EARLY_STOPPING_PATIENCE:
+        needed = {
+            "SOLVER.BEST_METRIC, such as segm/AP": cfg.SOLVER.BEST_METRIC,
+            "TEST.EVAL_PERIOD": cfg.TEST.EVAL_PERIOD,
+        }
+        missing = " and ".join(name for name, value in needed.items() if not value)
+        if missing:
+            problems["SOLVER.EARLY_STOPPING_PATIENCE"] = (
+                f"SOLVER.EARLY_STOPPING_PATIENCE needs a value of {missing}"
+            )
     if problems:
         raise ValueError("\n".join(problems.values()))
 

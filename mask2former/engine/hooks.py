@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..checkpoint.resume import FINAL, numbered_checkpoints
 from ..data import SeededMapDataset
 from ..report import Report
 from .averaging import WeightAverage
+from .early_stopping import EarlyStopping
 from .interruption import request, requested_signal
 
 AVERAGE_FILE = "model_final_ema.pth"
@@ -85,7 +86,7 @@ class SaveCheckpoints(HookBase):
         if done % self._period == 0 or time.monotonic() - self._saved_at >= self._seconds:
             self._save(f"model_{self.trainer.iter:07d}")
         if done >= self.trainer.max_iter:
-            self._save(Path(FINAL).stem)
+            self.save_final()
         self._in_iteration = False
         if number := requested_signal(self._device):
             raise SystemExit(128 + number)
@@ -99,6 +100,10 @@ class SaveCheckpoints(HookBase):
             if not self._saved:
                 self._save(f"model_{self.trainer.iter:07d}")
             logger.info("Stopped; continue with --resume")
+
+    def save_final(self) -> None:
+        """Save the checkpoint that a finished run has."""
+        self._save(Path(FINAL).stem)
 
     def _save(self, name: str) -> None:
         if not comm.is_main_process():
@@ -224,12 +229,70 @@ class BestCheckpoint:
 
 
 class Evaluate(EvalHook):
-    """Detectron2's hook, but a run that ends by an error or a signal is not evaluated."""
+    """Detectron2's hook, but a run that ends by an error or a signal is not evaluated.
+
+    It lets the run end early, too, where it saves the final checkpoint.
+
+    Args:
+        period: iterations between evaluations; 0 evaluates at the end only.
+        function: evaluates, and returns the results.
+        saves: the run's checkpoints.
+        stopping: whether to end early; `function` keeps it up to date.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        function: Callable[[], dict[str, Any]],
+        *,
+        saves: SaveCheckpoints,
+        stopping: EarlyStopping | None = None,
+    ) -> None:
+        super().__init__(period, function)
+        self._saves = saves
+        self._stopping = stopping
+        self._ended_early = False
+
+    def before_train(self) -> None:
+        """Evaluate what an earlier part of the run has saved, but may not have evaluated."""
+        trainer, done = self.trainer, self.trainer.start_iter
+        if self._stopping is None or self._stopping.evaluated >= done - 1:
+            return
+        if 0 < done < trainer.max_iter and self._period and done % self._period == 0:
+            trainer.iter = trainer.storage.iter = done - 1
+            self._evaluate()
+            trainer.iter = trainer.storage.iter = done
+
+    def after_step(self) -> None:
+        """Evaluate where it is time; then end the run if it is not worthwhile."""
+        done = self.trainer.iter + 1
+        if self._period and done % self._period == 0 and done != self.trainer.max_iter:
+            self._evaluate()
 
     def after_train(self) -> None:
-        """Evaluate at the end of the schedule."""
-        if sys.exc_info()[1] is None:
+        """Evaluate at the end of the schedule, unless the last step was just evaluated."""
+        if sys.exc_info()[1] is None and not self._ended_early:
             super().after_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of early stopping."""
+        return {} if self._stopping is None else self._stopping.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the result of `state_dict`."""
+        if self._stopping is not None:
+            self._stopping.load_state_dict(state)
+
+    def _evaluate(self) -> None:
+        self._do_eval()
+        if self._stopping is not None and self._stopping.reached:
+            self._ended_early = True
+            self.trainer.max_iter = self.trainer.iter + 1
+            logger.info(
+                "Training ends early, after iteration %d: %s",
+                self.trainer.iter, self._stopping.reason(),
+            )  # fmt: skip
+            self._saves.save_final()
 
 
 class WriteMetrics(PeriodicWriter):
@@ -255,12 +318,12 @@ class WriteReport(HookBase):
     Training is done by then, so what goes wrong is logged. It does not end the run with an error.
 
     Args:
-        report: what the last evaluation found.
+        report: what the last evaluation found. It can be replaced.
         folder: where to write.
     """
 
     def __init__(self, report: Report, folder: str) -> None:
-        self._report = report
+        self.report = report
         self._folder = folder
 
     def after_train(self) -> None:
@@ -271,8 +334,8 @@ class WriteReport(HookBase):
             return
         dataset = getattr(trainer.data_loader, "dataset", None)
         if isinstance(dataset, SeededMapDataset):  # a subclass may have another loader
-            self._report.add_training(dataset, trainer._trainer.seed)
+            self.report.add_training(dataset, trainer._trainer.seed)
         try:
-            self._report.write(self._folder)
+            self.report.write(self._folder)
         except Exception as error:
             logger.warning("The report could not be written: %s", error)

@@ -13,8 +13,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
@@ -26,6 +27,7 @@ from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
 from .averaging import WeightAverage
 from .distributed import distributed_model
+from .early_stopping import EarlyStopping
 from .hooks import (
     AverageWeights,
     BestCheckpoint,
@@ -94,6 +96,8 @@ class Trainer(DefaultTrainer):
         solver = self.cfg.SOLVER
         model, folder = self.checkpointer.model, self.cfg.OUTPUT_DIR
         self._best = BestCheckpoint(model, folder, solver.BEST_METRIC)
+        patience = solver.EARLY_STOPPING_PATIENCE
+        self._stopping = EarlyStopping(solver.BEST_METRIC, patience) if patience else None
         hooks: list[HookBase | None] = []
         for hook in super().build_hooks():
             if isinstance(hook, EvalHook):
@@ -107,15 +111,24 @@ class Trainer(DefaultTrainer):
                     device=self.cfg.MODEL.DEVICE,
                     average=self._average,
                 )
-                hooks += [saves, Evaluate(self.cfg.TEST.EVAL_PERIOD, self._evaluate)]
+                evaluate = Evaluate(
+                    self.cfg.TEST.EVAL_PERIOD,
+                    self._evaluate,
+                    saves=saves,
+                    stopping=self._stopping,
+                )
+                hooks += [saves, evaluate]
             elif isinstance(hook, PeriodicWriter):
                 hooks.append(WriteMetrics(hook._writers, hook._period))
             elif not isinstance(hook, PeriodicCheckpointer):
                 hooks.append(hook)
         if self.cfg.TEST.REPORT:
-            self._report = Report(self.cfg, f"Training of {Path(folder).name}")
-            hooks.append(WriteReport(self._report, folder))
+            self._reporting = WriteReport(self._new_report(), folder)
+            hooks.append(self._reporting)
         return hooks
+
+    def _new_report(self) -> Report:
+        return Report(self.cfg, f"Training of {Path(self.cfg.OUTPUT_DIR).name}")
 
     def _evaluate(self) -> dict:
         """Evaluate; test-time augmentation, which takes many times as long, comes at the end.
@@ -125,13 +138,19 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg.clone()
         cfg.defrost()
         last = self.iter + 1 >= self.max_iter
+        last |= self._stopping is not None and self._stopping.may_be_next
         cfg.TEST.AUG.ENABLED = last and cfg.TEST.AUG.ENABLED
-        results = self._tested(cfg, report=self._report if last and cfg.TEST.REPORT else None)
+        report = None
+        if last and cfg.TEST.REPORT:
+            report = self._reporting.report = self._new_report()
+        results = self._tested(cfg, report=report)
         if self._average is not None:
             logger.info("Evaluation of the averaged weights")
             cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")
             with self._average.applied():  # a signal may not come between two weights
                 results = {**results, "ema": self._tested(cfg, averaged=True)}
+        if self._stopping is not None:
+            self._stopping.update(results, self.iter)
         self._last_eval_results = results
         return results
 
@@ -161,10 +180,32 @@ class Trainer(DefaultTrainer):
         if unfinished and self.start_iter == self.max_iter and comm.is_main_process():
             self.checkpointer.save(final.stem, iteration=self.iter)
         try:
-            return super().train()
+            self._run()
         finally:
             if isinstance(self.data_loader, TrainLoader):
                 self.data_loader.log_total()
+        if len(self.cfg.TEST.EXPECTED_RESULTS) and comm.is_main_process():
+            verify_results(self.cfg, self._last_eval_results)
+            return self._last_eval_results
+        return None
+
+    def _run(self) -> None:
+        """Run as Detectron2's ``TrainerBase.train`` does; a hook may lower `max_iter`."""
+        logger.info("Starting training from iteration %d", self.start_iter)
+        self.iter = self.start_iter
+        with EventStorage(self.start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < self.max_iter:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1  # after the last one, hooks tell by it that the run is done
+            except Exception:
+                logger.exception("Exception during training:")
+                raise
+            finally:
+                self.after_train()
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights as Detectron2 does; resuming also continues the data stream.
@@ -195,6 +236,13 @@ class Trainer(DefaultTrainer):
         if self.cfg.SOLVER.BEST_METRIC:
             self._best.restore()
         self.start_iter = self.iter + 1  # a checkpoint holds the iteration that had just finished
+        if self._stopping is not None and self._stopping.reached:
+            logger.warning(
+                "%s is of a run that ended early: %s. To train on, set a larger "
+                "SOLVER.EARLY_STOPPING_PATIENCE, or 0",
+                self.checkpointer.resumed_from, self._stopping.reason(),
+            )  # fmt: skip
+            self.max_iter = self.start_iter
         sampler = getattr(self.data_loader, "sampler", None)
         if isinstance(sampler, ResumableSampler):
             solver = self.cfg.SOLVER
