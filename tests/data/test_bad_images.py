@@ -22,6 +22,7 @@ from mask2former.data import (
 )
 from mask2former.data.checks import image_files
 from mask2former.data.checks.image_files import map_files, read_header
+from mask2former.utils import progress
 
 CLASSES = ["disk", "ring", "rectangle", "triangle", "star", "paper", "gravel"]
 
@@ -162,6 +163,6 @@ def test_train_net_stops_or_counts(damaged, tmp_path, choice):
 
 
 def test_checks_show_how_long_they_will_take(capsys, monkeypatch):
-    monkeypatch.setattr(image_files, "_PROGRESS_AFTER", 0.0)
+    monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     assert list(map_files(lambda i: i, range(300), "Checking image files")) == list(range(300))
-    assert "Checking image files: 100%" in capsys.readouterr().err
+    assert "Checking image files: 300/300, ETA 0:00:00" in capsys.readouterr().err

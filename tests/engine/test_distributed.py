@@ -88,8 +88,12 @@ def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, 
         launch(_train, processes, args=arguments)
     whole = torch.load(tmp_path / "one/4.pth")
     first, second = (torch.load(tmp_path / f"several/{until}.pth") for until in (2, 4))
-    for one, other in zip(whole["losses"], first["losses"] + second["losses"], strict=True):
-        assert other == pytest.approx(one, rel=1e-5)
+    for i, one in enumerate(whole["losses"]):
+        other = (first["losses"] + second["losses"])[i]
+        # Rounding, which depends on the batch, may move a mask's pixel across the threshold of the
+        # attention in later iterations.
+        assert other == pytest.approx(one, rel=1e-3 if i else 1e-5)
+    assert len(first["losses"] + second["losses"]) == len(whole["losses"])
     assert {loss["loss_mask"] > 0 for loss in whole["losses"]} == {True, False}  # an empty batch
     total = torch.cat([g.flatten() for g in whole["gradients"].values()]).norm()
     for name, gradient in whole["gradients"].items():
