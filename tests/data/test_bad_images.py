@@ -165,4 +165,4 @@ def test_train_net_stops_or_counts(damaged, tmp_path, choice):
 def test_checks_show_how_long_they_will_take(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
     assert list(map_files(lambda i: i, range(300), "Checking image files")) == list(range(300))
-    assert "Checking image files: 300/300, ETA 0:00:00" in capsys.readouterr().err
+    assert "Checking image files: 300/300 files, ETA 0:00:00" in capsys.readouterr().err
