@@ -189,6 +189,9 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     # Write report.html into OUTPUT_DIR when training ends: curves, labels and samples of the
     # training data, and what the last evaluation found. It does not change any number.
     cfg.TEST.REPORT = True
+    # Evaluations in training compute the losses on DATASETS.TEST, too (metrics "validation/..."):
+    # means per image at the size of inference, without augmentation.
+    cfg.TEST.VALIDATION_LOSS = False
 
 
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:

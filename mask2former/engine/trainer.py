@@ -39,6 +39,7 @@ from .hooks import (
 from .interruption import stopping_at_once
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
+from .validation_loss import ValidationLoss
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Trainer(DefaultTrainer):
         )
         if self._average is not None:
             self.checkpointer.add_checkpointable("ema", self._average)
+        self._validation = ValidationLoss(cfg) if cfg.TEST.VALIDATION_LOSS else None
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -162,6 +164,11 @@ class Trainer(DefaultTrainer):
             results = self.test(cfg, self.model, **more)
         if cfg.SOLVER.BEST_METRIC:
             self._best.update(results, self.iter, averaged=averaged)
+        if self._validation is not None:
+            with stopping_at_once(), autocast(cfg):
+                losses = self._validation.compute(self.checkpointer.model)
+            logger.info("Mean loss on the validation set: %.4g", losses["total_loss"])
+            results = {**results, "validation": losses}
         return results
 
     def train(self) -> dict | None:
@@ -318,10 +325,7 @@ class Trainer(DefaultTrainer):
             Results per task, or per data set and task if there are several data sets.
         """
         augmented = InferenceWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else None
-        precision = amp_precision(cfg)
-        with torch.autocast(
-            torch.device(cfg.MODEL.DEVICE).type, dtype=precision, enabled=precision is not None
-        ):
+        with autocast(cfg):
             plain = evaluators
             if isinstance(plain, DatasetEvaluator):
                 plain = [plain]
@@ -373,3 +377,10 @@ def amp_precision(cfg: CfgNode) -> torch.dtype | None:
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     return torch.float16 if torch.device(cfg.MODEL.DEVICE).type == "cuda" else torch.bfloat16
+
+
+def autocast(cfg: CfgNode) -> torch.autocast:
+    """Return the context of training's precision."""
+    precision = amp_precision(cfg)
+    kind = torch.device(cfg.MODEL.DEVICE).type
+    return torch.autocast(kind, dtype=precision, enabled=precision is not None)

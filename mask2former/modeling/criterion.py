@@ -7,7 +7,9 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -20,6 +22,8 @@ from .matcher import HungarianMatcher
 from .targets import Target, packed_targets
 
 Matches = list[tuple[Tensor, Tensor]]
+
+_alone: ContextVar[bool] = ContextVar("_alone", default=False)
 
 
 class SetCriterion(nn.Module):
@@ -188,8 +192,18 @@ def _share(amount: Tensor, least: float) -> Tensor:
         amount: of this process, a scalar.
         least: of all processes together.
     """
-    world_size = get_world_size()
+    world_size = 1 if _alone.get() else get_world_size()
     if world_size > 1:
         amount = amount.clone()
         torch.distributed.all_reduce(amount)
     return amount.clamp(min=least) / world_size
+
+
+@contextmanager
+def losses_of_this_process() -> Iterator[None]:
+    """Within the block, compute losses as if there were no other processes."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)

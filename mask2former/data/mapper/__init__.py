@@ -5,6 +5,7 @@ from .mapper import (
     MapperPreset,
     SegmentationMapper,
     build_mapper,
+    build_validation_mapper,
     get_preset,
 )
 
@@ -13,5 +14,6 @@ __all__ = [
     "MapperPreset",
     "SegmentationMapper",
     "build_mapper",
+    "build_validation_mapper",
     "get_preset",
 ]

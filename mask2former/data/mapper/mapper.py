@@ -260,3 +260,19 @@ def build_mapper(cfg: CfgNode, is_train: bool = True) -> SegmentationMapper:
         ValueError: no mapper has that name, or an augmentation's key has an unknown value.
     """
     return SegmentationMapper(cfg, is_train)
+
+
+def build_validation_mapper(cfg: CfgNode) -> SegmentationMapper:
+    """Build a mapper that makes the targets of training for images of the size of inference.
+
+    Raises:
+        ValueError: no mapper has the name in ``INPUT.DATASET_MAPPER_NAME``.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST  # whose label maps are read
+    arguments = SegmentationMapper.from_config(cfg, is_train=True)
+    arguments["augmentations"] = SegmentationMapper.from_config(cfg, is_train=False)[
+        "augmentations"
+    ]
+    return SegmentationMapper(**arguments)
