@@ -21,6 +21,7 @@ SETTINGS = [
     *TINY,
     *("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 2),
     *("TEST.EVAL_PERIOD", 3, "SOLVER.BEST_METRIC", "segm/AP"),
+    *("SOLVER.EMA_DECAY", 0.9, "SOLVER.EARLY_STOPPING_PATIENCE", 9),
 ]
 SECONDS = 120.0  # for one run
 
@@ -50,7 +51,14 @@ class Runs:
         return process.exitcode
 
     def weights(self):
-        return read_checkpoint(self.folder / "model_final.pth")["model"]
+        """Return the final weights and their average."""
+        checkpoint = read_checkpoint(self.folder / "model_final.pth")
+        average = read_checkpoint(self.folder / "model_final_ema.pth")["model"]
+        averages = {
+            **{f"checkpoint {name}": value for name, value in checkpoint["ema"]["values"].items()},
+            **{f"file {name}": value for name, value in average.items()},
+        }
+        return {**checkpoint["model"], **averages}
 
 
 def test_runs_killed_at_random_end_with_the_same_weights(datasets, tmp_path):
@@ -94,7 +102,8 @@ def kill_until_done(datasets, tmp_path, kills):
             ends[run.finish(process)] += 1
         assert run.finish(run.start()) == 0
         assert {p.name for p in run.folder.iterdir() if p.suffix == ".pth"} == {
-            *("model_0000004.pth", "model_0000005.pth", "model_final.pth", "model_best.pth")
+            *("model_0000004.pth", "model_0000005.pth", "model_final.pth", "model_best.pth"),
+            "model_final_ema.pth",
         }
         assert not [*run.folder.glob(".*.????????")]
         found = run.weights()
