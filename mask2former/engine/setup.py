@@ -13,7 +13,6 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 
 from ..config import load_config
-from ..data.errors import DatasetError
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX
 from ..evaluation import check_evaluation
@@ -23,8 +22,6 @@ from ..utils.device import check_device
 from ..utils.trust_flags import add_trust_flags
 from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
-from .interruption import request
-from .launch import is_lost_connection
 from .run_folder import claim_run_folder
 
 logger = logging.getLogger(__name__)
@@ -95,7 +92,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_unexpected)
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg
@@ -116,15 +112,6 @@ def check_report_folder(args: argparse.Namespace) -> None:
         raise ValueError(f"--report {args.report}: {error.strerror or error}") from error
     if not sound:
         raise ValueError(f"--report {args.report}: the folder cannot be written to")
-
-
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    """Tell whether Detectron2's loop is to log the traceback: others are reported in one line."""
-    error = record.exc_info[1] if record.exc_info else None
-    if error is None:
-        return True
-    reported = isinstance(error, OSError | FloatingPointError | DatasetError)
-    return not (reported or request.raised or is_lost_connection(error))
 
 
 def check_datasets(cfg: CfgNode, eval_only: bool) -> None:

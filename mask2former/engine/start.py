@@ -20,7 +20,7 @@ from .interruption import stop_on_signals
 from .setup import argument_parser, setup
 from .trainer import Trainer
 
-_LOGGERS = ("detectron2", "detectron2.engine.train_loop", "fvcore", "mask2former")
+_LOGGERS = ("detectron2", "fvcore", "mask2former")
 
 
 def run_arguments(**given: Any) -> argparse.Namespace:

@@ -22,6 +22,7 @@ from ..checkpoint import Checkpointer
 from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..data.bad_images import TrainLoader
+from ..data.errors import DatasetError
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
@@ -36,7 +37,8 @@ from .hooks import (
     WriteMetrics,
     WriteReport,
 )
-from .interruption import stopping_at_once
+from .interruption import request, stopping_at_once
+from .launch import is_lost_connection
 from .optimizer import build_optimizer
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
@@ -208,8 +210,9 @@ class Trainer(DefaultTrainer):
                     self.run_step()
                     self.after_step()
                     self.iter += 1  # after the last one, hooks tell by it that the run is done
-            except Exception:
-                logger.exception("Exception during training:")
+            except Exception as error:
+                if not _is_said_in_one_line(error):
+                    logger.exception("Exception during training:")
                 raise
             finally:
                 self.after_train()
@@ -370,6 +373,12 @@ class Trainer(DefaultTrainer):
         if len(names) == 1:
             return named(results)
         return {name: named(result) for name, result in results.items()}
+
+
+def _is_said_in_one_line(error: Exception) -> bool:
+    """Tell whether who started the run says what is wrong, so that a traceback adds nothing."""
+    expected = isinstance(error, OSError | FloatingPointError | DatasetError)
+    return expected or request.raised or is_lost_connection(error)
 
 
 def amp_precision(cfg: CfgNode) -> torch.dtype | None:
