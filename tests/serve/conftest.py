@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from demo_runs import ALL_IDS, ALL_NAMES, PANOPTIC_CONFIG, THINGS, make_run
 from servers import Server, running
 
@@ -40,3 +41,12 @@ def server(run_config, tmp_path_factory) -> Iterator[Server]:
         assert server.get("/healthz").status == 200
     assert server.process.exitcode == 0
     assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(autouse=True)
+def _as_many_threads_as_the_server():
+    """Rounding depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
