@@ -102,8 +102,6 @@ def local_weights(address: str) -> str:
     plain, pin = _split_pin(address)
     if not plain:
         raise WeightsError("no weights are named: give a file, a folder or an address")
-    if plain.startswith(PACKAGE):
-        return _file_of_package(plain)
     url = web_address(plain)
     if url is not None:
         licence = _licence(plain)
@@ -112,7 +110,8 @@ def local_weights(address: str) -> str:
         hub = HUGGING_FACE_URL if url.startswith(HUGGING_FACE_URL) else None
         expected = pin or _hash_in_name(url)
         return str(cached_download(url, address, expected, pinned=pin is not None, hub=hub))
-    path = PathManager.get_local_path(plain)
+    in_package = plain.startswith(PACKAGE)
+    path = _file_of_package(plain) if in_package else PathManager.get_local_path(plain)
     if not os.path.exists(path):
         raise WeightsError(f"there are no weights {plain}{_hint(plain)}")
     if pin and not os.path.isfile(path):
@@ -154,7 +153,7 @@ def web_address(address: str) -> str | None:
             raise WeightsError(f"{address}: no such weights in Detectron2's catalog") from error
     if address.startswith(Detectron2Handler.PREFIX):
         return Detectron2Handler.S3_DETECTRON2_PREFIX + name
-    if prefix + separator not in WeightsHandler.PREFIXES:
+    if address.startswith(PACKAGE) or prefix + separator not in WeightsHandler.PREFIXES:
         return None
     if prefix == "torchvision":
         return _torchvision_url(name)

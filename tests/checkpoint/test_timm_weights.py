@@ -1,5 +1,6 @@
 """Weights of timm's encoders, loaded into a whole model."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -102,4 +103,8 @@ def test_a_file_of_a_package_is_found_without_importing_it(tmp_path, monkeypatch
     (tmp_path / "own_weights/__init__.py").write_text("raise RuntimeError")
     (tmp_path / "own_weights/model.pth").write_bytes(b"")
     monkeypatch.syspath_prepend(tmp_path)
-    assert Path(local_weights("package://own_weights/model.pth")).parent.name == "own_weights"
+    address = "package://own_weights/model.pth"
+    assert Path(local_weights(address)).parent.name == "own_weights"
+    assert local_weights(f"{address}#sha256={hashlib.sha256().hexdigest()}")
+    with pytest.raises(WeightsError, match="not the requested"):
+        local_weights(f"{address}#sha256={64 * '0'}")
