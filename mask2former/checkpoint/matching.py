@@ -23,6 +23,8 @@ CLASS_NAMES = (
 )
 # What only mask-piloted training uses, and no inference.
 _PILOTED = f"{_PREDICTOR}piloted."
+# The layers in which inference uses masks; all, where a file does not say it.
+_MASKED = f"{_PREDICTOR}annealing.masked"
 # Tensors that follow from the config or count training steps: files need not have them.
 _OPTIONAL = re.compile(r"criterion\.empty_weight|pixel_mean|pixel_std|.*\.num_batches_tracked")
 # What classifiers do not have: Swin's norms of the outputs that segmentation uses, and the pyramid
@@ -51,9 +53,12 @@ def compare(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> Fit:
     def only_in(these: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> list[str]:
         return [name for name in these if name not in others and not _OPTIONAL.fullmatch(name)]
 
+    masks_everywhere = _MASKED in state and bool(state[_MASKED].all())
     return Fit(
-        missing=only_in(model, state),
-        unexpected=only_in(state, model),
+        missing=[name for name in only_in(model, state) if name != _MASKED],
+        unexpected=[
+            name for name in only_in(state, model) if not (name == _MASKED and masks_everywhere)
+        ],
         reshaped=[
             (name, tuple(state[name].shape), tuple(model[name].shape))
             for name in model
@@ -231,6 +236,7 @@ _INFERRED: dict[str, Callable[[Shapes], object]] = {
     "MODEL.SWIN.WINDOW_SIZE": _swin_window,
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": _first(f"{_HEAD}pixel_decoder.", _PIXEL_DECODERS),
     "MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME": _first(_PREDICTOR, _TRANSFORMER_DECODERS),
+    "MODEL.MASK_FORMER.ANNEALING.ENABLED": lambda shapes: str(_MASKED in shapes),
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": _rows(f"{_PREDICTOR}class_embed.weight", less=1),
     "MODEL.SEM_SEG_HEAD.CONVS_DIM": _rows(f"{_HEAD}pixel_decoder.input_proj.0.0.weight"),
     "MODEL.SEM_SEG_HEAD.MASK_DIM": _rows(f"{_HEAD}pixel_decoder.mask_features.weight"),

@@ -20,6 +20,7 @@ def add_maskformer2_config(cfg: CfgNode) -> None:
     _add_solver_keys(cfg)
     _add_mask_former_keys(cfg)
     _add_piloted_keys(cfg)
+    _add_annealing_keys(cfg)
     _add_inference_keys(cfg)
     _add_pixel_decoder_keys(cfg)
     _add_swin_keys(cfg)
@@ -166,6 +167,19 @@ def _add_piloted_keys(cfg: CfgNode) -> None:
     # Layers, from the first, in which the extra queries attend within the given masks, -1 for all.
     # In the others they attend within the masks that they predicted.
     cfg.MODEL.MASK_FORMER.PILOTED.MASK_LAYERS = -1
+
+
+def _add_annealing_keys(cfg: CfgNode) -> None:
+    # Mask annealing (EoMT) of MultiScaleMaskedTransformerDecoder: in the course of training, layer
+    # after layer stops to attend within masks, so that inference needs none and is faster.
+    cfg.MODEL.MASK_FORMER.ANNEALING = CfgNode()
+    cfg.MODEL.MASK_FORMER.ANNEALING.ENABLED = False
+    # Shares of SOLVER.MAX_ITER, 0 to 1, at which the first layer begins to lose its masks, and at
+    # which the last one has lost them. To go on training a model without masks, set both to 0.
+    cfg.MODEL.MASK_FORMER.ANNEALING.START = 0.167
+    cfg.MODEL.MASK_FORMER.ANNEALING.END = 0.833
+    # In its part of this time, t from 0 to 1, a layer uses masks with probability (1 - t) ** POWER.
+    cfg.MODEL.MASK_FORMER.ANNEALING.POWER = 0.9
 
 
 def _add_inference_keys(cfg: CfgNode) -> None:

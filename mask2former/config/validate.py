@@ -64,7 +64,10 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
     ),
     _AT_LEAST_1: (f"{_MASK_FORMER}OVERSAMPLE_RATIO",),
-    _POSITIVE: ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE", f"{_SWIN}MLP_RATIO"),
+    _POSITIVE: (
+        "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", f"{_SWIN}MLP_RATIO",
+        f"{_MASK_FORMER}ANNEALING.POWER",
+    ),
     _NOT_NEGATIVE: (
         "INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS", "TEST.EVAL_PERIOD",
         *(
@@ -86,7 +89,8 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _SHARE: (
         "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA",
         *(_MASK_FORMER + key for key in (
-            "DROPOUT", "IMPORTANCE_SAMPLE_RATIO", "PILOTED.LABEL_NOISE", "PILOTED.MASK_NOISE"
+            "DROPOUT", "IMPORTANCE_SAMPLE_RATIO", "PILOTED.LABEL_NOISE", "PILOTED.MASK_NOISE",
+            "ANNEALING.START", "ANNEALING.END",
         )),
         f"{_MASK_FORMER}TEST.OBJECT_MASK_THRESHOLD", f"{_MASK_FORMER}TEST.OVERLAP_THRESHOLD",
         *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
@@ -128,6 +132,11 @@ def validate(cfg: CfgNode) -> None:
     if not problems and cfg.INPUT.MIN_SCALE > cfg.INPUT.MAX_SCALE:
         problems["INPUT.MIN_SCALE"] = (
             f"INPUT.MIN_SCALE, {cfg.INPUT.MIN_SCALE}, is above MAX_SCALE, {cfg.INPUT.MAX_SCALE}"
+        )
+    annealing = cfg.MODEL.MASK_FORMER.ANNEALING
+    if not problems and annealing.START > annealing.END:
+        problems["START"] = (
+            f"{_MASK_FORMER}ANNEALING.START, {annealing.START}, is above END, {annealing.END}"
         )
     if not problems and cfg.SOLVER.EARLY_STOPPING_PATIENCE:
         needed = {

@@ -162,7 +162,8 @@ _IN_MEMORY = {
     r"\.mlp\.fc2\.": ".output.dense.",
 }
 _HF_DROPPED = re.compile(rf"{re.escape(_BACKBONE)}(swin\.layernorm\..*|.*\.num_batches_tracked)")
-_D2_DROPPED = re.compile(r"pixel_(mean|std)|sem_seg_head\.predictor\.piloted\..*")
+_D2_DROPPED = re.compile(r"pixel_(mean|std)|sem_seg_head\.predictor\.(piloted|annealing)\..*")
+_D2_MASKED = "sem_seg_head.predictor.annealing.masked"
 
 
 class _Rule(NamedTuple):
@@ -259,8 +260,13 @@ def d2_to_hf(state: Mapping[str, Tensor]) -> State:
         are separate.
 
     Raises:
-        WeightsError: a name is unknown.
+        WeightsError: a name is unknown, or the model predicts without attention masks.
     """
+    if _D2_MASKED in state and not state[_D2_MASKED].all():
+        raise WeightsError(
+            "the model was trained to predict without attention masks "
+            "(MODEL.MASK_FORMER.ANNEALING), which Hugging Face's Mask2Former cannot"
+        )
     found = {name: _find(name, _D2_PATTERNS) for name in state if not _D2_DROPPED.fullmatch(name)}
     known = _all_known(
         found,

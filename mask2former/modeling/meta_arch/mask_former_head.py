@@ -119,11 +119,16 @@ def build_transformer_decoder(
             f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}, for which "
             f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE must {wanted}, got {kind!r}"
         )
-    if cfg.MODEL.MASK_FORMER.PILOTED.GROUPS and not multi_scale:
-        raise ValueError(
-            "MODEL.MASK_FORMER.PILOTED.GROUPS is for MultiScaleMaskedTransformerDecoder, but "
-            f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}: set one or the other"
-        )
+    switches = {
+        "PILOTED.GROUPS": cfg.MODEL.MASK_FORMER.PILOTED.GROUPS,
+        "ANNEALING.ENABLED": cfg.MODEL.MASK_FORMER.ANNEALING.ENABLED,
+    }
+    for key, is_on in switches.items():
+        if is_on and not multi_scale:
+            raise ValueError(
+                f"MODEL.MASK_FORMER.{key} is for MultiScaleMaskedTransformerDecoder, but "
+                f"MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME is {name}: set one or the other"
+            )
     return decoder(cfg, channels[kind], **arguments)
 
 

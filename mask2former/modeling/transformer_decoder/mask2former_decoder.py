@@ -15,8 +15,10 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...utils.size import Size
 from ..piloted import PilotedQueries
 from ..targets import Target
+from .annealing import MaskAnnealing, drop_masks
 from .base import QueryDecoder
 from .detr import flatten_map
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
@@ -36,6 +38,7 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
         test_layers: how many of the layers inference uses; None is for all. Every layer is trained
             to predict, so that fewer are a trade of accuracy for time.
         piloted: arguments of `PilotedQueries` for mask-piloted training; None is without.
+        annealing: arguments of `MaskAnnealing`; None is without.
         kwargs: see `QueryDecoder`; ``dropout`` is 0 in every published model.
     """
 
@@ -52,6 +55,7 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
         dec_layers: int,
         test_layers: int | None = None,
         piloted: Mapping[str, Any] | None = None,
+        annealing: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(in_channels, **kwargs)
@@ -92,6 +96,7 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
                     "MODEL.MASK_FORMER.DEC_LAYERS to at least 2"
                 )
             self.piloted = PilotedQueries(self.num_classes, self.hidden_dim, **piloted)
+        self.annealing = None if annealing is None else MaskAnnealing(dec_layers, **annealing)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, in_channels: int) -> dict[str, Any]:
@@ -104,6 +109,7 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
             if cfg.MODEL.MASK_FORMER.TEST.DEC_LAYERS
             else None,
             "piloted": _piloted_arguments(cfg) if cfg.MODEL.MASK_FORMER.PILOTED.GROUPS else None,
+            "annealing": MaskAnnealing.arguments(cfg),
         }
 
     def forward(
@@ -133,42 +139,43 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
                 f"expected {self.num_feature_levels} maps, got {len(maps)}: a pixel decoder gives "
                 "no more maps than MODEL.SEM_SEG_HEAD.IN_FEATURES names features"
             )
-        memory, pos, small_features = [], [], []
+        memory, pos = [], []
         for m, proj, embed in zip(maps, self.input_proj, self.level_embed.weight, strict=True):
             x, encoding = flatten_map(proj(m) + embed[:, None, None])
             memory.append(x)  # (B, S, C)
             pos.append(encoding)  # (S, C)
-            # A mask is linear in the mask features, so resizing these once per level equals
-            # resizing the masks of every prediction to it, at a fraction of the work.
-            small_features.append(
-                F.interpolate(
-                    mask_features.detach(), size=m.shape[-2:], mode="bilinear", align_corners=False
-                ).flatten(2)
-            )  # (B, mask_dim, S)
-
         queries = self.query_feat.weight.expand(m.shape[0], -1, -1)
         query_pos = self.query_embed.weight
+        sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
         pilots = visible = None
         if targets is not None and self.piloted is not None:
-            sizes = [m.shape[-2:] for m in maps]
             pilots = self.piloted(targets, mask_features.shape[-2:], sizes)
             visible = pilots.visible(self.num_queries)
             queries = torch.cat((queries, pilots.queries), dim=1)
             query_pos = F.pad(query_pos, (0, 0, 0, pilots.queries.shape[1]))
         predictions = []
         num_layers = self.num_layers if self.training else self.test_layers
+        masked = [1.0] * num_layers if self.annealing is None else self.annealing()[:num_layers]
+        small_features: dict[int, Tensor] = {}  # of each level
         for i in range(num_layers + 1):
-            normed = self.decoder_norm(queries)
-            mask_embed = self.mask_embed(normed)
             last = i == num_layers
+            level = i % self.num_feature_levels
+            needs_mask = not last and (masked[i] > 0 or pilots is not None)
+            if last or self.training or needs_mask:
+                normed = self.decoder_norm(queries)
+                mask_embed = self.mask_embed(normed)
             if last or self.training:
                 predictions.append(self.predict(normed, mask_embed, mask_features))
             if last:
                 break
-            level = i % self.num_feature_levels
-            allowed = attention_mask(mask_embed.detach() @ small_features[level])
-            if pilots is not None and i < pilots.mask_layers:
-                allowed[:, self.num_queries :] = pilots.masks[level]
+            allowed = None
+            if needs_mask:
+                if level not in small_features:
+                    small_features[level] = _resized(mask_features.detach(), sizes[level])
+                allowed = attention_mask(mask_embed.detach() @ small_features[level])
+                drop_masks(allowed[:, : self.num_queries], masked[i])
+                if pilots is not None and i < pilots.mask_layers:
+                    allowed[:, self.num_queries :] = pilots.masks[level]
             queries = self.transformer_cross_attention_layers[i](
                 queries, query_pos, memory[level], pos[level], allowed
             )
@@ -204,6 +211,15 @@ def _piloted_arguments(cfg: CfgNode) -> dict[str, Any]:
         "mask_noise": piloted.MASK_NOISE,
         "mask_layers": layers if piloted.MASK_LAYERS < 0 else piloted.MASK_LAYERS,
     }
+
+
+def _resized(mask_features: Tensor, size: Size) -> Tensor:
+    """Return mask features of the size of a map, (B, mask_dim, S).
+
+    A mask is linear in the mask features, so resizing these once per level equals resizing the
+    masks of every prediction to it, at a fraction of the work.
+    """
+    return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:

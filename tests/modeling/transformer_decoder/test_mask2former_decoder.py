@@ -2,40 +2,13 @@ import math
 
 import pytest
 import torch
+from small_decoders import HEADS, LAYERS, C, Q, build, inputs
 from torch import nn
 from torch.nn import functional as F
 
 from mask2former.modeling.position_encoding import sine_position_encoding
-from mask2former.modeling.transformer_decoder import MultiScaleMaskedTransformerDecoder
 from mask2former.modeling.transformer_decoder.layers import MultiheadAttention
 from mask2former.modeling.transformer_decoder.mask2former_decoder import attention_mask
-
-C, HEADS, Q, K, LAYERS = 16, 2, 5, 3, 4
-SIZES = [(2, 3), (4, 5), (8, 9)]
-
-
-def build(**changes) -> MultiScaleMaskedTransformerDecoder:
-    torch.manual_seed(0)
-    arguments = {
-        "in_channels": C,
-        "num_classes": K,
-        "hidden_dim": C,
-        "num_queries": Q,
-        "nheads": HEADS,
-        "dim_feedforward": 32,
-        "dec_layers": LAYERS,
-        "mask_dim": C,
-    }
-    decoder = MultiScaleMaskedTransformerDecoder(**{**arguments, **changes})
-    for parameter in decoder.parameters():  # biases and norms too: zeros and ones hide mistakes
-        nn.init.normal_(parameter, std=0.3)
-    return decoder.double()
-
-
-def inputs(batch=2):
-    torch.manual_seed(1)
-    maps = [torch.randn(batch, C, h, w, dtype=torch.float64) for h, w in SIZES]
-    return maps, torch.randn(batch, C, 16, 18, dtype=torch.float64)
 
 
 def literal_attention(layer, query, key, value, mask):
