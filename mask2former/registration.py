@@ -7,6 +7,8 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
     import detectron2.modeling
 
-from . import data, modeling
+from . import data, detectron2_lookups, modeling
+
+detectron2_lookups.extend()
 
 __all__ = ["data", "detectron2", "modeling"]

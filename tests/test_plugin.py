@@ -9,70 +9,130 @@ import pytest
 from support import REPOSITORY
 
 SETUP = """
+import os
 import numpy as np, torch
 from detectron2.config import get_cfg
 from mask2former import add_maskformer2_config
 
-cfg = get_cfg()
-add_maskformer2_config(cfg)
-cfg.merge_from_file(CONFIG, allow_unsafe=False)
-cfg.merge_from_list([
-    "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 256,
-    "INPUT.IMAGE_SIZE", 64, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2,
-    "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0, "OUTPUT_DIR", "out",
-])
+def quickstart(task):
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    cfg.merge_from_file(CONFIGS + task + ".yaml", allow_unsafe=False)
+    cfg.merge_from_list([
+        "MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 256,
+        "INPUT.IMAGE_SIZE", 64, "SOLVER.MAX_ITER", 2, "SOLVER.IMS_PER_BATCH", 2,
+        "DATALOADER.NUM_WORKERS", 0, "OUTPUT_DIR", task,
+    ])
+    return cfg
+
+def check_results(cfg, results):
+    tasks = {"instance": ["bbox", "segm"], "panoptic": ["panoptic_seg", "sem_seg", "bbox", "segm"],
+             "semantic": ["sem_seg"]}[cfg.OUTPUT_DIR]
+    assert sorted(results) == sorted(tasks), results
+    assert all(values for values in results.values())
+
+def check_clipping(step, model, limit):
+    # Run a step of the optimizer; the norm of all gradients together is the limit after it.
+    gradients = [p.grad for p in model.parameters()]
+    before = [g.clone() for g in gradients]
+    assert torch.cat([g.flatten() for g in before]).norm() > 2 * limit
+    step()
+    norm = torch.cat([g.flatten() for g in gradients]).norm()
+    assert abs(norm - limit) < 1e-3 * limit, norm
+    scale = gradients[0].norm() / before[0].norm()
+    for old, new in zip(before, gradients):  # and their directions stay
+        assert torch.allclose(new, scale * old, rtol=1e-3, atol=1e-9)
 """
 
 DEFAULT_PREDICTOR = """
 from detectron2.engine import DefaultPredictor
-result = DefaultPredictor(cfg)(np.zeros((90, 120, 3), np.uint8))["instances"]
+result = DefaultPredictor(quickstart("instance"))(np.zeros((90, 120, 3), np.uint8))["instances"]
 assert result.pred_masks.shape == (50, 90, 120), result.pred_masks.shape
 assert {"pred_boxes", "scores", "pred_classes"} <= set(result.get_fields())
 """
 
-# Detectron2's mapper, data loader and optimizer; its clipping knows "value" and "norm" only.
+# As it is: no method is overridden and no config key is changed for it.
 DEFAULT_TRAINER = """
 from detectron2.engine import DefaultTrainer
-cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "norm"
-cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = True, "bitmask"
-cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-trainer = DefaultTrainer(cfg)
-trainer.resume_or_load(resume=False)
-trainer.train()
-assert trainer.iter == 2
+from mask2former.evaluation import build_evaluator
+
+class Checked(DefaultTrainer):
+    def run_step(self):
+        step = self.optimizer.step
+        limit = self.cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
+        self.optimizer.step = lambda: check_clipping(step, self.model, limit)
+        super().run_step()
+        self.optimizer.step = step
+
+for task in ("instance", "panoptic", "semantic"):
+    cfg = quickstart(task)
+    os.makedirs(cfg.OUTPUT_DIR)
+    for kind in (DefaultTrainer, Checked):
+        trainer = kind(cfg)
+        trainer.resume_or_load(resume=False)
+        trainer.train()
+        assert trainer.iter == 2
+        assert os.path.exists(task + "/model_final.pth")
+    evaluators = [build_evaluator(cfg, name, task) for name in cfg.DATASETS.TEST]
+    check_results(cfg, DefaultTrainer.test(cfg, trainer.model, evaluators))
+"""
+
+# Another model's config behaves as without this package.
+OTHER_MODEL = """
+from detectron2.data import DatasetMapper, build_detection_train_loader
+from detectron2.solver import build_optimizer
+cfg = get_cfg()
+cfg.DATASETS.TRAIN = ("synthetic_shapes_instance_train",)
+cfg.DATALOADER.NUM_WORKERS = 0
+loader = build_detection_train_loader(cfg)
+assert type(loader.dataset.dataset.dataset._map_func._obj) is DatasetMapper
+assert type(build_optimizer(cfg, torch.nn.Linear(2, 2))) is torch.optim.SGD
+cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+optimizer = build_optimizer(cfg, torch.nn.Linear(2, 2))
+assert type(optimizer).__name__ == "SGDWithGradientClip"
 """
 
 # The loop of Detectron2's tools/plain_train_net.py.
 PLAIN_LOOP = """
-import detectron2.utils.comm as comm
 from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.evaluation import inference_on_dataset
 from detectron2.modeling import build_model
-from detectron2.solver import build_lr_scheduler
+from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils.events import EventStorage
-from mask2former.data import build_train_loader
-from mask2former.engine import build_optimizer
+from mask2former.evaluation import build_evaluator
 
-model = build_model(cfg).train()
-optimizer = build_optimizer(cfg, model)
-scheduler = build_lr_scheduler(cfg, optimizer)
-checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, optimizer=optimizer)
-periodic = PeriodicCheckpointer(checkpointer, 2, max_iter=cfg.SOLVER.MAX_ITER)
-import os; os.makedirs(cfg.OUTPUT_DIR)
-before = [p.detach().clone() for p in model.parameters()]
-with EventStorage(0) as storage:
-    for data, iteration in zip(build_train_loader(cfg, seed=0), range(cfg.SOLVER.MAX_ITER)):
-        storage.iter = iteration
-        losses = model(data)
-        total = sum(losses.values())
-        assert torch.isfinite(total).all(), losses
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        scheduler.step()
-        periodic.step(iteration)
-assert any((a != b).any() for a, b in zip(before, model.parameters()))
-assert os.path.exists("out/model_final.pth")
+def train(cfg):
+    model = build_model(cfg).train()
+    optimizer = build_optimizer(cfg, model)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, optimizer=optimizer)
+    periodic = PeriodicCheckpointer(checkpointer, 2, max_iter=cfg.SOLVER.MAX_ITER)
+    os.makedirs(cfg.OUTPUT_DIR)
+    before = [p.detach().clone() for p in model.parameters()]
+    with EventStorage(0) as storage:
+        batches = build_detection_train_loader(cfg)
+        for data, iteration in zip(batches, range(cfg.SOLVER.MAX_ITER)):
+            storage.iter = iteration
+            losses = model(data)
+            total = sum(losses.values())
+            assert torch.isfinite(total).all(), losses
+            optimizer.zero_grad()
+            total.backward()
+            check_clipping(optimizer.step, model, cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE)
+            scheduler.step()
+            periodic.step(iteration)
+    assert any((a != b).any() for a, b in zip(before, model.parameters()))
+    assert os.path.exists(cfg.OUTPUT_DIR + "/model_final.pth")
+    (name,) = cfg.DATASETS.TEST
+    loader = build_detection_test_loader(cfg, name)
+    check_results(
+        cfg, inference_on_dataset(model, loader, build_evaluator(cfg, name, cfg.OUTPUT_DIR))
+    )
+
+for task in ("instance", "panoptic", "semantic"):
+    train(quickstart(task))
 """
 
 WITHOUT_CFG = """
@@ -114,6 +174,7 @@ assert out.pred_masks.shape == (5, 50, 70)
 SCRIPTS = {
     "DefaultPredictor": DEFAULT_PREDICTOR,
     "DefaultTrainer": DEFAULT_TRAINER,
+    "another model": OTHER_MODEL,
     "plain_train_net": PLAIN_LOOP,
     "without a config": WITHOUT_CFG,
 }
@@ -121,9 +182,9 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_users_script_works(name, tmp_path, shapes):
-    config = REPOSITORY / "configs/quickstart/instance.yaml"
+    configs = f"{REPOSITORY / 'configs/quickstart'}/"
     script = tmp_path / "script.py"
-    script.write_text(f"CONFIG = {str(config)!r}\n{textwrap.dedent(SETUP + SCRIPTS[name])}")
+    script.write_text(f"CONFIGS = {configs!r}\n{textwrap.dedent(SETUP + SCRIPTS[name])}")
     environment = {
         **os.environ,
         "DETECTRON2_DATASETS": str(shapes.parent),
