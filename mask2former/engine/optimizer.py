@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -155,26 +156,72 @@ class Clipping(NamedTuple):
     limit: float
     norm_type: float = 2.0
 
-    def apply(self, parameters: Sequence[Tensor]) -> None:
-        """Clip the gradients of the parameters in place."""
+    def apply(self, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Clip the gradients of the parameters in place.
+
+        Returns:
+            Two scalars: the norm of all gradients together before clipping, and what is compared
+            with `limit`, which is the largest one of several.
+        """
+        if self.kind == "full_model" and self.limit > 0:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.limit, self.norm_type)
+            return norm, norm
+        norm = most = total_norm(parameters, self.norm_type)
         if self.kind == "value":
+            most = total_norm(parameters, math.inf)
             torch.nn.utils.clip_grad_value_(parameters, self.limit)
         elif self.kind == "norm":
-            for parameter in parameters:
+            norms = [
                 torch.nn.utils.clip_grad_norm_(parameter, self.limit, self.norm_type)
-        elif self.limit > 0:
-            torch.nn.utils.clip_grad_norm_(parameters, self.limit, self.norm_type)
+                for parameter in parameters
+            ]
+            most = torch.stack(norms).max()
+        return norm, most
+
+
+def total_norm(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
+    """Return the norm of the gradients of all parameters together, 0 without gradients."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    norms = [torch.linalg.vector_norm(gradient, norm_type) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)
+
+
+class GradientStatistics(NamedTuple):
+    """Of one step, before clipping: the norm of all gradients together, and whether one clips."""
+
+    norm: float
+    clipped: bool
 
 
 class _Clipped(torch.optim.Optimizer):
-    """Clips the gradients at the beginning of ``step()``; a pickled copy does so too."""
+    """Clips the gradients at the beginning of ``step()``; a pickled copy does so too.
+
+    Attributes:
+        statistics: of the last step, or None before the first one.
+    """
 
     clipping: Clipping | None = None
+    statistics: GradientStatistics | None = None
 
     def step(self, closure: Any = None) -> Any:
-        """Clip, then update the parameters."""
-        if self.clipping is not None:
-            self.clipping.apply([p for group in self.param_groups for p in group["params"]])
+        """Clip, then update the parameters.
+
+        Raises:
+            FloatingPointError: a gradient would make the parameters NaN. They stay as they are.
+        """
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        if self.clipping is None:
+            norm = most = total_norm(parameters)
+        else:
+            norm, most = self.clipping.apply(parameters)
+        found, largest = torch.stack([norm, most]).tolist()  # one synchronisation with a GPU
+        bounded = self.clipping is not None and self.clipping.kind == "value"  # no infinity stays
+        if math.isnan(found) or (math.isinf(found) and not bounded):
+            raise FloatingPointError(f"the norm of the gradient is {found}")
+        limit = math.inf if self.clipping is None else self.clipping.limit
+        self.statistics = GradientStatistics(found, 0 < limit < largest)
         return super().step(closure)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,3 +234,10 @@ class ClippedAdamW(_Clipped, torch.optim.AdamW):
 
 class ClippedSGD(_Clipped, torch.optim.SGD):
     """``torch.optim.SGD`` with gradient clipping."""
+
+
+def with_clipping(
+    optimizer: type[torch.optim.Optimizer], clipping: Clipping
+) -> type[torch.optim.Optimizer]:
+    """Return a subclass of an optimizer whose ``step()`` clips the gradients first."""
+    return type(f"Clipped{optimizer.__name__}", (_Clipped, optimizer), {"clipping": clipping})

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 # Pixels of 16-bit files are below this, and training reads 8 bits per channel.
 LARGEST_PIXEL = 2**16
+# Names of metrics: the norm before clipping, and the share of the last steps that were clipped.
+GRADIENT_NORM, CLIPPED_STEPS = "gradient/norm", "gradient/clipped_steps"
+_LAST_STEPS = 20  # as many as Detectron2's writers smooth the losses over
 
 
 class TrainLoop(SimpleTrainer):
@@ -56,13 +61,14 @@ class TrainLoop(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(
             device_type, enabled=precision == torch.float16 and device_type == "cuda"
         )
+        self._clipped: deque[bool] = deque(maxlen=_LAST_STEPS)
 
     def run_step(self) -> None:
         """Run one iteration: ``accumulate_steps`` batches and one optimizer step.
 
         Raises:
-            FloatingPointError: a loss or a running statistic of a normalisation is not finite. The
-                weights and the statistics stay those of the last iteration.
+            FloatingPointError: a loss, the gradient or a running statistic of a normalisation is
+                not finite. The weights and the statistics stay those of the last iteration.
         """
         statistics = [buffer.clone() for buffer in self._statistics()]
         try:
@@ -94,8 +100,16 @@ class TrainLoop(SimpleTrainer):
         # Before the step, so that the weights stay those of the last good iteration
         self._check_finite(totals, batches)
         self._write_metrics(totals, data_time)
-        self.grad_scaler.step(self.optimizer)
+        if hasattr(self.optimizer, "statistics"):
+            self.optimizer.statistics = None  # the scaler may skip a step
+        try:
+            self.grad_scaler.step(self.optimizer)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"iteration {self.iter}: {error}. {_describe(batches)}"
+            ) from error
         self.grad_scaler.update()
+        self._write_gradient_statistics()
 
     def _backward(
         self, data: list[dict[str, Any]], *, synchronise: bool
@@ -109,6 +123,16 @@ class TrainLoop(SimpleTrainer):
             total = sum(losses.values()) / self.accumulate_steps
             self.grad_scaler.scale(total).backward()
         return losses
+
+    def _write_gradient_statistics(self) -> None:
+        found = getattr(self.optimizer, "statistics", None)  # one of your own lacks them
+        if found is None:
+            return
+        self._clipped.append(found.clipped)
+        share = sum(self._clipped) / len(self._clipped)
+        storage = get_event_storage()
+        storage.put_scalar(GRADIENT_NORM, found.norm, cur_iter=self.iter)
+        storage.put_scalar(CLIPPED_STEPS, share, smoothing_hint=False, cur_iter=self.iter)
 
     def _statistics(self) -> list[torch.Tensor]:
         """Return the running means and variances of the model's batch normalisations."""

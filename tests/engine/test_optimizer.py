@@ -6,6 +6,7 @@ import torch
 from detectron2.modeling import build_model
 
 from mask2former.engine import build_optimizer
+from mask2former.engine.optimizer import ClippedSGD, Clipping
 from mask2former.modeling.backbone import D2SwinTransformer, TimmBackbone
 
 
@@ -102,6 +103,22 @@ def test_a_pickled_optimizer_goes_on_clipping(tiny_cfg, kind):
         "norm": max(norms),
     }
     assert measured[kind] == pytest.approx(tiny_cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE, rel=1e-3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["full_model", "norm", "value", None])
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(kind, value):
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    optimizer = ClippedSGD([parameter], lr=1.0)
+    optimizer.clipping = Clipping(kind, 0.5) if kind else None
+    parameter.grad = torch.tensor([1.0, value])
+    if kind == "value" and value == float("inf"):
+        optimizer.step()
+        assert parameter.tolist() == [-0.5, -0.5]
+        return
+    with pytest.raises(FloatingPointError, match="the norm of the gradient is"):
+        optimizer.step()
+    assert parameter.tolist() == [0, 0]
 
 
 def test_rates_decay_with_the_depth_of_the_layer(tiny_cfg):
