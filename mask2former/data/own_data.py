@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import ClassVar, TypeVar
 
@@ -15,7 +15,7 @@ from ..structures import Classes
 from ..utils.text import counted
 from .checks.coco_instances import check_coco_json
 from .checks.coco_panoptic import check_panoptic_json
-from .checks.report import Report
+from .checks.report import ImageContent, Report
 from .checks.semantic_folders import check_semantic_folders, read_class_names
 from .datasets.coco_instances import register_coco_json
 from .datasets.coco_panoptic import register_coco_panoptic
@@ -130,11 +130,15 @@ class Registered:
         train: name of the training set, or None.
         val: name of the validation set, or None.
         classes: the classes of the training set or of the trained model.
+        images: what the images of the training set hold, by file name; empty without one.
+        num_val: number of validation images.
     """
 
     train: str | None
     val: str | None
     classes: Classes
+    images: Mapping[str, ImageContent]
+    num_val: int
 
 
 def register_own_data(
@@ -169,7 +173,13 @@ def register_own_data(
         of_val = classes
     train_name = None if train is None else _register("train", train, classes)
     val_name = None if val is None else _register("val", val, of_val)
-    return Registered(train_name, val_name, classes)
+    return Registered(
+        train_name,
+        val_name,
+        classes,
+        images={} if train is None else reports[0].images,
+        num_val=0 if val is None else reports[-1].num_images,
+    )
 
 
 def check_own_data(

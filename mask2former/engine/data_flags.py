@@ -77,8 +77,8 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Point `cfg` at the data sets of the command line, if it names any.
+def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered | None:
+    """Point `cfg` at the data sets of the command line; return them if it names any.
 
     Raises:
         ValueError: arguments are missing or contradict each other or the config.
@@ -86,7 +86,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
     """
     found = _from_folder(cfg, args) if args.data else _from_files(args)
     if found is None:
-        return
+        return None
     task, data = found
     check_task(cfg, task, args.eval_only)
     trained = _trained(cfg, args, task) if args.eval_only else None
@@ -108,6 +108,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> None:
             f"{', '.join(registered.classes.names)}"
         )
     _set_config(cfg, args, registered)
+    return registered
 
 
 def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) -> None:

@@ -8,7 +8,7 @@ from ...utils.files import is_special, read_json
 from ..coco_format import classes_of, is_category_id, is_file_name, is_id, is_text
 from ..errors import DatasetError
 from .image_files import record_size
-from .report import Report
+from .report import ImageContent, Report
 
 _CHUNK = 1 << 22
 
@@ -89,6 +89,7 @@ def check_images(records: list[dict[str, Any]], report: Report) -> dict[Any, dic
             report.add("image file listed twice", False, detail, **where)
         images.setdefault(image_id, record)
         names.setdefault(name, image_id)
+        report.images.setdefault(name, ImageContent(record_size(record)))
     return images
 
 

@@ -115,6 +115,8 @@ class _AnnotationChecker:
             self._error("annotation of an unknown category", detail)
         elif not annotation.get("iscrowd"):
             self.report.num_per_category[category_id] += 1
+            if (content := self.report.images.get(self.where["file_name"])) is not None:
+                content.units[category_id] += 1
 
     def _check_flags(self, annotation: dict[str, Any]) -> None:
         if annotation.get("ignore", 0) != 0:

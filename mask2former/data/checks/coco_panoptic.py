@@ -176,6 +176,7 @@ class _AnnotationChecker:
                 report.add("segment of an unknown category", True, detail, **where)
             elif not segment.get("iscrowd"):
                 report.num_per_category[category_id] += 1
+                report.images[entry.where["file_name"]].units[category_id] += 1
             if segment.get("iscrowd", 0) not in (0, 1):
                 detail = f"{segment['iscrowd']!r:.50}"
                 report.add("iscrowd is neither 0 nor 1", True, detail, **where)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...structures import Classes
+from ...utils.size import Size
 from ...utils.text import one_line
 
 _STORED_PER_KIND = 100
@@ -50,6 +51,19 @@ class Problem:
 
 
 @dataclass
+class ImageContent:
+    """What an image of a data set holds.
+
+    Attributes:
+        size: (height, width) of the upright image, or None if it is not known.
+        units: category id -> number of objects, segments or pixels, without crowd regions.
+    """
+
+    size: Size | None
+    units: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass
 class Report:
     """The result of checking one data set.
 
@@ -63,6 +77,8 @@ class Report:
         num_annotations: number of annotations or segments; 0 for label maps.
         num_empty_images: number of images without objects, segments or labelled pixels.
         num_per_category: category id -> number of units, without crowd regions.
+        images: file name relative to the folder of images -> content, for usable images. Label maps
+            whose pixels were not read have no units.
         notes: what the check left out; lines of the summary.
     """
 
@@ -75,6 +91,7 @@ class Report:
     num_annotations: int = 0
     num_empty_images: int = 0
     num_per_category: Counter[int] = field(default_factory=Counter)
+    images: dict[str, ImageContent] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(

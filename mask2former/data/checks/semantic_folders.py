@@ -24,7 +24,7 @@ from .image_files import (
     read_header,
     size_difference,
 )
-from .report import Report
+from .report import ImageContent, Report
 
 # Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
 _BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
@@ -114,6 +114,9 @@ def check_semantic_folders(
     if ignore_label is None:
         ignore_label = _ignore_label(maps, report)
     report.classes = replace(report.classes, ignore_label=ignore_label)
+    for pair in maps:
+        size = pair.image.upright if isinstance(pair.image, Header) else None
+        report.images[pair.name] = ImageContent(size)
     if pixels is not False:
         _check_labels(maps, report)
     return report
@@ -265,6 +268,7 @@ def _check_labels(maps: Sequence[_Pair], report: Report) -> None:
         for label, area in pair.areas.items():
             if 0 <= label < num_classes and label != ignored:
                 report.num_per_category[label] += area
+                report.images[pair.name].units[label] += area
             elif label != ignored:
                 strange[label] += area
     hint = _numbering_hint(strange, report) if strange else ""
