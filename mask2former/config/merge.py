@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
@@ -84,6 +85,50 @@ def merge_overrides(cfg: CfgNode, overrides: Sequence[object]) -> None:
             cfg.merge_from_list([key, value])
         except (ValueError, AssertionError, TypeError, MemoryError, RecursionError) as error:
             raise ValueError(f"config override: {_type_mismatch(error)[1]}") from error
+
+
+def written_keys(
+    config_file: str, shipped: str | os.PathLike[str]
+) -> tuple[frozenset[str], str | None]:
+    """Return which keys a user's own config files set.
+
+    Args:
+        config_file: path of a YAML file that `merge_file` takes.
+        shipped: folder of config files that are not the user's.
+
+    Returns:
+        The full names of the keys that files outside of `shipped` set, and the first file inside
+        of it that the others derive from, or None.
+    """
+    inside = os.path.join(os.path.realpath(shipped), "")
+    keys: set[str] = set()
+    base = None
+    for name, root in _compose_with_bases(str(config_file)):
+        if os.path.realpath(name).startswith(inside):
+            base = base or name
+        else:
+            keys.update(_leaves(root))
+    return frozenset(keys), base
+
+
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a key such as "SOLVER.MAX_ITER"."""
+    node: Any = cfg
+    for part in key.split("."):
+        node = node[part]
+    return node
+
+
+def _leaves(node: yaml.MappingNode, prefix: str = "") -> Iterator[str]:
+    """Yield the full names of the keys that have a value in a composed file."""
+    for key_node, value in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _leaves(merged, prefix)
+        elif isinstance(value, yaml.MappingNode):
+            yield from _leaves(value, f"{prefix}{key_node.value}.")
+        elif key_node.value != BASE_KEY:
+            yield f"{prefix}{key_node.value}"
 
 
 def _compose_with_bases(config_file: str, parents: tuple[str, ...] = ()) -> list[ComposedFile]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
+from .merge import get_value
+
 
 class _Rule(NamedTuple):
     """What a value must be."""
@@ -126,7 +128,7 @@ def validate(cfg: CfgNode) -> None:
     problems = dict(_not_finite(cfg))
     for rule, keys in _KEYS.items():
         for key in keys:
-            value = _get(cfg, key)
+            value = get_value(cfg, key)
             if key not in problems and not rule.holds(value):
                 problems[key] = f"{key} is {value!r}, but must be {rule.text}"
     if not problems and cfg.INPUT.MIN_SCALE > cfg.INPUT.MAX_SCALE:
@@ -150,13 +152,6 @@ def validate(cfg: CfgNode) -> None:
             )
     if problems:
         raise ValueError("\n".join(problems.values()))
-
-
-def _get(cfg: CfgNode, dotted: str) -> Any:
-    node: Any = cfg
-    for part in dotted.split("."):
-        node = node[part]
-    return node
 
 
 def _not_finite(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, str]]:

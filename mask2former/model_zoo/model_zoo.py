@@ -92,6 +92,11 @@ def get_config_file(name: str) -> str:
     return str(files[name])
 
 
+def has_config(name: str) -> bool:
+    """Return whether `get_config_file` knows a name."""
+    return name.removesuffix(".yaml") in _config_files()
+
+
 def get_checkpoint_url(name: str) -> str:
     """Return the URL of the published weights.
 
@@ -126,14 +131,18 @@ def model_names() -> list[str]:
     ]
 
 
+def config_folder() -> Path:
+    """Return the folder of the config files of this package."""
+    installed = Path(__file__).parent / "configs"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "configs"
+
+
 @functools.cache
 def _config_files() -> dict[str, Path]:
-    installed = Path(__file__).parent / "configs"
-    checkout = Path(__file__).parents[2] / "configs"
-    folder = installed if installed.is_dir() else checkout
+    folder = config_folder()
     files = sorted(folder.rglob("*.yaml"))
     if not files:
-        raise FileNotFoundError(f"mask2former is installed without its configs: no {installed}")
+        raise FileNotFoundError(f"mask2former is installed without its configs: no {folder}")
     return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
 
 
