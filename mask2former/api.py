@@ -21,8 +21,6 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint.huggingface.save import save_hf_folder
-from .config import load_config
-from .engine.schedule import scaled_schedule
 from .engine.start import run_arguments, start
 from .inference.hub import upload_model
 from .inference.images import open_images
@@ -227,7 +225,8 @@ class Mask2Former:
             data: a folder of annotations and images (see the guide to your own data); None for
                 files that `arguments` name, or for the data sets of the config.
             output: folder of the new run.
-            iterations: length of the run; the schedule of the config is scaled to it.
+            iterations: length of the run; its schedule is scaled to it. By default it follows from
+                `data`, or is that of the config.
             resume: continue the run in `output`.
             overrides: ``[key, value, ...]`` of the config to change.
             arguments: further arguments of ``train_net.py``, with underscores, such as
@@ -244,15 +243,13 @@ class Mask2Former:
             KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
         """
         changes: list[object] = [*self._start.overrides, "OUTPUT_DIR", os.fspath(output)]
-        if iterations is not None:
-            cfg = load_config(self._start.config_file, [*changes, *overrides])
-            changes += scaled_schedule(cfg, iterations)
         results = start(
             run_arguments(
                 config_file=self._start.config_file,
                 opts=_texts([*changes, *overrides]),
                 data=None if data is None else os.fspath(data),
                 resume=resume,
+                iterations=iterations,
                 **arguments,
             )
         )

@@ -35,6 +35,10 @@ def test_train_resume_and_evaluate_on_own_json(shapes, tmp_path):
         assert (out / name).exists(), name
     assert json.loads((out / "metadata.json").read_text())["thing_classes"] == THINGS
 
+    # the recipe says what it chose, on the console and in the log
+    for text in (first.stdout, (out / "log.txt").read_text()):
+        assert "  SOLVER.BASE_LR  " in text and "  SOLVER.MAX_ITER  " not in text
+
     # a user's own images without objects are negative examples
     assert "FILTER_EMPTY_ANNOTATIONS: false" in (out / "config.yaml").read_text()
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..tasks import TASKS
+from ..utils.length_flags import LENGTHS
 from ..utils.trust_flags import add_trust_flags
 
 MODEL_HELP = (
@@ -101,8 +102,8 @@ def train_net_arguments(
 ) -> list[str]:
     """Return arguments of `train_net.py` for the same data, trust and number of processes."""
     arguments = ["--config-file", config_file]
-    for name in ("data", "task", "classes", "ignore_label", "num_gpus"):
-        value = getattr(args, name)
+    for name in ("data", "task", "classes", "ignore_label", "num_gpus", *LENGTHS):
+        value = getattr(args, name, None)
         if value is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     for name in ("allow_unsafe_config", "allow_unsafe_weights"):

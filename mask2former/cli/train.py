@@ -1,12 +1,13 @@
 """Train a model on a folder of your own data.
 
-The annotations decide on the task. Without a GPU the model is a small one that trains from scratch;
-with a GPU it is Mask2Former with a ResNet-50. The command says what it found and what it does, and
-checks the data first. An interrupted run continues with --resume.
+The annotations decide on the task, and the machine on the model: a small one without a GPU, and
+Mask2Former with a ResNet-50 on a GPU. Length, sizes, batch and learning rate follow from the data;
+the command prints each with its reason, and --opts sets it to another value. The data is checked
+first. An interrupted run continues with --resume.
 
 Examples:
   mask2former train --data my_data
-  mask2former train --data my_data --output output/mine --iterations 5000
+  mask2former train --data my_data --output output/mine --epochs 50
   mask2former train --data my_data --output output/mine --resume
   mask2former train --data my_data --num-gpus 4 \\
       --model coco/instance-segmentation/swin/maskformer2_swin_tiny_bs16_50ep
@@ -21,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from ..tasks import TaskName
+from ..utils.length_flags import add_length_flags
 from .flags import add_config_flags, add_data, train_net_arguments
 
 
@@ -33,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a name of `mask2former zoo` or a YAML file (default: by the task and the machine)",
     )
     parser.add_argument("--output", metavar="DIR", help="of the run (default: output/NAME of data)")
-    parser.add_argument(
-        "--iterations", type=int, metavar="N", help="length of the run; its schedule is scaled"
-    )
+    add_length_flags(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
@@ -49,25 +50,17 @@ def run(args: argparse.Namespace) -> int:
 
     from ..config import load_config
     from ..data.own_folder import recognise_folder
-    from ..engine.schedule import scaled_schedule
     from ..utils.text import one_line
 
     args.task = recognise_folder(args.data, args.task).task
-    has_gpu = torch.cuda.is_available()
-    config_file = _config_file(args.model, args.task, has_gpu)
+    config_file, why = _config_file(args.model, args.task)
     output = args.output or str(Path("output", Path(args.data).resolve().name))
     changes = ["OUTPUT_DIR", output]
-    if not has_gpu:
-        changes += ["MODEL.DEVICE", "cpu"]
-    if args.iterations is not None:
-        solver = load_config(config_file, args.opts, args.allow_unsafe_config)
-        changes += scaled_schedule(solver, args.iterations)
-    changes += args.opts
+    changes += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
     cfg = load_config(config_file, changes, args.allow_unsafe_config)
     print(
-        f"Model: {one_line(config_file)}, on {cfg.MODEL.DEVICE}\n"
-        f"Run: {cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images into "
-        f"{one_line(cfg.OUTPUT_DIR)}",
+        f"Model: {one_line(config_file)}, on {cfg.MODEL.DEVICE}{why}\n"
+        f"Run: {one_line(cfg.OUTPUT_DIR)}",
         flush=True,
     )
     resume = ["--resume"] if args.resume else []
@@ -76,13 +69,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config_file(model: str | None, task: str, has_gpu: bool) -> str:
+def _config_file(model: str | None, task: TaskName) -> tuple[str, str]:
+    """Return the config of the user's choice, or of the machine's and why it is the one."""
     from .. import model_zoo
-    from ..tasks import TASKS
+    from ..engine.default_model import default_model
 
-    if model is None:
-        model = TASKS[task].config if has_gpu else f"quickstart/{task}"
-    return model if Path(model).is_file() else model_zoo.get_config_file(model)
+    if model is not None:
+        return model if Path(model).is_file() else model_zoo.get_config_file(model), ""
+    name, why = default_model(task)
+    return model_zoo.get_config_file(name), f" ({why})"
 
 
 def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> None:

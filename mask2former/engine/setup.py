@@ -19,10 +19,12 @@ from ..evaluation import check_evaluation
 from ..modeling.registries import check_names
 from ..structures import Classes
 from ..utils.device import check_device
+from ..utils.length_flags import add_length_flags
 from ..utils.trust_flags import add_trust_flags
 from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
 from .run_folder import claim_run_folder
+from .run_settings import set_up_run
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="with --eval-only: write report.html there, with tables, curves, kinds of errors and "
         "the best and worst images",
     )
+    add_length_flags(parser)
     add_data_flags(parser)
     add_trust_flags(parser)
     return parser
@@ -83,7 +86,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     if args.report:
         check_report_folder(args)
-    register_run_datasets(cfg, args)
+    own = register_run_datasets(cfg, args)
+    chosen = set_up_run(cfg, args, own)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     cfg.freeze()
@@ -92,6 +96,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
+    if chosen:
+        logger.info("%s", chosen)
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg

@@ -28,14 +28,17 @@ def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capf
         arguments = ["--data", str(data)]
     monkeypatch.chdir(tmp_path)
     options = [str(option) for option in TINY]
+    arguments += ["--model", f"quickstart/{task}"]
     assert main(["train", *arguments, "--opts", *options, "INPUT.CROP.SIZE", "[64, 64]"]) == 0
     out = capfd.readouterr().out
     assert f"for {task} segmentation" in out
     assert f"quickstart/{task}.yaml, on cpu" in out
     folder = tmp_path / "output" / data.name
-    assert f"4 iterations of 2 images into output/{data.name}" in out
+    assert f"Run: output/{data.name}" in out
     assert (folder / "model_final.pth").is_file()
-    count = load_config(str(folder / "config.yaml")).MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    cfg = load_config(str(folder / "config.yaml"))
+    assert cfg.SOLVER.BASE_LR == 0.0005  # the config's for 8 images; the user gave 2
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert count == (5 if task == "instance" else 7)
     last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
     assert {"instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"}[
@@ -48,12 +51,13 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     options += ["--output", str(tmp_path / "run"), "--iterations", "8"]
     tiny = dict(zip(TINY[::2], TINY[1::2], strict=True))
     del tiny["SOLVER.MAX_ITER"]
-    tiny |= {"SOLVER.STEPS": "(1600, 1700)", "SOLVER.LR_SCHEDULER_NAME": "WarmupMultiStepLR"}
+    del tiny["SOLVER.WARMUP_ITERS"]
+    options += ["--model", "quickstart/instance"]
     assert (
         main(["train", *options, "--opts", *(str(x) for pair in tiny.items() for x in pair)]) == 0
     )
     cfg = load_config(str(tmp_path / "run/config.yaml"))
-    assert cfg.SOLVER.MAX_ITER == 8
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (8, 1)
     assert [path.name for path in (tmp_path / "run").glob("model_*.pth")] == ["model_final.pth"]
 
 
@@ -62,7 +66,14 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     [
         (["--data", "nowhere"], 1, "there is no such folder"),
         (["--data", "{data}", "--model", "R55"], 2, "no config is named 'R55'"),
-        (["--data", "{data}", "--iterations", "0"], 2, "0 iterations: at least 1 is needed"),
+        (["--data", "{data}", "--iterations", "0"], 2, "--iterations 0: a number above 0"),
+        (["--data", "{data}", "--epochs", "nan"], 2, "--epochs nan: a number above 0"),
+        (["--data", "{data}", "--epochs", "1", "--iterations", "1"], 2, "not allowed with"),
+        (
+            ["--data", "{data}", "--epochs", "1", "--opts", "SOLVER.MAX_ITER", "1"],
+            2,
+            "--epochs and SOLVER.MAX_ITER: give one of them",
+        ),
         (["--data", "{data}", "--opts", "SOLVER.NONSENSE", "1"], 2, "SOLVER.NONSENSE"),
     ],
 )
@@ -71,7 +82,7 @@ def test_mistakes(arguments, status, message, datasets, capsys):
     with pytest.raises(SystemExit) as end:
         main(["train", *(word.format(data=data) for word in arguments)])
     assert end.value.code == status
-    err = capsys.readouterr().err
+    err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("mask2former train: error: ")
     assert message in err
 

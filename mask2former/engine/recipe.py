@@ -1,0 +1,408 @@
+"""The settings of a run on a user's own data, chosen from the data and the machine.
+
+`choose` is a function of facts alone. It reads no file and asks no device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..config.merge import get_value
+from ..tasks import TaskName
+from ..utils.text import counted
+
+_GB = 2**30
+# Sides of images are multiples of the coarsest stride. Smaller images are enlarged.
+_STRIDE = 32
+_SMALLEST = 128
+# Largest side of a training crop: by processor cores without a GPU, or by the GPU's memory in GB.
+_SIDE_OF_CORES = ((16, 512), (8, 384), (3, 320), (0, 256))
+_SIDE_OF_GPU = ((11, 1024), (7, 768), (0, 512))
+# Memory of training in bytes per pixel of the crop with a ResNet-50, in float32 and in 16 bits,
+# from `docs/benchmarks.md`; and what a process takes besides.
+_BYTES_PER_PIXEL = {False: 5000, True: 2600}
+_PROCESS_BYTES = 1.5 * _GB
+# Images seen in a run: this times the square root of their number, by device. The hand-tuned run
+# in `docs/benchmarks.md` saw 87 photographs 184 times each on a CPU; COCO is seen 12 times, the
+# shortest schedule in common use.
+_LENGTH = {"cpu": 1500, "cuda": 3000}
+_EPOCHS = (12, 300)
+_ITERATIONS = {"cpu": (1000, 30_000), "cuda": (1500, 370_000)}
+_BATCHES_PER_EPOCH = 16
+_SMALLEST_BATCH = 4
+_EVALUATIONS = 10
+# An image costs about this many times as much in training as in evaluation, and evaluations get at
+# most this share of the time.
+_TRAINING_COST = 3
+_EVALUATION_SHARE = 0.2
+_METRICS: dict[TaskName, str] = {
+    "instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"
+}  # fmt: skip
+# Every key that the recipe may set.
+KEYS = (
+    "INPUT.IMAGE_SIZE",
+    "INPUT.CROP.SIZE",
+    "INPUT.MIN_SIZE_TRAIN",
+    "INPUT.MAX_SIZE_TRAIN",
+    "INPUT.SIZE_DIVISIBILITY",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
+    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.AMP.ENABLED",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.ACCUMULATE_STEPS",
+    "SOLVER.MAX_ITER",
+    "SOLVER.STEPS",
+    "SOLVER.BASE_LR",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.WARMUP_FACTOR",
+    "SOLVER.EMA_DECAY",
+    "SOLVER.BEST_METRIC",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS_TO_KEEP",
+    "TEST.EVAL_PERIOD",
+    "TEST.DETECTIONS_PER_IMAGE",
+)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the recipe needs to know about the data.
+
+    Attributes:
+        task: "panoptic", "instance" or "semantic".
+        images: number of training images.
+        val_images: number of validation images.
+        short_side: median of the shorter sides of the training images, in pixels.
+        long_side: median of their longer sides.
+        elongation: longer side over shorter side, at least 1; 95th percentile.
+        objects: objects, segments or classes per image; 99th percentile.
+        most_objects: their largest number.
+    """
+
+    task: TaskName
+    images: int
+    val_images: int
+    short_side: int
+    long_side: int
+    elongation: float
+    objects: int
+    most_objects: int
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the recipe needs to know about the machine.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        processes: processes that train together.
+        cores: processor cores that each process can use.
+        memory: free memory of the device for each process, in bytes.
+        fast_16_bit: whether the device computes faster in 16 bits than in float32.
+    """
+
+    device: str
+    processes: int
+    cores: int
+    memory: float
+    fast_16_bit: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value that the recipe chose for a config key, and why."""
+
+    key: str
+    value: Any
+    why: str
+
+
+def choose(
+    cfg: CfgNode,
+    data: DataFacts,
+    machine: Machine,
+    *,
+    given: Set[str] = frozenset(),
+    published: CfgNode | None = None,
+    epochs: float | None = None,
+) -> list[Choice]:
+    """Choose the settings of a run that the user has not given.
+
+    Args:
+        cfg: the config of the run, which is not modified.
+        data: facts about the data.
+        machine: facts about the machine.
+        given: keys that the user has set. They stay, and what depends on them follows.
+        published: the config that the recipe starts from, without the values of the user: its
+            learning rate belongs to its batch, and its weight of "no object" to its number of
+            queries. By default `cfg`.
+        epochs: how often each image is seen, if the user says so.
+
+    Returns:
+        The choices, of `KEYS`.
+    """
+    recipe = _Recipe(cfg, published or cfg, data, machine, given)
+    recipe.sizes()
+    recipe.queries()
+    recipe.machine_settings()
+    recipe.batch()
+    recipe.length(epochs)
+    recipe.rates()
+    recipe.periods()
+    return recipe.choices
+
+
+@dataclass
+class _Recipe:
+    cfg: CfgNode
+    published: CfgNode
+    data: DataFacts
+    machine: Machine
+    given: Set[str]
+    choices: list[Choice] = field(default_factory=list)
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, key: str) -> Any:
+        """Return the value of a key so far."""
+        return self.chosen[key] if key in self.chosen else get_value(self.cfg, key)
+
+    def choose(self, key: str, value: Any, why: str) -> Any:
+        """Choose a value unless the user gave one; return the value that counts."""
+        assert key in KEYS
+        if key not in self.given:
+            self.chosen[key] = value
+            self.choices.append(Choice(key, value, why))
+        return self.value(key)
+
+    def sizes(self) -> None:
+        data = self.data
+        is_jitter = self.cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj")
+        wanted, what = (
+            (data.long_side, "longer") if is_jitter else (data.short_side, "shorter")
+        )  # fmt: skip
+        most, limit = self._largest_side()
+        side = min(max(_multiple(wanted), _SMALLEST), most)
+        seen = f"the {what} side of half of the images is at least {wanted} pixels"
+        if side == most < wanted:
+            seen = f"{limit}; {seen}"
+        if is_jitter:
+            side = self.choose("INPUT.IMAGE_SIZE", side, seen)
+            shortest, longest = side, side
+            as_trained = "fits images into the square that training crops"
+        else:
+            side = self._crop(side, seen)
+            shortest, longest = side, _multiple(side * data.elongation)
+            as_trained = "the shorter side is that of the training crop"
+        shortest = self.choose("INPUT.MIN_SIZE_TEST", shortest, as_trained)
+        if "INPUT.MIN_SIZE_TEST" in self.given:
+            longest = max(longest, _multiple(shortest * data.elongation))
+        self.choose(
+            "INPUT.MAX_SIZE_TEST",
+            longest,
+            "as MIN_SIZE_TEST"
+            if longest == shortest
+            else f"95 % of the images are at most {data.elongation:.2f} times as long as wide",
+        )
+
+    def _largest_side(self) -> tuple[int, str]:
+        if self.machine.device == "cpu":
+            cores = self.machine.cores * self.machine.processes
+            return _look_up(_SIDE_OF_CORES, cores), f"what {counted(cores, 'core')} can train"
+        memory = self.machine.memory / _GB
+        return _look_up(_SIDE_OF_GPU, memory), f"what {memory:.0f} GB of GPU memory hold"
+
+    def _crop(self, side: int, seen: str) -> int:
+        """Choose the sizes of the mask_former_* mappers around a crop; return its shorter side."""
+        before = self.published.INPUT
+        if self.value("INPUT.CROP.TYPE") == "absolute":
+            side = min(self.choose("INPUT.CROP.SIZE", [side, side], seen))
+            scale = side / min(before.CROP.SIZE)
+        else:
+            scale = side / float(_median(before.MIN_SIZE_TRAIN))
+        sizes = tuple(max(1, round(size * scale)) for size in before.MIN_SIZE_TRAIN)
+        self.choose("INPUT.MIN_SIZE_TRAIN", sizes, "the config's jitter around the crop")
+        longest = max(round(before.MAX_SIZE_TRAIN * scale), *sizes)
+        self.choose("INPUT.MAX_SIZE_TRAIN", longest, "the config's, for this crop")
+        if self.value("INPUT.SIZE_DIVISIBILITY") > 0:
+            self.choose("INPUT.SIZE_DIVISIBILITY", _multiple(side), "pads to the crop")
+        key = "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"
+        if side % max(1, self.value(key)):
+            self.choose(key, _STRIDE, "the crop is not a multiple of the config's")
+        return side
+
+    def queries(self) -> None:
+        data, head = self.data, "MODEL.MASK_FORMER."
+        if self.cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
+            return
+        key, before = f"{head}NUM_OBJECT_QUERIES", self.published.MODEL.MASK_FORMER
+        unit = {"instance": "objects", "panoptic": "segments", "semantic": "classes"}[data.task]
+        held = f"99 % of the images have at most {data.objects} {unit}"
+        needed = math.ceil(max(data.objects * 1.25, data.objects + 4) / 10) * 10
+        # Weights of a whole model, which only a user names, have their number of queries.
+        if "MODEL.WEIGHTS" not in self.given and needed > before.NUM_OBJECT_QUERIES:
+            self.choose(key, needed, held)
+        number = self.value(key)
+        balance = before.NO_OBJECT_WEIGHT * before.NUM_OBJECT_QUERIES
+        lowest = min(0.1, before.NO_OBJECT_WEIGHT)
+        weight = min(max(balance / number, lowest), before.NO_OBJECT_WEIGHT)
+        if number > before.NUM_OBJECT_QUERIES and weight != before.NO_OBJECT_WEIGHT:
+            self.choose(f"{head}NO_OBJECT_WEIGHT", round(weight, 3), "more queries have no object")
+        most = math.ceil(data.most_objects * 1.25 / 10) * 10
+        key = "TEST.DETECTIONS_PER_IMAGE"
+        if data.task != "semantic" and most > self.value(key):
+            self.choose(key, most, f"an image has {data.most_objects} {unit}")
+
+    def machine_settings(self) -> None:
+        machine = self.machine
+        is_cpu = machine.device == "cpu"
+        what = "bfloat16" if is_cpu else "float16"
+        self.choose(
+            "SOLVER.AMP.ENABLED",
+            machine.fast_16_bit,
+            f"{what} is faster here" if machine.fast_16_bit else f"{what} is not faster here",
+        )
+        workers = 1 + machine.cores // 8 if is_cpu else min(8, max(1, machine.cores - 1))
+        cores = counted(machine.cores, "core")
+        self.choose("DATALOADER.NUM_WORKERS", workers, f"{cores} per process")
+
+    def batch(self) -> None:
+        data, processes = self.data, self.machine.processes
+        solver = self.published.SOLVER
+        usual = solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
+        batch = min(usual, max(data.images // _BATCHES_PER_EPOCH, _SMALLEST_BATCH))
+        each = math.ceil(batch / processes)
+        fits = max(1, int((self.machine.memory - _PROCESS_BYTES) / self._bytes_per_image()))
+        steps = math.ceil(each / fits)
+        if "SOLVER.ACCUMULATE_STEPS" in self.given:
+            steps = self.value("SOLVER.ACCUMULATE_STEPS")
+        why = "the config's batch" if batch == usual else f"a batch for {data.images} images"
+        if steps > 1:
+            why = f"{why} is {batch}; fits into {self.machine.memory / _GB:.1f} GB"
+        chosen = self.choose("SOLVER.IMS_PER_BATCH", math.ceil(each / steps) * processes, why)
+        if "SOLVER.IMS_PER_BATCH" in self.given:
+            steps = 1
+        if steps != self.value("SOLVER.ACCUMULATE_STEPS"):
+            self.choose("SOLVER.ACCUMULATE_STEPS", steps, f"a batch of {chosen * steps} images")
+
+    @property
+    def _batch(self) -> int:
+        return self.value("SOLVER.IMS_PER_BATCH") * self.value("SOLVER.ACCUMULATE_STEPS")
+
+    @property
+    def _is_evaluated(self) -> bool:
+        """Whether evaluations in training compare weights."""
+        period = self.value("TEST.EVAL_PERIOD")
+        return self.data.val_images > 0 and ("TEST.EVAL_PERIOD" not in self.given or period > 0)
+
+    def _bytes_per_image(self) -> float:
+        is_jitter = self.cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj")
+        if is_jitter:
+            pixels = self.value("INPUT.IMAGE_SIZE") ** 2
+        elif self.cfg.INPUT.CROP.ENABLED and self.cfg.INPUT.CROP.TYPE == "absolute":
+            pixels = math.prod(self.value("INPUT.CROP.SIZE"))
+        else:
+            pixels = max(self.value("INPUT.MIN_SIZE_TRAIN")) ** 2 * self.data.elongation
+        bytes_per_pixel = _BYTES_PER_PIXEL[self.value("SOLVER.AMP.ENABLED")]
+        return pixels * bytes_per_pixel * _relative_memory(self.cfg)
+
+    def length(self, epochs: float | None) -> None:
+        images, batch, device = self.data.images, self._batch, self.machine.device
+        if epochs is not None:
+            iterations, why = math.ceil(epochs * images / batch), "--epochs"
+        else:
+            epochs = min(max(_LENGTH[device] / math.sqrt(images), _EPOCHS[0]), _EPOCHS[1])
+            least, most = _ITERATIONS[device]
+            wanted = math.ceil(epochs * images / batch)
+            iterations = min(max(wanted, least), most)
+            why = "at least" if iterations > wanted else "at most" if iterations < wanted else ""
+            why = f"{why} {iterations} iterations" if why else "fewer the more images there are"
+        key = "SOLVER.MAX_ITER"
+        iterations = max(1, iterations)
+        seen = iterations * batch / images
+        self.choose(key, iterations, f"{seen:.3g} epochs of {counted(images, 'image')}: {why}")
+
+    def rates(self) -> None:
+        solver, batch = self.published.SOLVER, self._batch
+        iterations = self.value("SOLVER.MAX_ITER")
+        usual = solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
+        # Adaptive methods keep their dynamics when the rate grows as the square root of the batch:
+        # Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022).
+        rate = float(f"{solver.BASE_LR * math.sqrt(batch / usual):.3g}")
+        why = f"{solver.BASE_LR:g} for a batch of {usual}"
+        if batch != usual:
+            why += ", times the square root of the ratio"
+        self.choose("SOLVER.BASE_LR", rate, why)
+        warm_up = min(500, math.ceil(iterations / 20))
+        self.choose("SOLVER.WARMUP_ITERS", warm_up, "a twentieth of the run, at most 500")
+        if self.value("SOLVER.WARMUP_ITERS") and self.value("SOLVER.WARMUP_FACTOR") == 1:
+            self.choose("SOLVER.WARMUP_FACTOR", 0.01, "the warm-up starts near 0")
+        if self.value("SOLVER.LR_SCHEDULER_NAME") == "WarmupMultiStepLR":
+            steps = tuple(round(s * iterations / solver.MAX_ITER) for s in solver.STEPS)
+            self.choose("SOLVER.STEPS", steps, "the config's share of the run")
+        if self._is_evaluated:
+            window = max(10, iterations / 25)
+            self.choose(
+                "SOLVER.EMA_DECAY",
+                float(f"{1 - 1 / window:.4g}"),
+                f"averages about {window:.0f} iterations",
+            )
+
+    def periods(self) -> None:
+        data, iterations = self.data, self.value("SOLVER.MAX_ITER")
+        epoch = math.ceil(data.images / self._batch)
+        count = _EVALUATIONS
+        if self._is_evaluated:
+            # The averaged weights are evaluated, too.
+            models = 2 if self.value("SOLVER.EMA_DECAY") else 1
+            affordable = iterations * self._batch * _TRAINING_COST * _EVALUATION_SHARE
+            count = max(1, min(count, int(affordable / (data.val_images * models))))
+        period = min(iterations, max(epoch, math.ceil(iterations / count)))
+        times = f"{counted(round(iterations / period), 'time')} in the run"
+        if self._is_evaluated:
+            self.choose("TEST.EVAL_PERIOD", period, times)
+            self.choose("SOLVER.BEST_METRIC", _METRICS[data.task], "of model_best.pth")
+        self.choose("SOLVER.CHECKPOINT_PERIOD", period, times)
+        self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "the newest ones")
+
+
+def table(choices: Sequence[Choice]) -> str:
+    """Return the choices as lines of key, value and reason in columns."""
+    rows = [(choice.key, _text(choice.value), choice.why) for choice in choices]
+    widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
+    return "\n".join(f"  {key:{widths[0]}}  {value:{widths[1]}}  {why}" for key, value, why in rows)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _multiple(length: float) -> int:
+    """Round up to a multiple of the stride."""
+    return math.ceil(length / _STRIDE) * _STRIDE
+
+
+def _median(values: Sequence[int]) -> int:
+    return sorted(values)[len(values) // 2]
+
+
+def _look_up(steps: Sequence[tuple[int, int]], value: float) -> int:
+    return next(found for least, found in steps if value >= least)
+
+
+def _relative_memory(cfg: CfgNode) -> float:
+    """Return roughly how much memory a model takes in training, relative to a ResNet-50."""
+    if cfg.MODEL.BACKBONE.NAME == "D2SwinTransformer":
+        swin: Mapping[str, Any] = cfg.MODEL.SWIN
+        return 1.3 * swin["EMBED_DIM"] / 96 * sum(swin["DEPTHS"]) / 12
+    if cfg.MODEL.BACKBONE.NAME == "TimmBackbone":
+        return 1.0 if "lite" in cfg.MODEL.TIMM.NAME else 2.0
+    return max(1.0, cfg.MODEL.RESNETS.DEPTH / 50)

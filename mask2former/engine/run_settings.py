@@ -1,0 +1,172 @@
+"""The settings of a run: what the user gives, what the recipe chooses, what a resumed run keeps."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.utils import comm
+
+from ..checkpoint.resume import newest_checkpoints
+from ..config import load_config
+from ..config.merge import get_value, written_keys
+from ..data.checks.report import ImageContent
+from ..data.mapper import MAPPER_PRESETS
+from ..data.own_data import Registered, on_main_process
+from ..model_zoo import config_folder
+from ..tasks import TaskName
+from ..utils.device import has_fast_bfloat16
+from ..utils.length_flags import LENGTHS
+from ..utils.resources import free_memory, usable_cores
+from .recipe import KEYS, Choice, DataFacts, Machine, choose, table
+from .schedule import scaled_schedule
+
+# Share of the free memory that training may take, and the memory of a machine that does not tell.
+_SHARE = {"cpu": 0.6, "cuda": 0.85}
+_USUAL_MEMORY = 8 * 2**30
+
+
+def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -> str:
+    """Set what the user leaves open for a run on own data; other runs stay as they are.
+
+    Args:
+        cfg: the config, which is changed in place.
+        args: of the command line.
+        own: the user's own data, or None.
+
+    Returns:
+        What was chosen and why, for the log; an empty text if nothing was.
+
+    Raises:
+        ValueError: the length of the run is not a sensible number, or given twice.
+    """
+    if args.eval_only:
+        return ""
+    _check_length(args)
+    preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
+    if own is None or preset is None:
+        _scale(cfg, args)
+        return ""
+    given, published = _given(args)
+    if args.iterations is not None:
+        cfg.SOLVER.MAX_ITER = args.iterations
+        given |= {"SOLVER.MAX_ITER"}
+    folder = Path(cfg.OUTPUT_DIR)
+    if args.resume and newest_checkpoints(folder):
+        return _keep(cfg, folder / "config.yaml", given)
+    data = data_facts(preset.targets, own)
+    choices = on_main_process(
+        lambda: choose(
+            cfg, data, machine_facts(cfg), given=given, published=published, epochs=args.epochs
+        )
+    )
+    set_values(cfg, choices)
+    if not choices:
+        return ""
+    return f"Settings that were not given, chosen for this data and machine:\n{table(choices)}"
+
+
+def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
+    """Set the chosen values in a config."""
+    for choice in choices:
+        section, _, key = choice.key.rpartition(".")
+        get_value(cfg, section)[key] = choice.value
+
+
+def _check_length(args: argparse.Namespace) -> None:
+    for name in LENGTHS:
+        value = getattr(args, name)
+        if value is None:
+            continue
+        if not 0 < value < math.inf:
+            raise ValueError(f"--{name} {value}: a number above 0 is needed")
+        if "SOLVER.MAX_ITER" in map(str, args.opts[::2]):
+            raise ValueError(f"--{name} and SOLVER.MAX_ITER: give one of them")
+
+
+def _scale(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Scale the schedule of a run on registered data to the length that the user gave."""
+    iterations = args.iterations
+    if args.epochs is not None:
+        images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
+        batch = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
+        iterations = math.ceil(args.epochs * images / batch)
+    if iterations is None:
+        return
+    words = scaled_schedule(cfg, iterations)
+    given = set(map(str, args.opts[::2]))
+    pairs = zip(words[::2], words[1::2], strict=True)
+    set_values(cfg, [Choice(str(key), value, "") for key, value in pairs if key not in given])
+
+
+def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
+    """Return the keys that the user set, and the config that the user's files derive from."""
+    given = frozenset(map(str, args.opts[::2]))
+    if os.path.isdir(args.config_file):  # a Hugging Face model, with all of its weights
+        return given | {"MODEL.WEIGHTS"}, load_config(args.config_file, task=args.task)
+    written, base = written_keys(args.config_file, config_folder())
+    return given | written, None if base is None else load_config(base)
+
+
+def _keep(cfg: CfgNode, file: Path, given: frozenset[str]) -> str:
+    """Take over what an earlier part of the run has chosen."""
+    if not file.is_file():
+        return ""
+    before = load_config(str(file))
+    kept = [key for key in KEYS if key not in given]
+    set_values(cfg, [Choice(key, get_value(before, key), "") for key in kept])
+    return f"Settings that were not given are those of {file}"
+
+
+def data_facts(task: TaskName, own: Registered) -> DataFacts:
+    """Return what the recipe needs to know about registered data."""
+    images = list(own.images.values())
+    sizes = [content.size for content in images if content.size is not None]
+    counts = sorted(_count(content, task) for content in images)
+    if task == "semantic" and not counts[-1]:  # the pixels of label maps were not read
+        counts = [len(own.classes)]
+    return DataFacts(
+        task=task,
+        images=max(1, len(images)),
+        val_images=own.num_val,
+        short_side=_percentile(sorted(map(min, sizes)), 0.5),
+        long_side=_percentile(sorted(map(max, sizes)), 0.5),
+        elongation=_percentile(sorted(max(size) / min(size) for size in sizes), 0.95),
+        objects=_percentile(counts, 0.99),
+        most_objects=counts[-1],
+    )
+
+
+def _count(content: ImageContent, task: TaskName) -> int:
+    return len(content.units) if task == "semantic" else content.units.total()
+
+
+def _percentile(values: Sequence[Any], share: float) -> Any:
+    """Return the value below which a share of the sorted values is."""
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+def machine_facts(cfg: CfgNode) -> Machine:
+    """Return what the recipe needs to know about this machine, for one of the processes."""
+    device = torch.device(cfg.MODEL.DEVICE)
+    processes = comm.get_world_size()
+    here = comm.get_local_size()
+    if device.type == "cuda":
+        memory: float = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = free_memory()
+        memory = (_USUAL_MEMORY if free is None else free) / here
+    return Machine(
+        device=device.type,
+        processes=processes,
+        cores=max(1, usable_cores() // here),
+        memory=memory * _SHARE[device.type],
+        fast_16_bit=device.type == "cuda" or has_fast_bfloat16(),
+    )

@@ -1,0 +1,194 @@
+"""Properties that the settings of the recipe must have, whatever the data and the machine."""
+
+import functools
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+from support import REPOSITORY
+
+from mask2former import load_config
+from mask2former.config.merge import get_value, merge_overrides
+from mask2former.config.validate import validate
+from mask2former.engine.recipe import KEYS, DataFacts, Machine, choose, table
+from mask2former.engine.run_settings import set_values
+from mask2former.tasks import TASKS
+
+CPU = Machine("cpu", processes=1, cores=2, memory=8 * 2**30, fast_16_bit=False)
+GPU = Machine("cuda", processes=1, cores=16, memory=40 * 2**30, fast_16_bit=True)
+PHOTOS = DataFacts("instance", 87, 51, 640, 640, 1.0, objects=12, most_objects=14)
+FILES = {
+    f"{kind}-{task}": str(REPOSITORY / "configs" / f"{file}.yaml")
+    for task in TASKS
+    for kind, file in (("small", f"quickstart/{task}"), ("published", TASKS[task].config))
+}
+
+
+@functools.cache
+def published_config(file):
+    return load_config(file)
+
+
+def settings(data=PHOTOS, machine=CPU, kind="small", opts=(), **options):
+    """Return the config of a run whose user gives `opts`."""
+    file = FILES[f"{kind}-{data.task}"]
+    published = published_config(file)
+    cfg = published.clone()
+    merge_overrides(cfg, opts)
+    given = {str(key) for key in opts[::2]}
+    choices = choose(cfg, data, machine, given=given, published=published, **options)
+    assert {choice.key for choice in choices} <= set(KEYS) - given
+    assert len({choice.key for choice in choices}) == len(choices)
+    assert all(choice.why for choice in choices)
+    set_values(cfg, choices)
+    validate(cfg)
+    return cfg
+
+
+def images_seen(cfg):
+    solver = cfg.SOLVER
+    return solver.MAX_ITER * solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("machine", [CPU, GPU, replace(GPU, processes=8), replace(CPU, cores=64)])
+@pytest.mark.parametrize("images", [1, 2, 17, 200, 5000, 200_000])
+def test_settings_are_consistent(name, machine, images):
+    kind, task = name.split("-")
+    data = DataFacts(task, images, images // 5, 480, 640, 1.5, objects=30, most_objects=60)
+    cfg = settings(data, machine, kind)
+    solver = cfg.SOLVER
+    assert solver.IMS_PER_BATCH % machine.processes == 0
+    assert 0 < solver.WARMUP_ITERS < solver.MAX_ITER
+    if solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        assert all(0 < step < solver.MAX_ITER for step in solver.STEPS)
+    assert cfg.INPUT.MIN_SIZE_TEST <= cfg.INPUT.MAX_SIZE_TEST
+    assert solver.CHECKPOINT_PERIOD <= solver.MAX_ITER
+    if data.val_images:
+        assert cfg.TEST.EVAL_PERIOD <= solver.MAX_ITER
+        assert solver.MAX_ITER / cfg.TEST.EVAL_PERIOD <= 10
+        batch = solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
+        epoch = math.ceil(images / batch)
+        assert min(epoch, solver.MAX_ITER) <= cfg.TEST.EVAL_PERIOD
+        assert solver.BEST_METRIC.split("/")[0] in {"segm", "panoptic_seg", "sem_seg"}
+
+
+@pytest.mark.parametrize("kind", ["small", "published"])
+def test_own_photographs_do_not_train_as_long_as_coco(kind):
+    """The hand-tuned run saw 16,000 images; published configs would see 5.9 million."""
+    cfg = settings(kind=kind)
+    assert 8000 < images_seen(cfg) < 32_000
+
+
+@pytest.mark.parametrize("machine", [CPU, GPU])
+def test_more_images_are_seen_longer_but_less_often(machine):
+    counts = [2, 5, 10, 30, 87, 127, 128, 300, 1000, 3000, 10_000, 118_000]
+    seen = [images_seen(settings(replace(PHOTOS, images=n), machine, "published")) for n in counts]
+    assert seen == sorted(seen)
+    epochs = [total / n for total, n in zip(seen, counts, strict=True)]
+    assert all(a >= 0.99 * b for a, b in itertools.pairwise(epochs))
+
+
+def test_learning_rate_follows_the_root_of_the_batch():
+    rate = load_config(FILES["published-instance"]).SOLVER.BASE_LR
+    for batch, steps in ((1, 1), (4, 1), (4, 4), (16, 4)):
+        opts = ["SOLVER.IMS_PER_BATCH", batch, "SOLVER.ACCUMULATE_STEPS", steps]
+        found = settings(machine=GPU, kind="published", opts=opts).SOLVER.BASE_LR
+        assert found == pytest.approx(rate * (batch * steps / 16) ** 0.5, rel=0.01)
+
+
+def test_accumulation_reaches_the_batch_of_the_recipe_in_little_memory():
+    data = replace(PHOTOS, images=5000, long_side=2000)
+    batches = []
+    for memory in (12, 24, 80):
+        cfg = settings(data, replace(GPU, memory=memory * 2**30), "published")
+        batches.append(cfg.SOLVER.IMS_PER_BATCH)
+        assert 16 <= cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS < 20
+    assert batches == sorted(batches) and batches[0] < batches[-1]
+
+
+@pytest.mark.parametrize("kind", ["small", "published"])
+@pytest.mark.parametrize("task", TASKS)
+def test_given_values_win(kind, task):
+    data = replace(PHOTOS, task=task, objects=70, most_objects=90)
+    chosen = settings(data, kind=kind)
+    different = {
+        "SOLVER.MAX_ITER": 77, "SOLVER.BASE_LR": 0.5, "SOLVER.IMS_PER_BATCH": 3,
+        "INPUT.MIN_SIZE_TEST": 96, "INPUT.MAX_SIZE_TEST": 224, "TEST.EVAL_PERIOD": 5,
+        "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 33, "SOLVER.EMA_DECAY": 0.0,
+        "DATALOADER.NUM_WORKERS": 3, "SOLVER.CHECKPOINT_PERIOD": 9, "INPUT.IMAGE_SIZE": 160,
+        "SOLVER.AMP.ENABLED": True, "SOLVER.WARMUP_ITERS": 3, "SOLVER.BEST_METRIC": "x",
+    }  # fmt: skip
+    for key, value in different.items():
+        assert get_value(settings(data, kind=kind, opts=[key, value]), key) == value
+        assert get_value(chosen, key) != value
+    cfg = settings(data, kind=kind, opts=[word for pair in different.items() for word in pair])
+    assert all(get_value(cfg, key) == value for key, value in different.items())
+
+
+def test_everything_given_leaves_nothing_to_choose():
+    cfg = load_config(FILES["small-instance"])
+    assert not choose(cfg, PHOTOS, CPU, given=frozenset(KEYS))
+
+
+def test_the_longer_side_follows_the_shorter_side_in_evaluation():
+    """With the config's own MAX_SIZE_TEST of 128, a MIN_SIZE_TEST of 256 would have no effect."""
+    wide = replace(PHOTOS, short_side=480, long_side=800, elongation=1.7)
+    opts = ["INPUT.IMAGE_SIZE", 256, "INPUT.MIN_SIZE_TEST", 256]
+    assert settings(wide, opts=opts).INPUT.MAX_SIZE_TEST >= 1.7 * 256
+    cfg = settings(wide, opts=["INPUT.IMAGE_SIZE", 320])
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (320, 320)
+    cfg = settings(replace(wide, task="semantic"))
+    assert cfg.INPUT.MIN_SIZE_TEST == cfg.INPUT.CROP.SIZE[0] == cfg.INPUT.SIZE_DIVISIBILITY
+    assert cfg.INPUT.MAX_SIZE_TEST >= 1.7 * cfg.INPUT.MIN_SIZE_TEST
+    assert min(cfg.INPUT.MIN_SIZE_TRAIN) < cfg.INPUT.MIN_SIZE_TEST < max(cfg.INPUT.MIN_SIZE_TRAIN)
+
+
+def test_sizes_are_those_of_the_images_up_to_what_the_machine_can_train():
+    sides = [100, 128, 200, 256, 600, 3000]
+    found = [
+        settings(replace(PHOTOS, long_side=side, short_side=side), GPU, "published").INPUT
+        for side in sides
+    ]
+    assert [input_.IMAGE_SIZE for input_ in found] == [128, 128, 224, 256, 608, 1024]
+    assert settings(replace(PHOTOS, long_side=3000), CPU, "published").INPUT.IMAGE_SIZE == 256
+
+
+def test_queries_hold_the_objects_of_an_image():
+    few = settings().MODEL.MASK_FORMER
+    assert (few.NUM_OBJECT_QUERIES, few.NO_OBJECT_WEIGHT) == (20, 0.3)  # the config's
+    for objects in (18, 40, 97, 150):
+        cfg = settings(replace(PHOTOS, objects=objects, most_objects=2 * objects))
+        head = cfg.MODEL.MASK_FORMER
+        assert head.NUM_OBJECT_QUERIES % 10 == 0
+        assert objects < head.NUM_OBJECT_QUERIES < 1.5 * objects + 14
+        assert 0.1 <= head.NO_OBJECT_WEIGHT < 0.3
+        assert 2 * objects <= cfg.TEST.DETECTIONS_PER_IMAGE
+    crowded = replace(PHOTOS, objects=97)
+    weights = ["MODEL.WEIGHTS", "model.pth"]  # of a whole model with its own queries
+    assert settings(crowded, opts=weights).MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 20
+
+
+def test_epochs_count_images():
+    cfg = settings(replace(PHOTOS, images=100), epochs=7.0)
+    assert images_seen(cfg) / 100 == pytest.approx(7, abs=0.1)
+
+
+def test_evaluation_takes_a_small_share_of_a_run():
+    cfg = settings(replace(PHOTOS, images=50, val_images=5000))
+    evaluations = cfg.SOLVER.MAX_ITER / cfg.TEST.EVAL_PERIOD
+    assert 1 <= evaluations < 3
+    for cfg in (
+        settings(replace(PHOTOS, val_images=0)),
+        settings(opts=["TEST.EVAL_PERIOD", 0]),
+    ):
+        assert (cfg.SOLVER.EMA_DECAY, cfg.SOLVER.BEST_METRIC) == (0, "")
+
+
+def test_the_table_has_a_line_per_choice():
+    choices = choose(load_config(FILES["small-instance"]), PHOTOS, CPU)
+    lines = table(choices).splitlines()
+    assert len(lines) == len(choices) > 10
+    for line, choice in zip(lines, choices, strict=True):
+        assert line.split()[0] == choice.key and line.endswith(choice.why)
