@@ -19,16 +19,16 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-
-from tqdm import tqdm
 
 from .. import load_config
 from ..data.mapper import get_preset
 from ..engine.data_flags import add_data_flags, register_run_datasets
 from ..report.training_samples import classes_of, draw, samples, summary
 from ..utils.files import write_atomically
+from ..utils.progress import ResultLines
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -72,12 +72,13 @@ def run(args: argparse.Namespace) -> str:
     targets, classes = get_preset(cfg).targets, classes_of(cfg)
     folder = Path(args.output or os.path.join(cfg.OUTPUT_DIR, "data"))
     found = itertools.islice(samples(cfg, raw=args.raw), args.num)
-    for number, sample in enumerate(tqdm(found, total=args.num, desc="Drawing"), start=1):
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{number:05d}_{Path(sample['file_name']).stem}.jpg"
-        picture = draw(sample, targets, classes, cfg.INPUT.FORMAT)
-        write_atomically(folder / name, partial(picture.save, format="JPEG", quality=92))
-        tqdm.write(f"{name}  {summary(sample, targets, classes)}")
+    with closing(ResultLines(args.num, "pictures")) as lines:
+        for number, sample in enumerate(found, start=1):
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"{number:05d}_{Path(sample['file_name']).stem}.jpg"
+            picture = draw(sample, targets, classes, cfg.INPUT.FORMAT)
+            write_atomically(folder / name, partial(picture.save, format="JPEG", quality=92))
+            lines.add(f"{name}  {summary(sample, targets, classes)}")
     return str(folder)
 
 

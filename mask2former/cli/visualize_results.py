@@ -21,18 +21,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tqdm import tqdm
 
 from ..data.own_data import OWN_DATA, register_own_data
 from ..report.comparison import Comparison
 from ..tasks import TASKS
 from ..utils.files import write_atomically
+from ..utils.progress import ResultLines
 from ..visualization.result_files import ResultFile
 
 DEFAULT_THRESHOLD = 0.5
@@ -135,11 +136,12 @@ def run(args: argparse.Namespace) -> str:
         )
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, (record, entries) in enumerate(tqdm(found, desc="Drawing"), start=1):
-        picture, words = comparison.draw(record, entries)
-        path = folder / f"{number:05d}_{Path(record['file_name']).stem}.jpg"
-        write_atomically(path, partial(picture.save, format="JPEG", quality=92))
-        tqdm.write(f"{path.name}  {words}")
+    with closing(ResultLines(len(found), "pictures")) as lines:
+        for number, (record, entries) in enumerate(found, start=1):
+            picture, words = comparison.draw(record, entries)
+            path = folder / f"{number:05d}_{Path(record['file_name']).stem}.jpg"
+            write_atomically(path, partial(picture.save, format="JPEG", quality=92))
+            lines.add(f"{path.name}  {words}")
     return f"{len(found)} pictures of {results.task} segmentation: {folder}"
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from detectron2.structures import BoxMode
-from tqdm import tqdm
 
 from ..data.label_maps import read_label_map
+from ..utils.progress import with_progress
 
 # Label maps that are read at most, spread over the data set.
 MOST_MAPS = 200
@@ -57,7 +57,7 @@ def count_labels(records: Sequence[dict[str, Any]], targets: str, K: int) -> Lab
     counts, in_images = np.zeros(K, dtype=np.int64), np.zeros(K, dtype=np.int64)
     sides: list[list[float]] = [[] for _ in range(K)]
     crowds = 0
-    for i in tqdm(range(len(records)), "Counting labels", delay=2):
+    for i in with_progress(range(len(records)), "Counting labels", unit="images", delay=2):
         labels = []
         for item in records[i][key]:
             if item.get("iscrowd"):
@@ -79,7 +79,7 @@ def count_labels(records: Sequence[dict[str, Any]], targets: str, K: int) -> Lab
 def _count_pixels(records: Sequence[dict[str, Any]], K: int) -> LabelStatistics:
     chosen = np.unique(np.linspace(0, len(records) - 1, MOST_MAPS).round().astype(int))
     counts, in_images = np.zeros(K, dtype=np.int64), np.zeros(K, dtype=np.int64)
-    for i in tqdm(chosen.tolist(), "Counting labels", delay=2):
+    for i in with_progress(chosen.tolist(), "Counting labels", unit="images", delay=2):
         labels, pixels = np.unique(
             read_label_map(records[i]["sem_seg_file_name"]), return_counts=True
         )
