@@ -49,6 +49,10 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # The mask_former_* mappers: pad training images to a multiple of this, in pixels; -1 does not
     # pad.
     cfg.INPUT.SIZE_DIVISIBILITY = -1
+    # Augmentation for a kind of images, on top of resizing and crop: "photographs", "aerial",
+    # "microscopy" or "documents" (drawings, too). It decides on flips instead of RANDOM_FLIP. ""
+    # adds nothing.
+    cfg.INPUT.AUGMENTATION = ""
     # A training image that cannot be used, because a file of it is damaged or does not fit: "stop"
     # ends the run, "skip" takes another image in its place, logs the file and counts it in the
     # metric bad_images.

@@ -115,6 +115,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _one_of("point", "shift", "scale"): (f"{_MASK_FORMER}PILOTED.NOISE",),
     _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),
+    _one_of("", "photographs", "aerial", "microscopy", "documents"): ("INPUT.AUGMENTATION",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
 }  # fmt: skip
 

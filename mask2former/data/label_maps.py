@@ -46,7 +46,7 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
                 "of whole numbers, or a palette. Save it as grey with 8 or 16 bits."
             )
         encodings = [tile[3] for tile in getattr(image, "tile", ())]
-        labels = np.asarray(image)
+        labels = np.array(image)  # writable, as transforms expect
     if encodings:
         encoding = encodings[0] if isinstance(encodings[0], str) else encodings[0][0]
         labels = labels // np.uint8(_STRETCH[encoding]) if encoding in _STRETCH else labels

@@ -32,6 +32,7 @@ def test_shipped_files_are_valid(file):
         ("INPUT.MIN_SCALE", -1.0, "above 0"),
         ("INPUT.MIN_SCALE", 3.0, "above MAX_SCALE"),
         ("INPUT.MIN_SIZE_TRAIN", (0,), "at least 1"),
+        ("INPUT.AUGMENTATION", "photo", "one of '', 'photographs', 'aerial'"),
         ("SOLVER.EMA_DECAY", 1.0, "at least 0 and below 1"),
         ("SOLVER.EARLY_STOPPING_PATIENCE", -1, "at least 0"),
         ("SOLVER.EARLY_STOPPING_PATIENCE", 3, "needs a value of SOLVER.BEST_METRIC"),

@@ -12,6 +12,8 @@ from detectron2.data import transforms as T
 
 from ..segment_labels import look_up
 
+# Value of image pixels that padding adds.
+IMAGE_PADDING = 128
 # Each byte of the padding that transforms add to a label map. In signed maps, that is -1.
 PADDING_BYTE = 255
 

@@ -8,12 +8,11 @@ from label_files import patches
 from support import QUICKSTART
 
 from mask2former import load_config
+from mask2former.data.mapper.appearance import ColorTransform, SSDColorJitter
 from mask2former.data.mapper.augmentations import (
-    ColorTransform,
     PadToMultiple,
     ResizeScale,
     ResizeShortestEdge,
-    SSDColorJitter,
     resize_crop_color,
 )
 
