@@ -27,6 +27,7 @@ from .files import (
 )
 from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report, without_pilots
+from .resizing import resized
 from .resume import LAST_CHECKPOINT, newest_checkpoints
 from .sources import local_weights
 from .timm_weights import convert_timm
@@ -86,8 +87,9 @@ class Checkpointer(DetectionCheckpointer):
     Args:
         model: the model to load into and to save.
         save_dir: the folder that `save` writes to.
-        for_training: accept weights of a backbone alone, or of a model with other classes, unless
-            a checkpoint is resumed. Parameters that they do not fill keep their random values.
+        for_training: accept weights of a backbone alone, or of a model with other classes, other
+            queries or fewer levels, unless a checkpoint is resumed. Parameters that they do not
+            fill keep their random values.
         allow_unsafe: read pickles that build arbitrary Python objects. This runs code written by
             the file's author.
         checkpointables: as in Detectron2.
@@ -215,9 +217,13 @@ class Checkpointer(DetectionCheckpointer):
         if checkpoint.get("__author__") == "Caffe2":
             with as_weights_error(f"{self._source} does not hold weights of Caffe2"):
                 state = _from_caffe2(state, model)
-        fit, note = compare(state, model), ""
+        note = resized_note = ""
+        if self._may_start_anew:
+            state, resized_note = resized(state, self.model)
+        fit = compare(state, model)
         if self._may_start_anew:
             fit, note = as_starting_point(fit, state)
+        note += resized_note
         if not self._resuming:
             fit, of_pilots = without_pilots(fit)
             note += of_pilots

@@ -259,6 +259,54 @@ def test_training_starts_from_a_model_of_other_classes(cfg, tmp_path, caplog):
     assert_state(model, {**state, **{name: own[name] for name in classifier}})
 
 
+@pytest.mark.parametrize("queries", [7, 25])
+def test_training_starts_from_a_model_with_other_queries(cfg, queries, tmp_path, caplog):
+    state = saved(cfg, tmp_path / "a.pth")  # 10 queries
+    cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = queries
+    model = fresh(cfg)
+    own = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"QUERIES: 10 in the file, {queries} in the config"):
+        load_weights(model, str(tmp_path / "a.pth"))
+    with caplog.at_level("INFO"):
+        Checkpointer(model, for_training=True).load(str(tmp_path / "a.pth"), checkpointables=[])
+    rest = "the first 7 are kept" if queries == 7 else "the others start from random values"
+    assert f"The file has 10 queries, the model {queries}: {rest}." in caplog.text
+    for name in ("query_feat", "query_embed"):
+        name = f"sem_seg_head.predictor.{name}.weight"
+        state[name] = torch.cat((state[name], own[name][10:]))[:queries]
+    assert_state(model, state)
+
+
+def test_training_starts_from_a_model_with_fewer_levels(cfg, tmp_path, caplog):
+    """Layers that look at the new level as much as at nothing give what they gave."""
+    state = saved(cfg, tmp_path / "a.pth")
+    prefix = "sem_seg_head.pixel_decoder."
+    attention = f"{prefix}transformer.encoder.layers.0.self_attn."
+    for name in ("sampling_offsets", "attention_weights"):
+        for leaf in ("weight", "bias"):
+            state[f"{attention}{name}.{leaf}"].normal_(std=0.1)
+    write_checkpoint({"model": state}, tmp_path / "a.pth")
+    three = fresh(cfg)
+    load_weights(three, str(tmp_path / "a.pth"))
+    levels = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = levels
+    four = fresh(cfg)
+    with pytest.raises(WeightsError, match="Only in the model"):
+        load_weights(four, str(tmp_path / "a.pth"))
+    with caplog.at_level("INFO"):
+        Checkpointer(four, for_training=True).load(str(tmp_path / "a.pth"), checkpointables=[])
+    assert "of the file encodes 3 levels, that of the model 4: what is of the finest" in caplog.text
+    decoder = four.sem_seg_head.pixel_decoder
+    layer = decoder.transformer.encoder.layers[0].self_attn
+    with torch.no_grad():  # no weight for the finest level
+        layer.attention_weights.bias.view(4, 4, 4)[:, 3] = -1e9
+        image = torch.rand(1, 3, 64, 96)
+        maps = decoder.forward_features(four.backbone(image))[2]
+        wanted = three.sem_seg_head.pixel_decoder.forward_features(three.backbone(image))[2]
+    for got, expected in zip(maps, wanted, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("for_training", [False, True])
 @pytest.mark.parametrize("in_file", [False, True])
 def test_pilots_are_not_needed_and_not_in_the_way(cfg, in_file, for_training, tmp_path, caplog):

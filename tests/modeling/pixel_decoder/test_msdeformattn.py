@@ -102,6 +102,22 @@ def test_bfloat16_stays_close_to_float32():
     assert (half.float() - full).norm() < 0.03 * full.norm()
 
 
+@torch.no_grad()
+def test_all_four_levels_can_be_encoded():
+    """The mask features then come from the encoder, and the transformer decoder's maps stay."""
+    decoder = build(transformer_in_features=["res2", "res3", "res4", "res5"])
+    assert not any(name.startswith(("adapter", "layer")) for name, _ in decoder.named_children())
+    x = features(64, 96)
+    mask_features, _, maps = decoder.forward_features(x)
+    assert [tuple(m.shape[-2:]) for m in maps] == [(2, 3), (4, 6), (8, 12)]
+    projections = zip(("res5", "res4", "res3", "res2"), decoder.input_proj, strict=True)
+    encoded = decoder.transformer([proj(x[name]) for name, proj in projections])
+    torch.testing.assert_close(mask_features, decoder.mask_features(encoded[3]))
+    before = maps[0].clone()
+    x["res2"] = x["res2"] + 1.0 * torch.randn_like(x["res2"])
+    assert (decoder.forward_features(x)[2][0] - before).abs().max() > 1e-3  # stride 4 reaches 32
+
+
 def test_an_unknown_feature_is_named():
     with pytest.raises(ValueError, match="'res6'"):
         build(transformer_in_features=["res4", "res5", "res6"])
