@@ -205,8 +205,10 @@ class Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> _IncompatibleKeys | None:
         if self._resuming and "trainer" in self.checkpointables and "trainer" not in checkpoint:
+            final = checkpoint.get("final")
+            where = f" from {final['continue_from']} beside it alone" if final else ""
             raise WeightsError(
-                f"{self._source} holds weights only, so that training cannot be resumed from it: "
+                f"{self._source} holds weights only, so that training cannot be resumed{where}: "
                 "give it as MODEL.WEIGHTS, and another OUTPUT_DIR, without --resume"
             )
         state = checkpoint.pop("model")

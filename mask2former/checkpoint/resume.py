@@ -27,23 +27,26 @@ def newest_checkpoints(folder: Path) -> list[Path]:
 
     This is the checkpoint that the file `last_checkpoint` names, unless a later one was written
     after that file: a run can be killed between the two. The others follow, latest first, for the
-    case that a file is damaged.
+    case that a file is damaged. `FINAL` comes last, as it holds weights alone, unless
+    `last_checkpoint` names it: earlier versions continued from it.
 
     Args:
         folder: the `OUTPUT_DIR` of the run. It need not exist.
     """
     iterations = numbered_checkpoints(folder)
+    tag = folder / LAST_CHECKPOINT
+    tagged = folder / tag.read_text(errors="replace").strip() if tag.is_file() else folder
 
     def rank(path: Path) -> float:
         """Return the iteration; a checkpoint without number follows those written before it."""
         if path in iterations:
             return iterations[path]
+        if path != tagged:
+            return -1
         earlier = (n for other, n in iterations.items() if _written(other) <= _written(path))
         return max(earlier, default=-1) + 0.5
 
     found = {*iterations, *(path for path in [folder / FINAL] if path.is_file())}
-    tag = folder / LAST_CHECKPOINT
-    tagged = folder / tag.read_text(errors="replace").strip() if tag.is_file() else folder
     if os.path.isfile(tagged):  # unlike `Path.is_file`, false for any impossible name
         found.add(tagged)
     ordered = sorted(found, key=rank, reverse=True)

@@ -19,7 +19,6 @@ from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
-from ..checkpoint.resume import FINAL
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..data.bad_images import TrainLoader
 from ..data.errors import DatasetError
@@ -29,17 +28,11 @@ from ..report import Report
 from .averaging import WeightAverage
 from .distributed import distributed_model
 from .early_stopping import EarlyStopping
-from .hooks import (
-    AverageWeights,
-    BestCheckpoint,
-    Evaluate,
-    SaveCheckpoints,
-    WriteMetrics,
-    WriteReport,
-)
+from .hooks import Evaluate, WriteMetrics, WriteReport
 from .interruption import request, stopping_at_once
 from .launch import is_lost_connection
 from .optimizer import build_optimizer
+from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
 
@@ -107,7 +100,7 @@ class Trainer(DefaultTrainer):
             if isinstance(hook, EvalHook):
                 if self._average is not None:
                     hooks.append(AverageWeights(self._average, model, folder))
-                saves = SaveCheckpoints(
+                self._saves = SaveCheckpoints(
                     self.checkpointer,
                     period=solver.CHECKPOINT_PERIOD,
                     minutes=solver.CHECKPOINT_PERIOD_MINUTES,
@@ -118,10 +111,10 @@ class Trainer(DefaultTrainer):
                 evaluate = Evaluate(
                     self.cfg.TEST.EVAL_PERIOD,
                     self._evaluate,
-                    saves=saves,
+                    saves=self._saves,
                     stopping=self._stopping,
                 )
-                hooks += [saves, evaluate]
+                hooks += [self._saves, evaluate]
             elif isinstance(hook, PeriodicWriter):
                 hooks.append(WriteMetrics(hook._writers, hook._period))
             elif not isinstance(hook, PeriodicCheckpointer):
@@ -184,10 +177,8 @@ class Trainer(DefaultTrainer):
                 "%s is of iteration %d, after SOLVER.MAX_ITER %d: nothing is left to train",
                 self.checkpointer.resumed_from, self.iter, self.max_iter,
             )  # fmt: skip
-        final = Path(self.cfg.OUTPUT_DIR, FINAL)
-        unfinished = self.checkpointer.resumed_from not in ("", str(final))
-        if unfinished and self.start_iter == self.max_iter and comm.is_main_process():
-            self.checkpointer.save(final.stem, iteration=self.iter)
+        if self.checkpointer.resumed_from and self.start_iter == self.max_iter:
+            self._saves.complete_final(self.checkpointer.resumed_from)
         try:
             self._run()
         finally:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.utils import comm
 from support import QUICKSTART, TINY
-from trained_runs import Scripted, names, trained
+from trained_runs import Scripted, last_checkpoint, names, trained
 
 from mask2former import load_config
 from mask2former.checkpoint import read_checkpoint
@@ -27,10 +27,6 @@ def cfg(tiny_cfg):
     return tiny_cfg
 
 
-def final(cfg):
-    return read_checkpoint(f"{cfg.OUTPUT_DIR}/model_final.pth")
-
-
 def test_a_run_ends_after_so_many_evaluations_without_a_better_one(cfg, caplog):
     Scripted.values = [*VALUES]
     caplog.set_level("INFO")
@@ -41,9 +37,10 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(cfg, caplog):
         in caplog.text
     )
     assert names(cfg) == [*(f"model_000000{i}" for i in range(5)), "model_best", "model_final"]
-    assert final(cfg)["iteration"] == 4 == trainer.iter - 1
-    last = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_0000004.pth")["model"]
-    assert all(torch.equal(value, last[name]) for name, value in final(cfg)["model"].items())
+    last = last_checkpoint(cfg)
+    final = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_final.pth")
+    assert last["iteration"] == final["iteration"] == 4 == trainer.iter - 1
+    assert all(torch.equal(value, last["model"][name]) for name, value in final["model"].items())
     assert [i for _, i in trainer.storage.history("segm/AP").values()] == [0, 1, 2, 3, 4]
 
 
@@ -51,7 +48,7 @@ def test_a_run_ends_after_so_many_evaluations_without_a_better_one(cfg, caplog):
 def test_a_killed_run_ends_where_the_uninterrupted_one_does(cfg, kept):
     Scripted.values = [*VALUES]
     trained(cfg, Scripted)
-    whole = final(cfg)
+    whole = last_checkpoint(cfg)
     for name in names(cfg):
         if not name.startswith("model_0") or int(name[-7:]) > kept:
             Path(cfg.OUTPUT_DIR, f"{name}.pth").unlink()
@@ -60,7 +57,7 @@ def test_a_killed_run_ends_where_the_uninterrupted_one_does(cfg, kept):
     trainer = trained(cfg, Scripted, resume=True)
     assert trainer.start_iter == kept + 1
     assert Scripted.values == VALUES[5:]
-    parts = final(cfg)
+    parts = last_checkpoint(cfg)
     assert parts["iteration"] == whole["iteration"]
     assert str(parts["trainer"]["hooks"]) == str(whole["trainer"]["hooks"])
     for name, value in whole["model"].items():
@@ -72,11 +69,11 @@ def test_a_run_that_ended_early_goes_on_with_more_patience_only(cfg, caplog):
     trained(cfg, Scripted)
     trained(cfg, Scripted, resume=True)  # evaluated again, as any finished run
     assert "is of a run that ended early: 3 evaluations did not improve" in caplog.text
-    assert final(cfg)["iteration"] == 4
+    assert last_checkpoint(cfg)["iteration"] == 4
     cfg.SOLVER.EARLY_STOPPING_PATIENCE = 4
     Scripted.values = [1.0]
     trained(cfg, Scripted, resume=True)
-    assert final(cfg)["iteration"] == 5
+    assert last_checkpoint(cfg)["iteration"] == 5
     assert not Scripted.values
 
 
@@ -85,9 +82,9 @@ def test_a_better_average_counts(cfg):
     cfg.SOLVER.EARLY_STOPPING_PATIENCE = 2
     Scripted.values = [2.0, 1.0, 1.0, 3.0, 1.0, 4.0, 1.0, 1.0, 1.0, 1.0]  # weights, average, ...
     trained(cfg, Scripted)
-    assert final(cfg)["iteration"] == 4
+    assert last_checkpoint(cfg)["iteration"] == 4
     average = read_checkpoint(f"{cfg.OUTPUT_DIR}/model_final_ema.pth")["model"]
-    for name, value in final(cfg)["ema"]["values"].items():
+    for name, value in last_checkpoint(cfg)["ema"]["values"].items():
         assert torch.equal(average[name], value)
 
 
@@ -104,7 +101,7 @@ def test_the_report_is_of_the_last_evaluation(cfg):
     cfg.SOLVER.EARLY_STOPPING_PATIENCE = 1
     cfg.SOLVER.BASE_LR = 1e-12  # the second evaluation cannot be better
     trained(cfg, Trainer)
-    assert final(cfg)["iteration"] == 1
+    assert last_checkpoint(cfg)["iteration"] == 1
     page = Path(cfg.OUTPUT_DIR, "report.html").read_text()
     assert page.count(">Results</h2>") == 1
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from mask2former.checkpoint import WeightsError
 from mask2former.engine import Trainer, TrainLoop
 
 
@@ -166,16 +167,56 @@ def test_training_augments_the_last_evaluation_only(tiny_cfg):
     assert [i for _, i in values["segm_TTA/AP"]] == [4]
 
 
-def test_a_run_killed_before_its_final_checkpoint_finishes(tiny_cfg):
-    tiny_cfg.SOLVER.CHECKPOINT_PERIOD = 2
-    whole = weights(train(tiny_cfg, 4))
+@pytest.mark.parametrize("left", ["nothing", "an earlier one", "a damaged one"])
+def test_a_run_killed_before_it_wrote_its_final_weights_finishes(tiny_cfg, left):
+    tiny_cfg.SOLVER.MAX_ITER = 2
+    train(tiny_cfg, 2)
     final = Path(tiny_cfg.OUTPUT_DIR, "model_final.pth")
-    final.unlink()
+    earlier = final.read_bytes()
+    tiny_cfg.SOLVER.MAX_ITER = 4
+    whole = weights(train(tiny_cfg, 4, resume=True))
+    if left == "nothing":
+        final.unlink()
+    else:
+        final.write_bytes(earlier if left == "an earlier one" else earlier[:-5000])
     train(tiny_cfg, 4, resume=True)
     saved = torch.load(final, weights_only=True)
-    assert saved["iteration"] == saved["trainer"]["iteration"] == 3
+    assert saved["iteration"] == 3
     for name, value in whole.items():
         assert torch.equal(saved["model"][name], value), name
     before = final.stat().st_mtime_ns
     train(tiny_cfg, 4, resume=True)
     assert final.stat().st_mtime_ns == before
+
+
+def test_the_final_weights_are_alone_and_a_finished_run_goes_on_from_its_checkpoint(tiny_cfg):
+    tiny_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupMultiStepLR"  # does not depend on the length
+    tiny_cfg.SOLVER.STEPS = ()
+    train(tiny_cfg, 4)
+    folder = Path(tiny_cfg.OUTPUT_DIR)
+    final = torch.load(folder / "model_final.pth", weights_only=True)
+    assert set(final) == {"model", "iteration", "final"}
+    assert final["final"] == {"iterations": 4, "continue_from": "model_0000003.pth"}
+    size, whole = ((folder / f"model_{n}.pth").stat().st_size for n in ("final", "0000003"))
+    assert size < 0.4 * whole  # AdamW has two numbers per weight
+
+    tiny_cfg.SOLVER.MAX_ITER = 6
+    longer = weights(train(tiny_cfg, 6, resume=True))
+    tiny_cfg.OUTPUT_DIR += "_at_once"
+    at_once = weights(train(tiny_cfg, 6))
+    assert all(torch.equal(longer[name], value) for name, value in at_once.items())
+
+    tiny_cfg.OUTPUT_DIR = str(folder)
+    for path in folder.glob("model_0*.pth"):
+        path.unlink()
+    with pytest.raises(WeightsError, match=r"cannot be resumed from model_0000005\.pth beside it"):
+        train(tiny_cfg, 8, resume=True)
+
+
+def test_a_run_of_an_earlier_version_goes_on_from_its_final_checkpoint(tiny_cfg):
+    """It has the state of training in its last file, which `last_checkpoint` names."""
+    train(tiny_cfg, 2)
+    folder = Path(tiny_cfg.OUTPUT_DIR)
+    (folder / "model_0000001.pth").replace(folder / "model_final.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    assert train(tiny_cfg, 4, resume=True).start_iter == 2

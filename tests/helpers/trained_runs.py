@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from mask2former.checkpoint import read_checkpoint
 from mask2former.engine import Trainer
 
 
@@ -23,6 +24,11 @@ def trained(cfg, kind=Trainer, **run):
     trainer.resume_or_load(**run)
     trainer.train()
     return trainer
+
+
+def last_checkpoint(cfg):
+    """Return what the checkpoint after the last step holds."""
+    return read_checkpoint(max(Path(cfg.OUTPUT_DIR).glob("model_0*.pth")))
 
 
 def names(cfg, pattern="*.pth"):

@@ -123,7 +123,10 @@ def test_a_signal_during_the_evaluation(datasets, tmp_path):
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGTERM)
     assert running.finish()[0] == 143
-    assert [path.name for path in checkpoints(tmp_path)] == ["model_final.pth"]
+    assert [path.name for path in checkpoints(tmp_path)] == [
+        "model_0000000.pth",
+        "model_final.pth",
+    ]
 
 
 def test_a_second_signal_ends_at_once(datasets, tmp_path):

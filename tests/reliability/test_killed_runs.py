@@ -52,11 +52,13 @@ class Runs:
 
     def weights(self):
         """Return the final weights and their average."""
-        checkpoint = read_checkpoint(self.folder / "model_final.pth")
+        checkpoint = read_checkpoint(self.folder / "model_0000005.pth")
+        final = read_checkpoint(self.folder / "model_final.pth")["model"]
         average = read_checkpoint(self.folder / "model_final_ema.pth")["model"]
         averages = {
             **{f"checkpoint {name}": value for name, value in checkpoint["ema"]["values"].items()},
             **{f"file {name}": value for name, value in average.items()},
+            **{f"final {name}": value for name, value in final.items()},
         }
         return {**checkpoint["model"], **averages}
 

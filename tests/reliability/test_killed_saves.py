@@ -187,12 +187,17 @@ def test_weights_alone_are_not_resumed(tmp_path):
         state_after(tmp_path)
 
 
-def test_the_final_checkpoint_ranks_by_what_was_written_before_it(tmp_path):
+def test_final_weights_come_last_unless_an_earlier_version_continued_from_them(tmp_path):
     names = ["model_0000001", "model_final", "model_0000003"]  # resumed with a larger MAX_ITER
     for moment, name in enumerate(names):
         path = tmp_path / f"{name}.pth"
         path.touch()
         os.utime(path, (moment, moment))
+    found = [Path(path).stem for path in newest_checkpoints(tmp_path)]
+    assert found == ["model_0000003", "model_0000001", "model_final"]
+    tag = tmp_path / "last_checkpoint"
+    tag.write_text("model_final.pth")
+    os.utime(tag, (1, 1))
     assert [Path(path).stem for path in newest_checkpoints(tmp_path)] == names[::-1]
 
 
