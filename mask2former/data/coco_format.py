@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from ..structures import Classes
@@ -56,6 +56,23 @@ def is_color(value: Any) -> TypeGuard[Sequence[int]]:
     """Return whether `value` is red, green and blue, each 0 to 255."""
     is_triple = isinstance(value, (list, tuple)) and len(value) == 3
     return is_triple and all(is_whole_number(v) and 0 <= v <= 255 for v in value)
+
+
+def keep_images(content: Mapping[str, Any], names: Collection[str] | None) -> dict[str, Any]:
+    """Return a file's content with only some images and their annotations.
+
+    Args:
+        content: of a file of annotations or panoptic segments.
+        names: the ``file_name`` of the images; None keeps all.
+    """
+    if names is None:
+        return dict(content)
+    images = [image for image in content["images"] if image["file_name"] in names]
+    kept = {image["id"] for image in images}
+    parts = {"images": images}
+    if "annotations" in content:
+        parts["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    return {**content, **parts}
 
 
 class _Rule(NamedTuple):

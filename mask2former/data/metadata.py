@@ -22,6 +22,9 @@ from ..utils.schema import CLASS_NAMES, COLORS, MOST_CLASSES, Field, check_field
 logger = logging.getLogger(__name__)
 
 METADATA_FILE = "metadata.json"
+# Metadata of a data set that is a part of the images of its files: their names, relative to the
+# folder of images
+ONLY_IMAGES = "only_images"
 
 _NAMES = ("thing_classes", "stuff_classes")
 _IDS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")

@@ -21,6 +21,8 @@ from .datasets.coco_instances import register_coco_json
 from .datasets.coco_panoptic import register_coco_panoptic
 from .datasets.semantic_folders import register_semantic_folders
 from .errors import DatasetError
+from .metadata import ONLY_IMAGES
+from .split import Split
 
 T = TypeVar("T")
 # Starts the names that `register_own_data` gives.
@@ -132,6 +134,7 @@ class Registered:
         classes: the classes of the training set or of the trained model.
         images: what the images of the training set hold, by file name; empty without one.
         num_val: number of validation images.
+        split: how one set of images became both sets, or None.
     """
 
     train: str | None
@@ -139,6 +142,7 @@ class Registered:
     classes: Classes
     images: Mapping[str, ImageContent]
     num_val: int
+    split: Split | None = None
 
 
 def register_own_data(
@@ -147,6 +151,7 @@ def register_own_data(
     *,
     trained: Classes | None = None,
     pixels: bool | None = None,
+    choose_split: Callable[[Mapping[str, ImageContent]], Split | None] | None = None,
 ) -> Registered:
     """Check and register a user's own training and validation set.
 
@@ -159,11 +164,19 @@ def register_own_data(
         trained: the classes of a trained model, to evaluate it; by default those of `val`.
         pixels: whether to decode every image, label map and panoptic PNG, or only to read their
             headers; None decodes images only if this takes less than about half a minute.
+        choose_split: divides the images of a single set by what they hold. Of `train`, a part
+            becomes the validation set; of `val`, the training part is left out.
 
     Raises:
         DatasetError: the data has errors; the message lists all of them.
     """
-    reports = on_main_process(lambda: check_own_data(train, val, trained=trained, pixels=pixels))
+
+    def check() -> tuple[list[Report], Split | None]:
+        is_divided = choose_split is not None
+        found = check_own_data(train, val, trained=trained, pixels=pixels, evaluated=is_divided)
+        return found, choose_split(found[0].images) if choose_split is not None else None
+
+    reports, split = on_main_process(check)
     classes = trained or reports[0].classes  # a validation set may lack some classes
     if isinstance(val or train, SemanticData):
         # The two sets may have different labels for pixels without a class.
@@ -171,14 +184,21 @@ def register_own_data(
         classes = replace(classes, ignore_label=reports[0].classes.ignore_label)
     else:
         of_val = classes
-    train_name = None if train is None else _register("train", train, classes)
-    val_name = None if val is None else _register("val", val, of_val)
+    images: Mapping[str, ImageContent] = {} if train is None else reports[0].images
+    num_val = 0 if val is None else reports[-1].num_images
+    only_train = only_val = None
+    if split is not None:
+        only_train, only_val = frozenset(split.train), frozenset(split.val)
+        images = {name: content for name, content in images.items() if name in only_train}
+        num_val = len(only_val)
+        val = val or train
     return Registered(
-        train_name,
-        val_name,
+        None if train is None else _register("train", train, classes, only_train),
+        None if val is None else _register("val", val, of_val, only_val),
         classes,
-        images={} if train is None else reports[0].images,
-        num_val=0 if val is None else reports[-1].num_images,
+        images=images,
+        num_val=num_val,
+        split=split,
     )
 
 
@@ -188,6 +208,7 @@ def check_own_data(
     *,
     trained: Classes | None = None,
     pixels: bool | None = None,
+    evaluated: bool = False,
 ) -> list[Report]:
     """Check a user's own data, print the reports and return them, that of the training set first.
 
@@ -196,13 +217,14 @@ def check_own_data(
         val: the validation set.
         trained: the classes of a trained model.
         pixels: whether to decode files.
+        evaluated: whether a part of `train` is for evaluation, too.
 
     Raises:
         DatasetError: the data has errors; the message lists all of them.
     """
     reports = []
     if train is not None:
-        reports.append(train.check(evaluated=False, pixels=pixels, classes=None))
+        reports.append(train.check(evaluated=evaluated, pixels=pixels, classes=None))
         trained = reports[0].classes
     if val is not None:
         reports.append(val.check(evaluated=True, pixels=pixels, classes=None if train else trained))
@@ -232,14 +254,21 @@ def on_main_process(function: Callable[[], T]) -> T:
     return found
 
 
-def _register(split: str, data: OwnData, classes: Classes) -> str:
-    """Register the data under a name that depends only on the paths, and return the name."""
-    paths = [os.path.abspath(value) for value in astuple(data) if isinstance(value, str)]
-    name = f"{CUSTOM_PREFIX}{split}_{hashlib.sha256(chr(10).join(paths).encode()).hexdigest()[:8]}"
+def _register(
+    split: str, data: OwnData, classes: Classes, only: frozenset[str] | None = None
+) -> str:
+    """Register the data, or only some of its images, under a name that depends on the paths."""
+    parts = [os.path.abspath(value) for value in astuple(data) if isinstance(value, str)]
+    parts += sorted(only or ())
+    name = f"{CUSTOM_PREFIX}{split}_{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:8]}"
     if name in DatasetCatalog:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     data.register(name, classes)
+    if only is not None:
+        load, paths = DatasetCatalog.pop(name), {os.path.join(data.image_root, n) for n in only}
+        DatasetCatalog.register(name, lambda: [r for r in load() if r["file_name"] in paths])
+        MetadataCatalog.get(name).set(**{ONLY_IMAGES: only})
     return name
 
 

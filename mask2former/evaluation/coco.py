@@ -29,8 +29,9 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
-from ..data.coco_format import read_coco
+from ..data.coco_format import keep_images, read_coco
 from ..data.errors import DatasetError
+from ..data.metadata import ONLY_IMAGES
 from .average_precision import (
     accumulated,
     integer_image_ids,
@@ -100,7 +101,8 @@ class COCOInstanceEvaluator(COCOEvaluator):
             if needs_conversion(dataset_name):
                 self._convert(dataset_name, output_dir, allow_cached_coco)
             self._source = self._metadata.json_file
-            dataset = read_coco(PathManager.get_local_path(self._source), _FIELDS)
+            content = read_coco(PathManager.get_local_path(self._source), _FIELDS)
+            dataset = keep_images(content, self._metadata.get(ONLY_IMAGES))
         # Detectron2's constructor would do the rest with a file that nobody has checked.
         self._tasks = _TASKS
         self._distributed = distributed

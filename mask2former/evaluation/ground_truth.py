@@ -9,7 +9,7 @@ Shapes:
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -18,9 +18,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from ..data.coco_format import classes_of, read_coco
+from ..data.coco_format import classes_of, keep_images, read_coco
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
+from ..data.metadata import ONLY_IMAGES
 from ..data.segment_labels import Segment
 from ..structures import Classes
 
@@ -78,13 +79,20 @@ class PanopticTruth:
         self._images = None if images is None else dict(images)
 
     @classmethod
-    def from_json(cls, panoptic_json: str, panoptic_root: str) -> PanopticTruth:
+    def from_json(
+        cls, panoptic_json: str, panoptic_root: str, only: Collection[str] | None = None
+    ) -> PanopticTruth:
         """Read a file in COCO's panoptic format, whose PNG files are in `panoptic_root`.
+
+        Args:
+            panoptic_json: the file.
+            panoptic_root: folder of the PNG files.
+            only: the ``file_name`` of the images to take; None takes all.
 
         Raises:
             DatasetError: the file is missing or has another format.
         """
-        content = read_coco(panoptic_json, _FIELDS)
+        content = keep_images(read_coco(panoptic_json, _FIELDS), only)
         images = None
         if "annotations" in content:
             images = {
@@ -110,7 +118,8 @@ class PanopticTruth:
         """
         metadata = MetadataCatalog.get(dataset_name)
         if metadata.get("panoptic_json") and metadata.get("panoptic_root"):
-            return cls.from_json(metadata.panoptic_json, metadata.panoptic_root)
+            only = metadata.get(ONLY_IMAGES)
+            return cls.from_json(metadata.panoptic_json, metadata.panoptic_root, only)
         records = list(panoptic_records(dataset_name))
         if not records:
             raise DatasetError(
