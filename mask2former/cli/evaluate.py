@@ -1,7 +1,8 @@
 """Measure the accuracy of a trained model on a folder of your own data.
 
-The validation set of the folder counts or, in a folder without splits, everything. The command
-prints AP, PQ or mIoU, whichever the model and the data allow.
+The validation set of the folder counts. In a folder without splits it is what the run of the model
+held out or, for other models, everything. The command prints AP, PQ or mIoU, whichever the model
+and the data allow.
 
 Examples:
   mask2former evaluate output/mine --data my_data
@@ -13,13 +14,21 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import add_data, add_model, add_model_flags, model_overrides, train_net_arguments
+from .flags import (
+    add_data,
+    add_model,
+    add_model_flags,
+    add_split,
+    model_overrides,
+    train_net_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the data and where the results go."""
     add_model(parser)
     add_data(parser)
+    add_split(parser)
     parser.add_argument(
         "--output", default="evaluation", metavar="DIR", help="of the results (%(default)s)"
     )

@@ -97,12 +97,21 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)
 
 
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Add the file that divides a folder without splits."""
+    parser.add_argument(
+        "--split",
+        metavar="FILE",
+        help="images to train and validate with, as in the split.json of a run",
+    )
+
+
 def train_net_arguments(
     args: argparse.Namespace, config_file: str, overrides: Sequence[object]
 ) -> list[str]:
     """Return arguments of `train_net.py` for the same data, trust and number of processes."""
     arguments = ["--config-file", config_file]
-    for name in ("data", "task", "classes", "ignore_label", "num_gpus", *LENGTHS):
+    for name in ("data", "task", "classes", "ignore_label", "split", "num_gpus", *LENGTHS):
         value = getattr(args, name, None)
         if value is not None:
             arguments += [f"--{name.replace('_', '-')}", str(value)]

@@ -24,12 +24,13 @@ from typing import NoReturn
 
 from ..tasks import TaskName
 from ..utils.length_flags import add_length_flags
-from .flags import add_config_flags, add_data, train_net_arguments
+from .flags import add_config_flags, add_data, add_split, train_net_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the data, the model and the length of the run."""
     add_data(parser)
+    add_split(parser)
     parser.add_argument(
         "--model",
         metavar="NAME",

@@ -5,7 +5,8 @@ python -m mask2former.cli.visualize_data \\
 python -m mask2former.cli.visualize_data \\
     --config-file config.yaml --num 20 --raw INPUT.MIN_SCALE 0.5
 
-The command also takes the data arguments of train_net.py. The pictures show the first samples of a
+The command also takes the data arguments of train_net.py; those of a validation set alone will do.
+The pictures show the first samples of a
 run with this config, in the same order: the same images and the same crops. With --raw they show
 the same images without augmentation. Pixels that belong to no target are hatched, except for
 instances, where they are background. Crowds, which training ignores, are striped in the colour of
@@ -25,9 +26,11 @@ from pathlib import Path
 
 from .. import load_config
 from ..data.mapper import get_preset
-from ..engine.data_flags import add_data_flags, register_run_datasets
+from ..engine.data_flags import FILES, add_data_flags, register_run_datasets
+from ..engine.run_settings import set_up_run
 from ..report.training_samples import classes_of, draw, samples, summary
 from ..utils.files import write_atomically
+from ..utils.length_flags import LENGTHS
 from ..utils.progress import ResultLines
 
 
@@ -51,7 +54,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     add_data_flags(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
-    parser.set_defaults(eval_only=False)
+    parser.set_defaults(eval_only=False, resume=False, **dict.fromkeys(LENGTHS))
     return parser
 
 
@@ -64,7 +67,11 @@ def run(args: argparse.Namespace) -> str:
     if args.num < 1:
         raise ValueError(f"--num {args.num}: at least one picture is needed")
     cfg = load_config(args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config)
-    register_run_datasets(cfg, args)
+    if not any(getattr(args, f"train_{name}") for name in FILES):
+        for name in FILES:  # the samples are of the only data there is
+            setattr(args, f"train_{name}", getattr(args, f"val_{name}"))
+            setattr(args, f"val_{name}", None)
+    set_up_run(cfg, args, register_run_datasets(cfg, args))
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ..data.checks.coco_file import kind_of_json
+from ..data.checks.report import ImageContent
 from ..data.mapper import MAPPER_PRESETS
 from ..data.metadata import saved_metadata
 from ..data.own_data import OWN_DATA, OwnData, Registered, SemanticData, register_own_data
 from ..data.own_folder import png_folder, recognise_folder
+from ..data.split import SPLIT_FILE, Split, check_split, draw_split, read_split
 from ..structures import Classes
 from ..tasks import TASKS
 
 SPLITS = ("train", "val")
+# What the arguments of a split name: --train-json and so on
+FILES = ("json", "images", "panoptic", "labels")
+ChooseSplit = Callable[[Mapping[str, ImageContent]], Split | None]
 
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +57,12 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
             ),
         ):
             data.add_argument(f"--{split}-{name}", metavar=metavar, help=f"{split}: {text}")
+    data.add_argument(
+        "--split",
+        metavar="FILE",
+        help="JSON with the file names of the images to train with and to validate with, as in the "
+        "split.json of a run (default without a validation set: about a sixth is held out)",
+    )
     data.add_argument(
         "--classes", metavar="FILE", help="class names of label maps, one per line or a JSON list"
     )
@@ -99,6 +112,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered 
         data["val"],
         trained=trained,
         pixels=args.pixel_check,
+        choose_split=_choose_split(cfg, args, data),
     )
     head = cfg.MODEL.SEM_SEG_HEAD
     if args.eval_only and len(registered.classes) != head.NUM_CLASSES:
@@ -107,8 +121,39 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered 
             f"{args.val_json or args.classes or args.data} has {len(registered.classes)}: "
             f"{', '.join(registered.classes.names)}"
         )
+    if registered.split is not None and comm.is_main_process():
+        print(registered.split.summary(), flush=True)
     _set_config(cfg, args, registered)
     return registered
+
+
+def _choose_split(
+    cfg: CfgNode, args: argparse.Namespace, data: Mapping[str, OwnData | None]
+) -> ChooseSplit | None:
+    """Return what divides data that comes as one set; None if nothing does."""
+    is_one = data["val"] is (data["train"] if args.eval_only else None)
+    if not is_one:
+        if args.split:
+            raise ValueError("--split divides a single set of images, but there are two sets")
+        return None
+    if args.eval_only:
+        beside = Path(args.config_file).parent / SPLIT_FILE
+    else:
+        if cfg.TEST.EVAL_PERIOD == 0 and not args.split:
+            return None
+        beside = Path(cfg.OUTPUT_DIR) / SPLIT_FILE
+
+    def choose(images: Mapping[str, ImageContent]) -> Split | None:
+        if args.split or beside.is_file():
+            path = args.split or beside
+            split = read_split(path)
+            if args.eval_only and not args.split and not images.keys() & set(split.val):
+                return None  # the model was trained on other data
+            check_split(split, images, path)
+            return split
+        return None if args.eval_only else draw_split(images, max(cfg.SEED, 0))
+
+    return choose
 
 
 def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) -> None:
@@ -128,8 +173,7 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     Raises:
         ValueError: other arguments name data too, or the folder lacks what is needed.
     """
-    names = ("json", "images", "panoptic", "labels")
-    others = [flag for name in names for flag in _given(args, name)]
+    others = [flag for name in FILES for flag in _given(args, name)]
     if others:
         raise ValueError(f"--data and {others[0]}: give one or the other")
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
@@ -141,13 +185,12 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     )
     lines = [found.summary()]
     data: dict[str, OwnData | None] = {"train": found.train, "val": found.val}
-    if args.eval_only and not found.has_splits:
+    is_divided = args.split or Path(args.config_file).with_name(SPLIT_FILE).is_file()
+    if args.eval_only and found.val is None and (is_divided or not found.has_splits):
         data["val"] = found.train
     missing = "val" if args.eval_only else "train"
     if data[missing] is None:
         raise ValueError(f"{args.data} has no {'validation' if args.eval_only else 'training'} set")
-    if data["val"] is None:
-        lines.append("  no validation set: the model is not evaluated")
     if comm.is_main_process():
         print("\n".join(lines), flush=True)
     return found.task, data
@@ -159,7 +202,8 @@ def _from_files(args: argparse.Namespace) -> tuple[str, dict[str, OwnData | None
     if task is None:
         return None
     _check_flags(args, task)
-    return task, {split: _own_data(args, split, task) for split in SPLITS}
+    is_given = {split: getattr(args, f"{split}_images") for split in SPLITS}
+    return task, {s: _own_data(args, s, task) if is_given[s] else None for s in SPLITS}
 
 
 def _given(args: argparse.Namespace, name: str) -> list[str]:
@@ -169,7 +213,7 @@ def _given(args: argparse.Namespace, name: str) -> list[str]:
 
 def _task(args: argparse.Namespace) -> str | None:
     """Return the task of the data, from the arguments and the JSON, or None without arguments."""
-    flags = {name: _given(args, name) for name in ("json", "images", "panoptic", "labels")}
+    flags = {name: _given(args, name) for name in FILES}
     semantic = flags["labels"] + ["--classes"] * (args.classes is not None)
     if args.ignore_label is not None:
         semantic.append("--ignore-label")
@@ -197,7 +241,10 @@ def _task(args: argparse.Namespace) -> str | None:
 def _check_flags(args: argparse.Namespace, task: str) -> None:
     """Raise `ValueError` unless all arguments of the task are given."""
     missing, hints = [], []
-    for split in ("val",) if args.eval_only else SPLITS:
+    splits = ["val"] if args.eval_only else ["train"]
+    if any(getattr(args, f"val_{name}") for name in TASKS[task].flags) and not args.eval_only:
+        splits.append("val")
+    for split in splits:
         for name in TASKS[task].flags:
             if getattr(args, f"{split}_{name}"):
                 continue

@@ -93,6 +93,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     if comm.is_main_process() and not args.eval_only:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
+        if own is not None and own.split is not None:
+            own.split.save(cfg.OUTPUT_DIR)
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)

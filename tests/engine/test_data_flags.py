@@ -13,9 +13,13 @@ from support import REPOSITORY
 from mask2former import load_config
 from mask2former.data import DatasetError
 from mask2former.data.metadata import write_metadata
+from mask2former.data.split import Split
 from mask2former.engine import launch
 from mask2former.engine.data_flags import register_run_datasets
 from mask2former.engine.setup import argument_parser, check_datasets
+from mask2former.evaluation import check_evaluation
+from mask2former.evaluation.coco import COCOInstanceEvaluator
+from mask2former.evaluation.ground_truth import PanopticTruth
 
 THINGS = ["disk", "ring", "rectangle", "triangle", "star"]
 CLASSES = [*THINGS, "paper", "gravel"]
@@ -189,9 +193,10 @@ def test_data_of_another_task_than_the_config(shapes, classes, data, config, par
         (["--train-json", "a.json", "--train-labels", "x"], "--train-labels is for label maps"),
         (["--val-panoptic", "a", "--ignore-label", "3"], "--ignore-label is for label maps"),
         (["--train-images", "a"], "--train-images needs annotations too"),
-        (["--train-json", "a"], "needs --train-images and --val-json and --val-images too"),
-        (["--classes", "a"], "needs --train-images and --train-labels and --val-images and"),
-        (["--train-panoptic", "a"], "needs --train-json and --train-images and --val-json"),
+        (["--train-json", "a"], "needs --train-images too"),
+        (["--classes", "a"], "needs --train-images and --train-labels too"),
+        (["--train-panoptic", "a"], "needs --train-json and --train-images too"),
+        (["--val-json", "a"], "needs --train-json and --train-images and --val-images too"),
     ],
 )
 def test_incomplete_arguments_are_named(arguments, part):
@@ -351,12 +356,83 @@ def test_a_folder_of_label_maps(shapes, classes):
 def test_a_folder_without_validation(shapes, tmp_path, capsys):
     (tmp_path / "images").symlink_to(shapes / "train")
     (tmp_path / "result.json").symlink_to(shapes / "annotations/instances_train.json")
-    cfg = run("instance", "--data", tmp_path)
+    cfg = run("instance", "--data", tmp_path, "OUTPUT_DIR", tmp_path)
+    assert len(cfg.DATASETS.TRAIN) == len(cfg.DATASETS.TEST) == 1
+    assert "2 of 12 images are for validation" in capsys.readouterr().out
+    cfg = run("instance", "--data", tmp_path, "TEST.EVAL_PERIOD", 0)
     assert len(cfg.DATASETS.TRAIN) == 1 and cfg.DATASETS.TEST == ()
-    assert "no validation set: the model is not evaluated" in capsys.readouterr().out
     cfg = run(
         "instance", "--data", tmp_path, "--eval-only", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5
     )  # there are no splits: all is evaluated
     assert len(cfg.DATASETS.TEST) == 1 and cfg.DATASETS.TRAIN == ()
     (tmp_path / "result.json").rename(tmp_path / "train.json")
     assert "has no validation set" in error("instance", "--data", tmp_path, "--eval-only")
+
+
+# --- One set that is divided ---
+
+
+def parts_of(cfg):
+    """The image names of the training and of the validation set."""
+    return [
+        [Path(record["file_name"]).name for record in DatasetCatalog.get(name)]
+        for (name,) in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    ]
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_a_single_set_is_divided(shapes, tmp_path, classes, task):
+    """The evaluators see the ground truth of the part that is held out, and of no other image."""
+    arguments = [*flags(shapes, task, ["train"]), *(classes if task == "semantic" else ())]
+    arguments += ["OUTPUT_DIR", tmp_path]
+    cfg = run(task, *arguments)
+    train, val = parts_of(cfg)
+    assert sorted(train + val) == sorted(path.name for path in (shapes / "train").iterdir())
+    assert len(val) == 2
+    [name] = cfg.DATASETS.TEST
+    check_evaluation(cfg)
+    if task == "instance":
+        images = COCOInstanceEvaluator(name, output_dir=None)._coco_api.imgs
+        assert sorted(Path(image["file_name"]).name for image in images.values()) == val
+    if task == "panoptic":
+        ids = {record["image_id"] for record in DatasetCatalog.get(name)}
+        truth = PanopticTruth.of_dataset(name)
+        assert truth.image_ids == ids == {image["id"] for image in truth.header["images"]}
+    assert parts_of(run(task, *arguments)) == [train, val]
+    other = parts_of(run(task, *arguments, "SEED", 7))
+    assert sorted(other[0] + other[1]) == sorted(train + val) and other != [train, val]
+
+
+def test_the_file_of_a_split_decides(shapes, tmp_path):
+    names = sorted(path.name for path in (shapes / "train").iterdir())
+    split = Split(tuple(names[:3]), tuple(names[3:8]))  # a user's own
+    arguments = [*flags(shapes, "instance", ["train"]), "OUTPUT_DIR", tmp_path]
+    split.save(tmp_path)
+    assert parts_of(run("instance", *arguments)) == [names[:3], names[3:8]]
+    (tmp_path / "split.json").rename(tmp_path / "mine.json")
+    cfg = run("instance", "--split", tmp_path / "mine.json", *arguments)
+    assert parts_of(cfg) == [names[:3], names[3:8]]
+    cfg = run("instance", "--split", tmp_path / "mine.json", *arguments, "TEST.EVAL_PERIOD", 0)
+    assert parts_of(cfg) == [names[:3], names[3:8]]
+    two = [*flags(shapes, "instance"), "--split", tmp_path / "mine.json"]
+    assert "there are two sets" in error("instance", *two)
+    Split(("absent.png",), (names[0],)).save(tmp_path)
+    message = error("instance", *arguments)
+    assert f"{tmp_path}/split.json names 1 image that the data does not have: absent" in message
+    assert "Traceback" not in message
+
+
+def test_evaluation_leaves_out_what_the_run_trained_on(shapes, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "run"
+    output.mkdir()
+    (data / "annotations").mkdir(parents=True)
+    (data / "train").symlink_to(shapes / "train")
+    file = data / "annotations/instances_train.json"
+    file.symlink_to(shapes / "annotations/instances_train.json")
+    names = sorted(path.name for path in (shapes / "train").iterdir())
+    Split(tuple(names[4:]), tuple(names[:4])).save(output)
+    config = output / "config.yaml"
+    config.write_text(load_config(config_file("instance")).dump())
+    cfg = run("instance", "--data", data, "--eval-only", config=str(config))
+    records = DatasetCatalog.get(cfg.DATASETS.TEST[0])
+    assert [Path(record["file_name"]).name for record in records] == names[:4]
