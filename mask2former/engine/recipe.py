@@ -247,8 +247,7 @@ class _Recipe:
         unit = {"instance": "objects", "panoptic": "segments", "semantic": "classes"}[data.task]
         held = f"99 % of the images have at most {data.objects} {unit}"
         needed = math.ceil(max(data.objects * 1.25, data.objects + 4) / 10) * 10
-        # Weights of a whole model, which only a user names, have their number of queries.
-        if "MODEL.WEIGHTS" not in self.given and needed > before.NUM_OBJECT_QUERIES:
+        if needed > before.NUM_OBJECT_QUERIES:
             self.choose(key, needed, held)
         number = self.value(key)
         balance = before.NO_OBJECT_WEIGHT * before.NUM_OBJECT_QUERIES

@@ -109,8 +109,8 @@ def _scale(cfg: CfgNode, args: argparse.Namespace) -> None:
 def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
     """Return the keys that the user set, and the config that the user's files derive from."""
     given = frozenset(map(str, args.opts[::2]))
-    if os.path.isdir(args.config_file):  # a Hugging Face model, with all of its weights
-        return given | {"MODEL.WEIGHTS"}, load_config(args.config_file, task=args.task)
+    if os.path.isdir(args.config_file):  # a Hugging Face model
+        return given, load_config(args.config_file, task=args.task)
     written, base = written_keys(args.config_file, config_folder())
     return given | written, None if base is None else load_config(base)
 

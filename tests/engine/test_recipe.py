@@ -165,9 +165,6 @@ def test_queries_hold_the_objects_of_an_image():
         assert objects < head.NUM_OBJECT_QUERIES < 1.5 * objects + 14
         assert 0.1 <= head.NO_OBJECT_WEIGHT < 0.3
         assert 2 * objects <= cfg.TEST.DETECTIONS_PER_IMAGE
-    crowded = replace(PHOTOS, objects=97)
-    weights = ["MODEL.WEIGHTS", "model.pth"]  # of a whole model with its own queries
-    assert settings(crowded, opts=weights).MODEL.MASK_FORMER.NUM_OBJECT_QUERIES == 20
 
 
 def test_epochs_count_images():
