@@ -214,6 +214,7 @@ _PIXEL_DECODERS = {
     "align_1.offset.weight": "FaPNPixelDecoder",
     "branches.0.convs.0.weight": "SemanticFPNPixelDecoder",
     "layer_1.weight": "BasePixelDecoder",
+    "mask_features.weight": "ProjectionPixelDecoder",
 }
 _TRANSFORMER_DECODERS = {
     "query_feat.weight": "MultiScaleMaskedTransformerDecoder",

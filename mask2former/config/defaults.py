@@ -215,7 +215,8 @@ def _add_inference_keys(cfg: CfgNode) -> None:
 def _add_pixel_decoder_keys(cfg: CfgNode) -> None:
     # Registered name of the pixel decoder: MSDeformAttnPixelDecoder (Mask2Former's),
     # BasePixelDecoder (FPN), TransformerEncoderPixelDecoder (FPN over a transformer encoder),
-    # SemanticFPNPixelDecoder, BiFPNPixelDecoder or FaPNPixelDecoder.
+    # SemanticFPNPixelDecoder, BiFPNPixelDecoder, FaPNPixelDecoder, or ProjectionPixelDecoder, which
+    # takes the maps of the backbone as they are.
     cfg.MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME = "BasePixelDecoder"
     # Channels of the mask features, which are also those of the mask embedding of each query.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256

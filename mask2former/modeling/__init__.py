@@ -14,6 +14,7 @@ from .pixel_decoder import (
     BiFPNPixelDecoder,
     FaPNPixelDecoder,
     MSDeformAttnPixelDecoder,
+    ProjectionPixelDecoder,
     SemanticFPNPixelDecoder,
     TransformerEncoderPixelDecoder,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "MultiScaleMaskedTransformerDecoder",
     "PerPixelBaselineHead",
     "PerPixelBaselinePlusHead",
+    "ProjectionPixelDecoder",
     "SemanticFPNPixelDecoder",
     "SetCriterion",
     "StandardTransformerDecoder",

@@ -21,6 +21,7 @@ OWN_ARGUMENTS = {
     "SemanticFPNPixelDecoder": {},
     "BiFPNPixelDecoder": {"num_layers": 2},
     "FaPNPixelDecoder": {},
+    "ProjectionPixelDecoder": {},
     "MSDeformAttnPixelDecoder": {
         **ENCODER,
         "transformer_in_features": ["res3", "res4", "res5"],

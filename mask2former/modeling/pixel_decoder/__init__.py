@@ -5,6 +5,7 @@ from .bifpn import BiFPNPixelDecoder
 from .fapn import FaPNPixelDecoder
 from .fpn import BasePixelDecoder, TransformerEncoderPixelDecoder
 from .msdeformattn import MSDeformAttnPixelDecoder
+from .projection import ProjectionPixelDecoder
 from .semantic_fpn import SemanticFPNPixelDecoder
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FaPNPixelDecoder",
     "MSDeformAttnPixelDecoder",
     "PixelDecoder",
+    "ProjectionPixelDecoder",
     "SemanticFPNPixelDecoder",
     "TransformerEncoderPixelDecoder",
     "build_pixel_decoder",

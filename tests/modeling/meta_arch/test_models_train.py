@@ -10,7 +10,13 @@ STANDARD = [
     *("MODEL.MASK_FORMER.DROPOUT", 0.1),
     "MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE",
 ]
-NAMES = ("BasePixelDecoder", "SemanticFPNPixelDecoder", "BiFPNPixelDecoder", "FaPNPixelDecoder")
+NAMES = (
+    "BasePixelDecoder",
+    "SemanticFPNPixelDecoder",
+    "BiFPNPixelDecoder",
+    "FaPNPixelDecoder",
+    "ProjectionPixelDecoder",
+)
 MODELS = {name: ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", name] for name in NAMES}
 MODELS["MaskFormer"] = [*MODELS["BasePixelDecoder"], *STANDARD, "res5"]
 MODELS["MaskFormer with encoder"] = [

@@ -120,6 +120,21 @@ def test_fewer_levels(name):
     assert [m.shape[-2:] for m in maps] == [(4, 6), (8, 12)]
 
 
+@torch.no_grad()
+def test_a_projection_leaves_maps_of_its_channels_alone():
+    shapes = {**SHAPES, "res4": ShapeSpec(channels=DIM, stride=16)}
+    decoder = randomize(build("ProjectionPixelDecoder", shapes=shapes))
+    x = features(64, 96) | {"res4": torch.randn(2, DIM, 4, 6)}
+    mask_features, _, maps = decoder.forward_features(x)
+    assert maps[1] is x["res4"]
+    one = decoder.mask_features
+    wanted = torch.einsum("oi,bihw->bohw", one.weight[..., 0, 0], x["res2"])
+    torch.testing.assert_close(mask_features, wanted + one.bias[:, None, None])
+    names = {name.rpartition(".")[0] for name in decoder.state_dict()}
+    parts = {f"projections.{i}{norm}" for i in (0, 2) for norm in ("", ".norm")}
+    assert names == {"mask_features", *parts}
+
+
 def test_bifpn_needs_strides_that_double():
     dilated = {**SHAPES, "res5": ShapeSpec(channels=CHANNELS["res5"], stride=16)}
     with pytest.raises(ValueError, match=r"twice the stride.*\[4, 8, 16, 16\]"):
