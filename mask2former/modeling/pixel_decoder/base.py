@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 from detectron2.config import CfgNode
@@ -11,7 +11,6 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 
-_T = TypeVar("_T")
 DecodedFeatures = tuple[Tensor, Tensor | None, list[Tensor]]
 
 
@@ -85,7 +84,7 @@ class PixelDecoder(nn.Module):
         """Return the decoder's input maps, fine to coarse."""
         return [features[name] for name in self.in_features]
 
-    def multi_scale(self, pyramid: list[_T]) -> list[_T]:
+    def multi_scale(self, pyramid: list[Tensor]) -> list[Tensor]:
         """Return the coarsest maps, coarse to fine, of a pyramid that is ordered fine to coarse."""
         return pyramid[::-1][: self.num_output_levels]
 

@@ -31,7 +31,7 @@ class ProjectionPixelDecoder(PixelDecoder):
             nn.Identity()
             if channels == self.conv_dim
             else conv_norm(channels, self.conv_dim, 1, self.norm)
-            for channels in self.multi_scale(self.in_channels)
+            for channels in self.in_channels[::-1][: self.num_output_levels]
         )
         self.mask_features = conv_norm(self.in_channels[0], self.mask_dim, 1)
 
