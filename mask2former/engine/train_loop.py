@@ -37,6 +37,10 @@ class TrainLoop(SimpleTrainer):
         precision: dtype of autocast; None trains in float32.
         accumulate_steps: batches per iteration; their gradients are averaged.
         seed: seed of the whole run.
+        rank: number of the process, by default its own.
+
+    Attributes:
+        batches: those of the present iteration, as far as it has come.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class TrainLoop(SimpleTrainer):
         precision: torch.dtype | None,
         accumulate_steps: int,
         seed: int,
+        rank: int | None = None,
     ):
         super().__init__(model, data_loader, optimizer)
         if accumulate_steps < 1:
@@ -57,6 +62,9 @@ class TrainLoop(SimpleTrainer):
         self.precision = precision
         self.accumulate_steps = accumulate_steps
         self.seed = seed
+        self.rank = comm.get_rank() if rank is None else rank
+        self.batches: list[list[dict[str, Any]]] = []
+        self._data_time = 0.0
         # Gradients would underflow in float16. bfloat16 has the range of float32.
         self.grad_scaler = torch.amp.GradScaler(
             device_type, enabled=precision == torch.float16 and device_type == "cuda"
@@ -79,37 +87,50 @@ class TrainLoop(SimpleTrainer):
             raise
 
     def _run_step(self) -> None:
-        self._seed_draws()
         self.optimizer.zero_grad()
-        totals: dict[str, torch.Tensor] = {}
-        data_time = 0.0
-        batches = []
-        for i in range(self.accumulate_steps):
-            start = time.perf_counter()
-            data = next(self._data_loader_iter)
-            data_time += time.perf_counter() - start
-            last = i == self.accumulate_steps - 1
-            try:
-                losses = self._backward(data, synchronise=last)
-            except FloatingPointError as error:
-                raise FloatingPointError(f"{error} {_describe(data)}") from error
-            for name, loss in losses.items():
-                totals[name] = totals.get(name, 0.0) + loss.detach() / self.accumulate_steps
-            batches += data
+        losses = self.compute_gradients()
         self.after_backward()
+        images = [sample for batch in self.batches for sample in batch]
         # Before the step, so that the weights stay those of the last good iteration
-        self._check_finite(totals, batches)
-        self._write_metrics(totals, data_time)
+        self._check_finite(losses, images)
+        self._write_metrics(losses, self._data_time)
         if hasattr(self.optimizer, "statistics"):
             self.optimizer.statistics = None  # the scaler may skip a step
         try:
             self.grad_scaler.step(self.optimizer)
         except FloatingPointError as error:
             raise FloatingPointError(
-                f"iteration {self.iter}: {error}. {_describe(batches)}"
+                f"iteration {self.iter}: {error}. {_describe(images)}"
             ) from error
         self.grad_scaler.update()
         self._write_gradient_statistics()
+        self.batches = []
+
+    def compute_gradients(self) -> dict[str, torch.Tensor]:
+        """Add the gradients of this iteration to those that the parameters have.
+
+        They depend on the weights, the batches, the seed, the iteration and the rank only. With
+        mixed precision they are scaled by `grad_scaler`.
+
+        Returns:
+            The means of the losses over the batches, which `batches` holds afterwards.
+        """
+        self._seed_draws()
+        losses: dict[str, torch.Tensor] = {}
+        self.batches, self._data_time = [], 0.0
+        for i in range(self.accumulate_steps):
+            start = time.perf_counter()
+            data = next(self._data_loader_iter)
+            self._data_time += time.perf_counter() - start
+            self.batches.append(data)
+            last = i == self.accumulate_steps - 1
+            try:
+                found = self._backward(data, synchronise=last)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error} {_describe(data)}") from error
+            for name, loss in found.items():
+                losses[name] = losses.get(name, 0.0) + loss.detach() / self.accumulate_steps
+        return losses
 
     def _backward(
         self, data: list[dict[str, Any]], *, synchronise: bool
@@ -152,7 +173,7 @@ class TrainLoop(SimpleTrainer):
 
     def _seed_draws(self) -> None:
         # torch mixes a seed's bits, so neighbouring seeds give unrelated draws.
-        torch.manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + comm.get_rank())
+        torch.manual_seed((self.seed * 1_000_003 + self.iter) * 4096 + self.rank)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything except the model's weights that the rest of the run depends on."""

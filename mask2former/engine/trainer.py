@@ -26,12 +26,14 @@ from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
 from .averaging import WeightAverage
+from .bad_step import keep_step
 from .distributed import distributed_model
 from .early_stopping import EarlyStopping
 from .hooks import Evaluate, WriteMetrics, WriteReport
 from .interruption import request, stopping_at_once
 from .launch import is_lost_connection
 from .optimizer import build_optimizer
+from .precision import amp_precision, autocast
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
@@ -208,6 +210,14 @@ class Trainer(DefaultTrainer):
             finally:
                 self.after_train()
 
+    def run_step(self) -> None:
+        """Run one iteration; one whose numbers are not finite is kept, and can be replayed."""
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            keep_step(self._trainer, self.cfg, error)
+            raise
+
     def resume_or_load(self, resume: bool = True) -> None:
         """Load weights as Detectron2 does; resuming also continues the data stream.
 
@@ -370,17 +380,3 @@ def _is_said_in_one_line(error: Exception) -> bool:
     """Tell whether who started the run says what is wrong, so that a traceback adds nothing."""
     expected = isinstance(error, OSError | FloatingPointError | DatasetError)
     return expected or request.raised or is_lost_connection(error)
-
-
-def amp_precision(cfg: CfgNode) -> torch.dtype | None:
-    """Return the dtype of autocast for ``SOLVER.AMP.ENABLED``: float16 on CUDA, else bfloat16."""
-    if not cfg.SOLVER.AMP.ENABLED:
-        return None
-    return torch.float16 if torch.device(cfg.MODEL.DEVICE).type == "cuda" else torch.bfloat16
-
-
-def autocast(cfg: CfgNode) -> torch.autocast:
-    """Return the context of training's precision."""
-    precision = amp_precision(cfg)
-    kind = torch.device(cfg.MODEL.DEVICE).type
-    return torch.autocast(kind, dtype=precision, enabled=precision is not None)

@@ -6,13 +6,14 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from typing import ClassVar
 
 import pytest
 import torch
 import warm_runs
-from support import QUICKSTART, TINY
+from support import QUICKSTART, REPOSITORY, TINY
 
 ENDLESS = ["SOLVER.MAX_ITER", 100000, "SOLVER.STEPS", "(90000,)"]
 
@@ -211,7 +212,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(datasets, tmp_path):
     assert "file/run" in error
 
 
-def test_a_diverging_run_is_one_line(datasets, tmp_path):
+def test_a_diverging_run_is_one_line_and_its_step_is_replayed(datasets, tmp_path):
     keys = ["SOLVER.BASE_LR", 1e30, "SOLVER.CHECKPOINT_PERIOD", 1]
     diverging = Run(datasets, tmp_path, *keys)
     status, error = diverging.finish()
@@ -221,3 +222,10 @@ def test_a_diverging_run_is_one_line(datasets, tmp_path):
     for path in checkpoints(tmp_path):
         model = torch.load(path, weights_only=True)["model"]
         assert all(value.isfinite().all() for value in model.values())
+    (command,) = re.findall(r"python (-m mask2former.cli.replay .*)", diverging.log)
+    replayed = subprocess.run(
+        [sys.executable, *command.split()], capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert replayed.returncode == 0, replayed.stderr
+    assert "The first output that is not finite is that of backbone." in replayed.stdout
+    assert "Traceback" not in replayed.stderr
