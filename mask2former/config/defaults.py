@@ -53,6 +53,9 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # "microscopy" or "documents" (drawings, too). It decides on flips instead of RANDOM_FLIP. ""
     # adds nothing.
     cfg.INPUT.AUGMENTATION = ""
+    # A pipeline of Albumentations that is applied to the resized and cropped image and its masks:
+    # a JSON or YAML file as albumentations.save writes it. "" applies none.
+    cfg.INPUT.ALBUMENTATIONS = ""
     # A training image that cannot be used, because a file of it is damaged or does not fit: "stop"
     # ends the run, "skip" takes another image in its place, logs the file and counts it in the
     # metric bad_images.

@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 
 from .appearance import SSDColorJitter
 from .labelled_input import IMAGE_PADDING, PADDING_BYTE
+from .pipeline import Albumentations
 from .presets import AUGMENTATION_PRESETS, AugmentationPreset
 
 
@@ -88,12 +89,19 @@ def _require(value: str, key: str, known: tuple[str, ...]) -> None:
 
 
 def _chosen(cfg: CfgNode) -> AugmentationPreset:
-    """Return the steps of ``INPUT.AUGMENTATION``, which without a preset are the mapper's flip."""
-    name = cfg.INPUT.AUGMENTATION
+    """Return the steps of ``INPUT.AUGMENTATION``, which without a preset are the mapper's flip.
+
+    Those of ``INPUT.ALBUMENTATIONS`` follow.
+    """
+    name, pipeline = cfg.INPUT.AUGMENTATION, cfg.INPUT.ALBUMENTATIONS
     if not name:
-        return AugmentationPreset(orientation=_flip(cfg))
-    _require(name, "AUGMENTATION", tuple(AUGMENTATION_PRESETS))
-    return AUGMENTATION_PRESETS[name](cfg.INPUT.FORMAT)
+        chosen = AugmentationPreset(orientation=_flip(cfg))
+    else:
+        _require(name, "AUGMENTATION", tuple(AUGMENTATION_PRESETS))
+        chosen = AUGMENTATION_PRESETS[name](cfg.INPUT.FORMAT)
+    if pipeline:
+        chosen.appearance.append(Albumentations(pipeline, cfg.INPUT.FORMAT))
+    return chosen
 
 
 def _flip(cfg: CfgNode) -> list[T.Augmentation]:

@@ -27,7 +27,7 @@ class AugmentationPreset:
     tilt: list[T.Augmentation] = field(default_factory=list)
     """Turns the resized image, before the crop."""
     appearance: list[T.Augmentation] = field(default_factory=list)
-    """Changes the pixels of the crop, before it is padded."""
+    """Changes the crop, before it is padded."""
 
 
 def _photographs(image_format: str) -> AugmentationPreset:

@@ -20,6 +20,7 @@ from ...utils.size import Size
 from ..errors import DatasetError
 from ..segmentation import decode_rle, parse_polygon, rasterize_polygons
 from .classes import check_class, distinct_values
+from .pipeline import points_and_pixels
 
 
 def _make_instances(masks: PackedMasks, classes: Sequence[int]) -> Instances:
@@ -92,8 +93,8 @@ def transform_segmentation(
 ) -> np.ndarray:
     """Rasterise one segmentation on the grid of the transformed image.
 
-    Polygons are transformed as points and rasterised once, at the final size. Masks are resampled
-    by nearest pixel. Padding is never part of a mask.
+    Polygons are transformed as points and rasterised once, at the final size, or where
+    `MovedPixels` begins. Masks are resampled by nearest pixel. Padding is never part of a mask.
 
     Args:
         segmentation: list of polygons, COCO RLE dict, or (H, W) bitmap of the original size.
@@ -109,9 +110,15 @@ def transform_segmentation(
     """
     if isinstance(segmentation, (list, tuple)) and len(segmentation):
         polygons = [parse_polygon(polygon, *original_size) for polygon in segmentation]
-        points = transforms.apply_coords(np.concatenate(polygons))
-        splits = np.cumsum([len(polygon) for polygon in polygons])[:-1]
-        return rasterize_polygons(np.split(points, splits), *size)
+        first, rest = points_and_pixels(transforms)
+        points = first.apply_coords(np.concatenate(polygons))
+        outlines = np.split(points, np.cumsum([len(polygon) for polygon in polygons])[:-1])
+        if not len(rest):
+            return rasterize_polygons(outlines, *size)
+        drawn = rasterize_polygons(outlines, *rest[0].size)
+        mask = np.zeros(rest[0].size, np.uint8)
+        mask[: drawn.shape[0], : drawn.shape[1]] = drawn
+        return rest.apply_segmentation(mask) == 1
     if isinstance(segmentation, dict):
         mask = decode_rle(segmentation, *original_size)
     elif isinstance(segmentation, np.ndarray):
