@@ -1,6 +1,7 @@
 # make quickstart   install everything, then train, evaluate and try a small model (about 10 minutes)
 # TASK=panoptic     what the quickstart's model does: instance (default), panoptic or semantic
 # make test         install everything, then run the tests
+# WORKERS=N         processes that run them (default: one per core, at most 4)
 # make fuzz         tests with damaged files, kills and sanitizers at length (FUZZ_CASES=10000 each)
 # make lint         ruff, mypy, clang-format; checks of the workflow, issue forms and citation
 # make docs         build this project's documentation: docs/_build/html/index.html
@@ -17,6 +18,7 @@ export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 TASK ?= instance
 FUZZ_CASES ?= 10000
 OUTPUT ?= output/quickstart/$(TASK)
+WORKERS ?= $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count()))")
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.mask2former-installed
@@ -47,8 +49,9 @@ quickstart: install
 	@echo "Model, logs and results: $(OUTPUT)"
 	@echo "Pictures of its predictions: $(OUTPUT)/pictures"
 
+# a thread for each process: threads that share a core wait for each other
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

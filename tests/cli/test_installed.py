@@ -150,7 +150,7 @@ def test_serve(programs, model, folder):
                 assert page.read().lower().startswith(b"<!doctype html>")
         finally:
             server.send_signal(signal.SIGTERM)
-            server.communicate(timeout=60)
+            server.communicate(timeout=180)
     assert server.returncode == 0
 
 

@@ -29,7 +29,7 @@ from mask2former.serve.model import ServedModel
 from mask2former.serve.server import serve
 from mask2former.serve.task_images import TaskImages
 
-START_SECONDS = 60
+START_SECONDS = 180
 
 
 @dataclass

@@ -22,6 +22,7 @@ import torch
 from support import REPOSITORY
 
 import mask2former.engine  # noqa: F401  for the processes that are forked
+from mask2former.data import register_synthetic
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
@@ -34,31 +35,31 @@ def start(
     Args:
         arguments: the command line.
         log: the file that what it prints is appended to.
-        datasets: the folder of data sets, the same in all calls: modules read it when imported.
+        datasets: the folder of the synthetic data set.
         kill_at: kill the process at its so-many-th call that changes files. With 0, it writes the
             number of these calls to the end of the log.
         file_limit: bytes after which writing to a file fails as on a full disk: the write that
             crosses it is short, the next one fails.
     """
     # Python 3.11 imports the preloaded modules from the path of the environment.
-    environment = {
-        "DETECTRON2_DATASETS": str(datasets),
-        "PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}",
-    }
+    environment = {"PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_runs"])
-    process = context.Process(target=_run, args=(arguments, log, kill_at, file_limit))
+    process = context.Process(target=_run, args=(arguments, log, datasets, kill_at, file_limit))
     with mock.patch.dict(os.environ, environment):
         process.start()
     return process
 
 
-def _run(arguments: list[str], log: Path, kill_at: int, file_limit: int) -> None:
+def _run(
+    arguments: list[str], log: Path, datasets: Path, kill_at: int, file_limit: int
+) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)
     os.dup2(output, 2)
     torch.set_num_threads(1)
+    register_synthetic(datasets)  # where the process that is forked found none
     multiprocessing.set_start_method("fork", force=True)  # as in a process that nobody forked
     sys.argv = ["train_net.py", *arguments]
     if file_limit:

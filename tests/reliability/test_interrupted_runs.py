@@ -49,13 +49,13 @@ class Run:
 
     def wait_for_iteration(self):
         """Wait until training has begun, and let some iterations pass."""
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while "Starting training" not in self.log:
             assert self.process.is_alive() and time.monotonic() < until, self.log
             time.sleep(0.1)
         time.sleep(1)
 
-    def finish(self, seconds=60):
+    def finish(self, seconds=180):
         """Wait for the end, and return the status and the last line of the log."""
         self.process.join(seconds)
         log = self.log
@@ -118,7 +118,7 @@ def test_a_signal_to_all_processes_of_a_run(datasets, tmp_path, number):
 def test_a_signal_during_the_evaluation(datasets, tmp_path):
     keys = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 1, "INPUT.MIN_SIZE_TEST", 1600]
     running = Run(datasets, tmp_path, *keys, "INPUT.MAX_SIZE_TEST", 1600)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while "Start inference" not in running.log:
         assert time.monotonic() < until, running.log
         time.sleep(0.05)

@@ -31,7 +31,7 @@ def test_a_signal_from_elsewhere_does_not_hide_that_of_the_exiting_process():
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     ended = subprocess.run(
         [sys.executable, "-c", EXITING],
-        env=environment, timeout=60, capture_output=True, text=True,
+        env=environment, timeout=180, capture_output=True, text=True,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     with pytest.raises(ProcessLookupError):
