@@ -114,6 +114,8 @@ def train_net_arguments(
     for name in ("data", "task", "classes", "ignore_label", "split", "num_gpus", *LENGTHS):
         value = getattr(args, name, None)
         if value is not None:
+            if name == "time_budget":
+                value = f"{value}s"
             arguments += [f"--{name.replace('_', '-')}", str(value)]
     for name in ("allow_unsafe_config", "allow_unsafe_weights"):
         if getattr(args, name):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -84,9 +85,11 @@ def _config_file(model: str | None, task: TaskName) -> tuple[str, str]:
 def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> None:
     """Run the command line of `train_net.py`, perhaps for a verb of the command."""
     from ..engine import argument_parser, launch
+    from ..utils.resources import process_age
 
     args = argument_parser().parse_args(arguments)
     args.verb = verb
+    args.started = time.monotonic() - process_age()
     launch(
         train,
         args.num_gpus,

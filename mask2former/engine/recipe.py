@@ -21,7 +21,7 @@ _GB = 2**30
 _STRIDE = 32
 _SMALLEST = 128
 # Largest side of a training crop: by processor cores without a GPU, or by the GPU's memory in GB.
-_SIDE_OF_CORES = ((16, 512), (8, 384), (3, 320), (0, 256))
+_SIDE_OF_CORES = ((8, 512), (5, 384), (3, 320), (0, 256))
 _SIDE_OF_GPU = ((11, 1024), (7, 768), (0, 512))
 # Memory of training in bytes per pixel of the crop with a ResNet-50, in float32 and in 16 bits,
 # from `docs/benchmarks.md`; and what a process takes besides.
@@ -40,6 +40,8 @@ _EVALUATIONS = 10
 # most this share of the time.
 _TRAINING_COST = 3
 _EVALUATION_SHARE = 0.2
+# Encoders of timm whose convolutions are depthwise
+_DEPTHWISE = ("efficientnet", "mobilenet", "convnext")
 _METRICS: dict[TaskName, str] = {
     "instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"
 }  # fmt: skip
@@ -70,6 +72,15 @@ KEYS = (
     "SOLVER.CHECKPOINTS_TO_KEEP",
     "TEST.EVAL_PERIOD",
     "TEST.DETECTIONS_PER_IMAGE",
+)
+# Those that follow from the length of a run
+LENGTH_KEYS = (
+    "SOLVER.MAX_ITER",
+    "SOLVER.STEPS",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.EMA_DECAY",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.EVAL_PERIOD",
 )
 
 
@@ -264,11 +275,15 @@ class _Recipe:
         machine = self.machine
         is_cpu = machine.device == "cpu"
         what = "bfloat16" if is_cpu else "float16"
-        self.choose(
-            "SOLVER.AMP.ENABLED",
-            machine.fast_16_bit,
-            f"{what} is faster here" if machine.fast_16_bit else f"{what} is not faster here",
+        model = self.cfg.MODEL
+        is_depthwise = model.BACKBONE.NAME == "TimmBackbone" and any(
+            name in model.TIMM.NAME for name in _DEPTHWISE
         )
+        if is_cpu and is_depthwise:
+            self.choose("SOLVER.AMP.ENABLED", False, f"{what} is slower in this encoder on a CPU")
+        else:
+            why = f"{what} is {'' if machine.fast_16_bit else 'not '}faster here"
+            self.choose("SOLVER.AMP.ENABLED", machine.fast_16_bit, why)
         workers = 1 + machine.cores // 8 if is_cpu else min(8, max(1, machine.cores - 1))
         cores = counted(machine.cores, "core")
         self.choose("DATALOADER.NUM_WORKERS", workers, f"{cores} per process")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..tasks import TaskName
 from ..utils.device import has_fast_bfloat16
 from ..utils.length_flags import LENGTHS
 from ..utils.resources import free_memory, usable_cores
-from .recipe import KEYS, Choice, DataFacts, Machine, choose, table
+from .recipe import KEYS, LENGTH_KEYS, Choice, DataFacts, Machine, choose, table
 from .schedule import scaled_schedule
 
 # Share of the free memory that training may take, and the memory of a machine that does not tell.
@@ -33,7 +34,24 @@ _SHARE = {"cpu": 0.6, "cuda": 0.85}
 _USUAL_MEMORY = 8 * 2**30
 
 
-def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -> str:
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a run.
+
+    Attributes:
+        chosen: what was chosen and why, for the log; an empty text if nothing was.
+        num_val: number of images that an evaluation takes.
+        of_length: number of iterations -> `SOLVER.MAX_ITER` and what depends on it.
+        has_length: whether the length is that of an earlier part of the run.
+    """
+
+    chosen: str
+    num_val: int
+    of_length: Callable[[int], list[Choice]]
+    has_length: bool = False
+
+
+def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -> Settings:
     """Set what the user leaves open for a run on own data; other runs stay as they are.
 
     Args:
@@ -41,36 +59,40 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         args: of the command line.
         own: the user's own data, or None.
 
-    Returns:
-        What was chosen and why, for the log; an empty text if nothing was.
-
     Raises:
         ValueError: the length of the run is not a sensible number, or given twice.
     """
-    if args.eval_only:
-        return ""
-    _check_length(args)
+    if not args.eval_only:
+        _check_length(args)
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
-    if own is None or preset is None:
-        _scale(cfg, args)
-        return ""
+    if args.eval_only or own is None or preset is None:
+        return _of_config(cfg, args)
     given, published = _given(args)
     if args.iterations is not None:
         cfg.SOLVER.MAX_ITER = args.iterations
         given |= {"SOLVER.MAX_ITER"}
-    folder = Path(cfg.OUTPUT_DIR)
-    if args.resume and newest_checkpoints(folder):
-        return _keep(cfg, folder / "config.yaml", given)
     data = data_facts(preset.targets, own)
-    choices = on_main_process(
-        lambda: choose(
-            cfg, data, machine_facts(cfg), given=given, published=published, epochs=args.epochs
-        )
-    )
-    set_values(cfg, choices)
-    if not choices:
-        return ""
-    return f"Settings that were not given, chosen for this data and machine:\n{table(choices)}"
+    machine = on_main_process(lambda: machine_facts(cfg))
+    if resumed := _resumed_config(cfg, args):
+        kept = [key for key in KEYS if key not in given]
+        set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
+        text = f"Settings that were not given are those of {cfg.OUTPUT_DIR}/config.yaml"
+    else:
+        choices = choose(cfg, data, machine, given=given, published=published, epochs=args.epochs)
+        set_values(cfg, choices)
+        text = "Settings that were not given, chosen for this data and machine:\n" + table(choices)
+        text = text if choices else ""
+
+    def of_length(iterations: int) -> list[Choice]:
+        changed = cfg.clone()
+        changed.defrost()
+        changed.SOLVER.MAX_ITER = iterations
+        fixed = given | {"SOLVER.MAX_ITER"}
+        found = choose(changed, data, machine, given=fixed, published=published)
+        kept = [choice for choice in found if choice.key in LENGTH_KEYS]
+        return [Choice("SOLVER.MAX_ITER", iterations, "--time-budget"), *kept]
+
+    return Settings(text, data.val_images, of_length, resumed is not None)
 
 
 def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
@@ -91,19 +113,30 @@ def _check_length(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} and SOLVER.MAX_ITER: give one of them")
 
 
-def _scale(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Scale the schedule of a run on registered data to the length that the user gave."""
-    iterations = args.iterations
-    if args.epochs is not None:
+def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
+    """Return the settings of a run on registered data: those of the config, scaled to a length."""
+    given = set(map(str, args.opts[::2]))
+
+    def of_length(iterations: int) -> list[Choice]:
+        words = scaled_schedule(cfg, iterations)
+        pairs = zip(words[::2], words[1::2], strict=True)
+        return [Choice(str(key), value, "") for key, value in pairs if key not in given]
+
+    num_val = 0
+    if args.time_budget is not None and not args.eval_only:
+        num_val = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST)
+    if args.time_budget is not None and (resumed := _resumed_config(cfg, args)):
+        kept = [key for key in LENGTH_KEYS if key not in given]
+        set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
+        return Settings("", num_val, of_length, has_length=True)
+    iterations = None if args.eval_only else args.iterations
+    if not args.eval_only and args.epochs is not None:
         images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
         batch = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
         iterations = math.ceil(args.epochs * images / batch)
-    if iterations is None:
-        return
-    words = scaled_schedule(cfg, iterations)
-    given = set(map(str, args.opts[::2]))
-    pairs = zip(words[::2], words[1::2], strict=True)
-    set_values(cfg, [Choice(str(key), value, "") for key, value in pairs if key not in given])
+    if iterations is not None:
+        set_values(cfg, of_length(iterations))
+    return Settings("", num_val, of_length)
 
 
 def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
@@ -115,14 +148,11 @@ def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
     return given | written, None if base is None else load_config(base)
 
 
-def _keep(cfg: CfgNode, file: Path, given: frozenset[str]) -> str:
-    """Take over what an earlier part of the run has chosen."""
-    if not file.is_file():
-        return ""
-    before = load_config(str(file))
-    kept = [key for key in KEYS if key not in given]
-    set_values(cfg, [Choice(key, get_value(before, key), "") for key in kept])
-    return f"Settings that were not given are those of {file}"
+def _resumed_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
+    """Return the config of the run that is resumed, whose choices hold; None for a new run."""
+    file = Path(cfg.OUTPUT_DIR, "config.yaml")
+    is_resumed = args.resume and newest_checkpoints(file.parent) and file.is_file()
+    return load_config(str(file)) if is_resumed else None
 
 
 def data_facts(task: TaskName, own: Registered) -> DataFacts:

@@ -25,6 +25,7 @@ from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
 from .run_folder import claim_run_folder
 from .run_settings import set_up_run
+from .time_budget import fit_to_budget
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add_length_flags(parser)
     add_data_flags(parser)
     add_trust_flags(parser)
+    parser.set_defaults(started=None)
     return parser
 
 
@@ -87,7 +89,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if args.report:
         check_report_folder(args)
     own = register_run_datasets(cfg, args)
-    chosen = set_up_run(cfg, args, own)
+    settings = set_up_run(cfg, args, own)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     cfg.freeze()
@@ -98,8 +100,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
-    if chosen:
-        logger.info("%s", chosen)
+    if settings.chosen:
+        logger.info("%s", settings.chosen)
+    if args.time_budget is not None and not args.eval_only:
+        if settings.has_length:
+            logger.info("--time-budget set the length of this run when it began")
+        else:
+            fit_to_budget(cfg, args, settings)
     if comm.is_main_process() and not args.eval_only:
         save_metadata(cfg)
     return cfg

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -56,6 +57,8 @@ def prepare(
         ImportError: the evaluation needs a package that is not installed.
         OSError: the output folder cannot be written to.
     """
+    if args.started is None:
+        args.started = time.monotonic()
     cfg = setup(args)
     if not args.eval_only:
         trainer = Trainer(cfg)

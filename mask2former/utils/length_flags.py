@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 
-LENGTHS = ("iterations", "epochs")
+LENGTHS = ("iterations", "epochs", "time_budget")
+
+_TIME = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 
 
 def add_length_flags(parser: argparse.ArgumentParser) -> None:
@@ -22,3 +25,23 @@ def add_length_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of training: how often each image is seen; the schedule is scaled to it",
     )
+    length.add_argument(
+        "--time-budget",
+        type=parse_time,
+        metavar="TIME",
+        help="train so long that the command takes this time, such as 30m, 1h30m or 90s; the speed "
+        "is measured first, and the schedule is scaled to it",
+    )
+
+
+def parse_time(text: str) -> float:
+    """Return the seconds of a time such as "1h30m".
+
+    Raises:
+        argparse.ArgumentTypeError: it is not a time.
+    """
+    match = _TIME.fullmatch(text.replace(" ", ""))
+    if match is None or not any(match.groups()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30m, 1h30m or 90s")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds

@@ -1,4 +1,4 @@
-"""How much of the machine this process may use: cores and memory, limits of containers included."""
+"""What this process may use, limits of containers included, and how old it is."""
 
 from __future__ import annotations
 
@@ -33,6 +33,16 @@ def free_memory() -> int | None:
         cache = re.search(r"^inactive_file (\d+)$", _read(_CGROUP / "memory.stat"), re.MULTILINE)
         free = min(free, int(limit) - int(used) + (int(cache[1]) if cache else 0))
     return max(0, free)
+
+
+def process_age() -> float:
+    """Return how long ago this process began, in seconds; 0 if it is not known."""
+    # The name of the program, in parentheses, may hold spaces. The 22nd field is in ticks.
+    fields = _read(Path("/proc/self/stat")).rpartition(")")[2].split()
+    uptime = _read(Path("/proc/uptime")).split()
+    if len(fields) < 20 or not uptime:  # not Linux
+        return 0.0
+    return max(0.0, float(uptime[0]) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
 
 
 def _read(path: Path) -> str:

@@ -1,0 +1,232 @@
+"""The length of a run that ends within a given time, from the measured speed of this machine."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from ..data.loader import build_test_loader, build_train_loader
+from ..utils.files import write_atomically
+from ..utils.text import clock
+from .distributed import distributed_model
+from .recipe import Choice
+from .run_settings import Settings, set_values
+from .train_loop import TrainLoop
+from .trainer import Trainer, amp_precision, autocast
+
+logger = logging.getLogger(__name__)
+
+# Training: steps before the clock runs, least steps that it times, and most of their time as a
+# share of the budget; the same of images in evaluation.
+_WARM_UP, _LEAST, _SHARE = 3, 5, 0.04
+# Evaluators take about half as long as the model, and some time per evaluation.
+_EVALUATOR, _PER_EVALUATION = 1.5, 0.3
+# A disk that is not fast, in bytes per second
+_DISK = 3e8
+# Seconds until the report of a run is written
+_REPORT = 3.0
+# Not all steps take as long as those that were timed.
+_RESERVE = 0.96
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured, in seconds.
+
+    Attributes:
+        step: an iteration of training.
+        image: an image of the validation set, evaluated; 0 without one.
+        start: building the model and the loaders.
+        checkpoint: saving one.
+    """
+
+    step: float
+    image: float
+    start: float
+    checkpoint: float
+
+
+def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) -> None:
+    """Measure the speed of training, and set the length of the run and what depends on it.
+
+    The run's seeds and random draws stay as without a budget.
+
+    Args:
+        cfg: the config, which is changed in place and written to the output folder.
+        args: of the command line, with ``time_budget`` and ``started``.
+        settings: of the run.
+
+    Raises:
+        ValueError: the budget is too short for a single iteration.
+    """
+    budget = args.time_budget
+    with _random_state_kept():
+        speed = measure(cfg, budget)
+    elapsed = time.monotonic() - args.started
+    left = comm.all_gather((budget - elapsed) * _RESERVE - speed.start)
+    iterations = longest(
+        lambda n: _seconds(_with_length(cfg, settings.of_length(n)), speed, settings.num_val),
+        min(left),
+    )
+    if iterations < 1:
+        one = _seconds(_with_length(cfg, settings.of_length(1)), speed, settings.num_val)
+        raise ValueError(
+            f"--time-budget {clock(budget)} is too short: getting ready took {elapsed:.0f} s, and "
+            f"one iteration with its evaluation takes about {one + speed.start:.0f} s"
+        )
+    chosen = settings.of_length(iterations)
+    frozen = cfg.is_frozen()
+    cfg.defrost()
+    set_values(cfg, chosen)
+    if frozen:
+        cfg.freeze()
+    if comm.is_main_process():
+        text = cfg.dump().encode()
+        write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text))
+    logger.info(
+        "%s fit %d iterations: one takes %.3g s%s, and getting ready took %.0f s. Set to it:\n%s",
+        clock(budget), iterations, speed.step,
+        f", evaluating an image {speed.image:.3g} s" if speed.image else "", elapsed,
+        "\n".join(f"  {choice.key}  {choice.value}" for choice in chosen),
+    )  # fmt: skip
+
+
+def longest(seconds: Callable[[int], float], left: float) -> int:
+    """Return the largest number of iterations that take at most so many seconds, or 0.
+
+    Args:
+        seconds: how long a number of iterations takes; it grows with the number.
+        left: the time.
+    """
+    if seconds(1) > left:
+        return 0
+    low, high = 1, 2
+    while seconds(high) <= left and high < 1 << 40:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if seconds(middle) <= left else (low, middle)
+    return low
+
+
+def _with_length(cfg: CfgNode, choices: Sequence[Choice]) -> CfgNode:
+    changed = cfg.clone()
+    changed.defrost()
+    set_values(changed, choices)
+    return changed
+
+
+def _seconds(cfg: CfgNode, speed: Speed, num_val: int) -> float:
+    """Return how long a run takes once it is ready."""
+    iterations = cfg.SOLVER.MAX_ITER
+    seconds = iterations * speed.step
+    seconds += math.ceil(iterations / cfg.SOLVER.CHECKPOINT_PERIOD) * speed.checkpoint
+    if num_val:
+        period = cfg.TEST.EVAL_PERIOD or iterations
+        models = 2 if cfg.SOLVER.EMA_DECAY else 1
+        once = math.ceil(num_val / comm.get_world_size()) * speed.image + _PER_EVALUATION
+        seconds += math.ceil(iterations / period) * models * once
+    return seconds + (_REPORT if cfg.TEST.REPORT else 0)
+
+
+def measure(cfg: CfgNode, budget: float) -> Speed:
+    """Time steps of training and images of evaluation with a model that is thrown away."""
+    begin = time.monotonic()
+    seed = max(cfg.SEED, 0)
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    loop = TrainLoop(
+        distributed_model(model),
+        build_train_loader(cfg, seed=seed),
+        optimizer,
+        device_type=torch.device(cfg.MODEL.DEVICE).type,
+        precision=amp_precision(cfg),
+        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+        seed=seed,
+    )
+    # A rate of 0 would leave the weights as they are, but they are thrown away anyway.
+    with EventStorage():
+        step, first = _time(lambda i: _step(loop, i), cfg, budget)
+    start = time.monotonic() - begin - first
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    checkpoint = 3 * size / _DISK + 0.05  # weights and the two averages of AdamW
+    image = 0.0
+    if cfg.DATASETS.TEST:
+        image = _EVALUATOR * _time_evaluation(cfg, model, budget)
+    found = comm.all_gather(Speed(step, image, start, checkpoint))
+    return Speed(*(max(getattr(s, name) for s in found) for name in Speed.__annotations__))
+
+
+def _step(loop: TrainLoop, number: int) -> bool:
+    loop.iter = number
+    loop.run_step()
+    return True
+
+
+def _time_evaluation(cfg: CfgNode, model: nn.Module, budget: float) -> float:
+    images = iter(islice(build_test_loader(cfg, cfg.DATASETS.TEST[0]), 200))
+    model.eval()
+
+    def evaluate(number: int) -> bool:
+        batch = next(images, None)
+        if batch is not None:
+            model(batch)
+        return batch is not None
+
+    with torch.no_grad(), autocast(cfg):
+        return _time(evaluate, cfg, budget)[0]
+
+
+def _time(run: Callable[[int], bool], cfg: CfgNode, budget: float) -> tuple[float, float]:
+    """Return the mean time of a call that comes after some others, and the time of all calls.
+
+    Args:
+        run: called with a number that counts up; returns whether there was something to do.
+        cfg: the config.
+        budget: of the run.
+    """
+    begin = last = time.monotonic()
+    first = last
+    done = 0
+    while True:
+        more = run(done)
+        if torch.device(cfg.MODEL.DEVICE).type == "cuda":
+            torch.cuda.synchronize()
+        if not more:
+            break
+        done, last = done + 1, time.monotonic()
+        if done == _WARM_UP:
+            first = last
+        enough = last - first > _SHARE * budget and done >= _WARM_UP + _LEAST
+        # All processes end after the same step.
+        if max(comm.all_gather(enough)) or done >= 500:
+            break
+    timed = done - _WARM_UP if done > _WARM_UP else done
+    return (last - (first if done > _WARM_UP else begin)) / max(1, timed), last - begin
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 -- libraries draw from it
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
