@@ -58,7 +58,8 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     )
     cfg = load_config(str(tmp_path / "run/config.yaml"))
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (8, 1)
-    assert [path.name for path in (tmp_path / "run").glob("model_*.pth")] == ["model_final.pth"]
+    written = sorted(path.name for path in (tmp_path / "run").glob("model_*.pth"))
+    assert written == ["model_0000007.pth", "model_final.pth"]
 
 
 @pytest.mark.parametrize(
