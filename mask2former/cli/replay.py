@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         )
     print(f"Samples: {draw_samples(step, cfg, args.folder)}")
     found = replay(step, cfg)
+    if found.error and found.error == step.error:
+        found.error = "the error of the run"
     describe(found, all_layers=args.layers)
     return 0
 

@@ -197,7 +197,7 @@ def _describe(data: list[dict[str, Any]]) -> str:
     wrong = [
         name
         for name, image in images
-        if isinstance(image, torch.Tensor) and not (image.abs() < LARGEST_PIXEL).all()
+        if isinstance(image, torch.Tensor) and not (image.float().abs() < LARGEST_PIXEL).all()
     ]
     if wrong:
         return f"Images with NaN, infinite or huge pixels: {', '.join(wrong)}"

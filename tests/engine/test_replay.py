@@ -79,7 +79,7 @@ class Poisoned(Trainer):
 
 
 def test_the_first_layer_that_fails_is_named_and_the_samples_are_drawn(cfg, capsys, caplog):
-    with pytest.raises(FloatingPointError):
+    with pytest.raises(FloatingPointError, match=r"Images of this step: "):  # they are sound
         trained(cfg, Poisoned)
     folder = Path(cfg.OUTPUT_DIR, "bad_batch")
     assert f"python -m mask2former.cli.replay {folder}" in caplog.text
@@ -88,6 +88,7 @@ def test_the_first_layer_that_fails_is_named_and_the_samples_are_drawn(cfg, caps
     assert "Iteration 2, 2 images" in out
     assert f"Before the step, the parameter {CONV}.weight holds NaN" in out
     assert f"The first output that is not finite is that of {CONV} (Conv2d)" in out
+    assert "Then: the error of the run" in out
     pictures = sorted((folder / "pictures").iterdir())
     assert len(pictures) == len(read_step(folder).batches[0]) == 2
     for path in pictures:
