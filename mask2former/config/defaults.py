@@ -96,6 +96,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # (1 + n) / (10 + n) if that is less. model_final_ema.pth holds the average of the last step. 0
     # does not average; 0.999 suits runs of some thousand steps.
     cfg.SOLVER.EMA_DECAY = 0.0
+    # Where training writes its metrics: "tensorboard", "json" (metrics.json, which reports and
+    # plots read), "csv" (metrics.csv), and the trackers "wandb", "mlflow" and "trackio". A resumed
+    # run continues its curves in all of them.
+    cfg.LOGGERS = ["tensorboard", "json", "csv"]
 
 
 def _add_mask_former_keys(cfg: CfgNode) -> None:

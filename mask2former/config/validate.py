@@ -113,6 +113,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
+    _each(_one_of("tensorboard", "json", "csv", "wandb", "mlflow", "trackio")): ("LOGGERS",),
     _one_of("point", "shift", "scale"): (f"{_MASK_FORMER}PILOTED.NOISE",),
     _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),
     _one_of("", "photographs", "aerial", "microscopy", "documents"): ("INPUT.AUGMENTATION",),

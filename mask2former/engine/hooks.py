@@ -15,6 +15,7 @@ from ..data import SeededMapDataset
 from ..report import Report
 from .early_stopping import EarlyStopping
 from .saving import SaveCheckpoints
+from .writers import TrackerWriter
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +92,16 @@ class WriteMetrics(PeriodicWriter):
 
     The disk may be full, or the signal may have come while TensorBoard was being imported.
     """
+
+    def before_train(self) -> None:
+        """Connect to trackers.
+
+        Raises:
+            OSError: one cannot be used.
+        """
+        for writer in self._writers:
+            if isinstance(writer, TrackerWriter):
+                writer.start(resumed=self.trainer.start_iter > 0)
 
     def after_train(self) -> None:
         """Write what is not written yet, after a stop too."""

@@ -15,7 +15,7 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import Checkpointer
@@ -35,8 +35,10 @@ from .launch import is_lost_connection
 from .optimizer import build_optimizer
 from .precision import amp_precision, autocast
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
+from .trackers import check_loggers
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
+from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Trainer(DefaultTrainer):
             cfg.SEED = comm.shared_random_seed()
             logger.info("Seed of this run: %d", cfg.SEED)
         cfg.freeze()
+        check_loggers(cfg.LOGGERS)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._trainer: TrainLoop = TrainLoop(
@@ -125,6 +128,10 @@ class Trainer(DefaultTrainer):
             self._reporting = WriteReport(self._new_report(), folder)
             hooks.append(self._reporting)
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build the writers of ``LOGGERS``: see `mask2former.engine.writers`."""
+        return build_writers(self.cfg, self.max_iter)
 
     def _new_report(self) -> Report:
         return Report(self.cfg, f"Training of {Path(self.cfg.OUTPUT_DIR).name}")

@@ -15,6 +15,7 @@ FIXTURES = REPOSITORY / "tests/fixtures"
 DEFAULTS = json.loads((FIXTURES / "config_defaults.json").read_text())
 OWN_KEYS = {
     "DATALOADER.BAD_IMAGES": "stop",
+    "LOGGERS": ["tensorboard", "json", "csv"],
     "MODEL.MASK_FORMER.ANNEALING.ENABLED": False,
     "MODEL.MASK_FORMER.ANNEALING.END": 0.833,
     "MODEL.MASK_FORMER.ANNEALING.POWER": 0.9,

@@ -51,9 +51,7 @@ def start(
     return process
 
 
-def _run(
-    arguments: list[str], log: Path, datasets: Path, kill_at: int, file_limit: int
-) -> None:
+def _run(arguments: list[str], log: Path, datasets: Path, kill_at: int, file_limit: int) -> None:
     os.setsid()
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(output, 1)

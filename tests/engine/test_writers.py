@@ -1,0 +1,239 @@
+"""Metrics in files and in trackers, with the packages themselves, offline."""
+
+import csv
+import json
+import random
+import struct
+from pathlib import Path
+
+import pytest
+from detectron2.utils.events import EventStorage, JSONWriter
+from support import QUICKSTART
+from trained_runs import trained
+
+from mask2former import load_config
+from mask2former.engine import Trainer
+from mask2former.engine.writers import CSVWriter, TrackerWriter
+
+
+def table(path):
+    with Path(path).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_rows(path):
+    """Return the rows of a metrics.json in the order of a CSV file."""
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return sorted(rows, key=lambda row: row["iteration"])
+
+
+def same(found, wanted):
+    """Compare rows of a CSV file with rows of JSON; empty cells are missing values."""
+    found = [{name: float(value) for name, value in row.items() if value} for row in found]
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-7, nan_ok=True)
+
+
+def steps(path, values, start=0, period=3):
+    """Write the metrics of iterations to a CSV and a JSON file, as a run does."""
+    writers = [CSVWriter(path), JSONWriter(path.with_suffix(".json"), window_size=20)]
+    with EventStorage(start) as storage:
+        for storage.iter in range(start, start + len(values)):
+            storage.put_scalars(**values[storage.iter - start], smoothing_hint=False)
+            if (storage.iter + 1) % period == 0:
+                for writer in writers:
+                    writer.write()
+        for writer in writers:
+            writer.write()
+            writer.close()
+
+
+def test_each_row_is_that_of_the_json_file_whenever_a_metric_begins(tmp_path):
+    draw = random.Random(0)
+    names = ["loss", "lr", "segm/AP", 'AP-"a, b"']
+    for number in range(20):
+        values = [
+            {name: draw.uniform(-9, 9) for name in names if draw.random() < 0.5 or name == "loss"}
+            for _ in range(20)
+        ]
+        path = tmp_path / f"{number}.csv"
+        steps(path, values)
+        same(table(path), as_rows(path.with_suffix(".json")))
+        header = path.read_text().splitlines()[0]
+        assert header.startswith("iteration,")
+
+
+def test_a_resumed_run_replaces_the_rows_from_its_first_iteration_on(tmp_path):
+    values = [{"loss": float(i), **({"segm/AP": i / 2} if i % 4 == 3 else {})} for i in range(12)]
+    steps(tmp_path / "whole.csv", values)
+    for kept in range(0, 12, 3):
+        for cut in (0, 3):  # killed while it wrote
+            path = tmp_path / f"parts_{kept}_{cut}.csv"
+            steps(path, values[: kept + 3])
+            with path.open("a") as file:
+                file.write("11,7.0,8.0\n"[:-cut] if cut else "")
+            steps(path, [*values[kept:]], start=kept)
+            found = table(path)
+            assert {row["iteration"]: row for row in found} == {
+                row["iteration"]: {k: v for k, v in row.items() if k in found[0]}
+                for row in table(tmp_path / "whole.csv")
+            }
+
+
+def test_a_run_writes_the_same_metrics_to_all_files(tiny_cfg):
+    tiny_cfg.TEST.EVAL_PERIOD = 2
+    trained(tiny_cfg)
+    folder = Path(tiny_cfg.OUTPUT_DIR)
+    rows = as_rows(folder / "metrics.json")
+    same(table(folder / "metrics.csv"), rows)
+    assert {"gradient/norm", "segm/AP", "total_loss", "lr"} <= set().union(*rows)
+    assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_loggers_are_chosen(tiny_cfg):
+    tiny_cfg.LOGGERS = ["csv"]
+    trained(tiny_cfg)
+    folder = Path(tiny_cfg.OUTPUT_DIR)
+    assert (folder / "metrics.csv").exists()
+    assert not (folder / "metrics.json").exists()
+    assert not list(folder.glob("events.out.tfevents.*"))
+    with pytest.raises(ValueError, match=r"LOGGERS is .*'tensorbord'.*, but must be .* 'json'"):
+        load_config(str(QUICKSTART), ["LOGGERS", ["tensorbord"]])
+
+
+def records_of_wandb(path):
+    """Yield the records of a file of wandb, which is a log of LevelDB after 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, position, parts = path.read_bytes(), 7, b""
+    while position + 7 <= len(data):
+        left = 32768 - position % 32768  # of a block
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield wandb_internal_pb2.Record.FromString(parts)
+            parts = b""
+
+
+def run_of_wandb(path):
+    """Return the id, the config and the history that a file of wandb holds."""
+    identity, config, history = "", {}, {}
+    for record in records_of_wandb(path):
+        if record.WhichOneof("record_type") == "run":
+            identity = record.run.run_id
+            config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
+        elif record.WhichOneof("record_type") == "history":
+            row = {i.key or "/".join(i.nested_key): i.value_json for i in record.history.item}
+            row = {name: float(json.loads(value)) for name, value in row.items()}
+            history[row["_step"]] = row
+    return identity, config, history
+
+
+def run_twice(cfg):
+    """Train in two parts, and return the metrics of both."""
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD = 2
+    cfg.SOLVER.MAX_ITER = 2
+    cfg.LOGGERS = [*cfg.LOGGERS, "json"]
+    trained(cfg)
+    cfg.SOLVER.MAX_ITER = 4
+    trained(cfg, resume=True)
+    rows = {}
+    for row in as_rows(Path(cfg.OUTPUT_DIR, "metrics.json")):
+        rows[row.pop("iteration")] = row
+    assert any("segm/AP" in row for row in rows.values())
+    return rows
+
+
+def test_wandb_gets_config_and_metrics_and_a_resumed_run_is_the_same_one(tiny_cfg, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    tiny_cfg.LOGGERS = ["wandb"]
+    wanted = run_twice(tiny_cfg)
+    files = sorted(Path(tiny_cfg.OUTPUT_DIR).glob("wandb/offline-run-*/*.wandb"))
+    (identity, config, first), (again, _, second) = map(run_of_wandb, files)
+    assert identity == again
+    assert json.loads(Path(tiny_cfg.OUTPUT_DIR, "trackers.json").read_text()) == {"wandb": identity}
+    assert config["SOLVER"]["MAX_ITER"] == 2
+    history = first | second
+    assert set(history) == set(wanted)
+    for iteration, row in wanted.items():
+        found = {name: history[iteration][name] for name in row}
+        assert found == pytest.approx(row, nan_ok=True)
+
+
+def test_mlflow_gets_config_and_metrics_and_a_resumed_run_is_the_same_one(tiny_cfg, monkeypatch):
+    pytest.importorskip("mlflow")
+    from mlflow import MlflowClient
+
+    store = f"file:{tiny_cfg.OUTPUT_DIR}/mlruns"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    tiny_cfg.LOGGERS = ["mlflow"]
+    wanted = run_twice(tiny_cfg)
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("mask2former")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == Path(tiny_cfg.OUTPUT_DIR).name
+    assert run.info.status == "FINISHED"
+    assert run.data.params["SOLVER.MAX_ITER"] == "2"
+    for name in ("total_loss", "segm/AP", "gradient/norm"):
+        found = {m.step: m.value for m in client.get_metric_history(run.info.run_id, name)}
+        assert found == pytest.approx({i: row[name] for i, row in wanted.items() if name in row})
+
+
+def test_trackio_gets_config_and_metrics_and_a_resumed_run_is_the_same_one(tiny_cfg, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setattr("trackio.utils.TRACKIO_DIR", Path(tiny_cfg.OUTPUT_DIR, "trackio"))
+    monkeypatch.setattr("trackio.sqlite_storage.TRACKIO_DIR", Path(tiny_cfg.OUTPUT_DIR, "trackio"))
+    from trackio.sqlite_storage import SQLiteStorage
+
+    tiny_cfg.LOGGERS = ["trackio"]
+    wanted = run_twice(tiny_cfg)
+    (name,) = SQLiteStorage.get_runs("mask2former")
+    assert name.startswith(f"{Path(tiny_cfg.OUTPUT_DIR).name}-")
+    logs = SQLiteStorage.get_logs("mask2former", name)
+    found = {row["step"]: row["total_loss"] for row in logs if "total_loss" in row}
+    assert found == pytest.approx(
+        {i: row["total_loss"] for i, row in wanted.items() if "total_loss" in row}
+    )
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(tiny_cfg, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    tiny_cfg.LOGGERS = ["json", "wandb"]
+    with pytest.raises(ImportError, match=r'needs wandb: pip install "mask2former\[wandb\]"$'):
+        Trainer(tiny_cfg)
+
+
+def test_a_tracker_that_cannot_start_ends_the_run_in_one_line(tiny_cfg, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://nowhere")
+    tiny_cfg.LOGGERS = ["mlflow"]
+    with pytest.raises(OSError, match=r"LOGGERS mlflow cannot be used: .*gopher") as error:
+        trained(tiny_cfg)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tracker_that_fails_later_does_not_end_the_run(tiny_cfg, monkeypatch, caplog):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tiny_cfg.OUTPUT_DIR}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    tiny_cfg.LOGGERS = ["mlflow", "csv"]
+    write = TrackerWriter.write_rows
+
+    def lose(self, rows):
+        """Delete the run, as somebody may do in a server's page."""
+        if self._tracker is not None:
+            self._tracker._client.delete_run(self._tracker.run_id)
+        write(self, rows)
+
+    monkeypatch.setattr(TrackerWriter, "write_rows", lose)
+    trained(tiny_cfg)
+    assert "mlflow gets no more metrics of this run: " in caplog.text
+    assert Path(tiny_cfg.OUTPUT_DIR, "model_final.pth").exists()
