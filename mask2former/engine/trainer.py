@@ -25,6 +25,7 @@ from ..data.errors import DatasetError
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
+from ..utils.progress import on_terminal
 from .averaging import WeightAverage
 from .bad_step import keep_step
 from .distributed import distributed_model
@@ -34,6 +35,7 @@ from .interruption import request, stopping_at_once
 from .launch import is_lost_connection
 from .optimizer import build_optimizer
 from .precision import amp_precision, autocast
+from .progress_bar import ProgressBar
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .trackers import check_loggers
 from .train_loop import TrainLoop
@@ -127,6 +129,8 @@ class Trainer(DefaultTrainer):
         if self.cfg.TEST.REPORT:
             self._reporting = WriteReport(self._new_report(), folder)
             hooks.append(self._reporting)
+        if on_terminal() and comm.is_main_process():
+            hooks.append(ProgressBar())
         return hooks
 
     def build_writers(self) -> list[EventWriter]:

@@ -16,6 +16,11 @@ from .text import clock
 LOG_SECONDS = 10.0
 
 
+def on_terminal() -> bool:
+    """Tell whether somebody sees both output streams; a bar then does not disturb a log."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
 def with_progress(
     items: Iterable[Any] = (),
     description: str = "",
@@ -134,10 +139,9 @@ class ResultLines:
         self.total = total
         self.done = 0
         self.start = time.monotonic()
-        on_terminal = sys.stdout.isatty() and sys.stderr.isatty()
         self.bar = (
             tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False)
-            if on_terminal
+            if on_terminal()
             else None
         )
 
