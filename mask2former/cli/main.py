@@ -23,7 +23,7 @@ from .errors import run_reporting_errors, start_output
 from .flags import HelpFormatter
 
 # In the order of the help.
-VERBS = ("predict", "train", "evaluate", "check", "convert", "serve", "zoo", "env")
+VERBS = ("predict", "train", "evaluate", "find-lr", "check", "convert", "serve", "zoo", "env")
 
 DESCRIPTION = "Segment images with Mask2Former, and train, evaluate and convert models."
 EPILOG = """\
@@ -42,7 +42,7 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mask2former {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name in VERBS:
-        module = importlib.import_module(f".{name}", __package__)
+        module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
         text, separator, examples = (module.__doc__ or "").partition("\nExamples:\n")
         verb = verbs.add_parser(
             name,

@@ -27,16 +27,16 @@ from ..tasks import TaskName
 from ..utils.length_flags import add_length_flags
 from .flags import add_config_flags, add_data, add_split, train_net_arguments
 
+MODEL_CHOICE_HELP = (
+    "a name of `mask2former zoo` or a YAML file (default: by the task and the machine)"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the data, the model and the length of the run."""
     add_data(parser)
     add_split(parser)
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help="a name of `mask2former zoo` or a YAML file (default: by the task and the machine)",
-    )
+    parser.add_argument("--model", metavar="NAME", help=MODEL_CHOICE_HELP)
     parser.add_argument("--output", metavar="DIR", help="of the run (default: output/NAME of data)")
     add_length_flags(parser)
     parser.add_argument("--resume", action="store_true", help="continue the run in DIR")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ..utils.text import one_line
 
     args.task = recognise_folder(args.data, args.task).task
-    config_file, why = _config_file(args.model, args.task)
+    config_file, why = choose_config(args.model, args.task)
     output = args.output or str(Path("output", Path(args.data).resolve().name))
     changes = ["OUTPUT_DIR", output]
     changes += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config_file(model: str | None, task: TaskName) -> tuple[str, str]:
+def choose_config(model: str | None, task: TaskName) -> tuple[str, str]:
     """Return the config of the user's choice, or of the machine's and why it is the one."""
     from .. import model_zoo
     from ..engine.default_model import default_model

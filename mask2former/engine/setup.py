@@ -14,7 +14,7 @@ from detectron2.utils import comm
 
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, write_metadata
-from ..data.own_data import CUSTOM_PREFIX
+from ..data.own_data import CUSTOM_PREFIX, Registered
 from ..evaluation import check_evaluation
 from ..modeling.registries import check_names
 from ..structures import Classes
@@ -24,7 +24,7 @@ from ..utils.trust_flags import add_trust_flags
 from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
 from .run_folder import claim_run_folder
-from .run_settings import set_up_run
+from .run_settings import Settings, set_up_run
 from .time_budget import fit_to_budget
 
 logger = logging.getLogger(__name__)
@@ -68,14 +68,17 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Load and check the config, register the data sets, set up logging and the output folder.
+def checked_config(
+    args: argparse.Namespace,
+) -> tuple[CfgNode, Registered | None, Settings]:
+    """Load and check the config, and register the data sets. This writes no file.
+
+    Returns:
+        The frozen config, the user's own data if there is any, and what was chosen for it.
 
     Raises:
-        ValueError: the config, the device, the data or the output folder do not fit; the
-            message says what to do.
+        ValueError: the config, the device or the data do not fit; the message says what to do.
         ImportError: the evaluation needs a package that is not installed.
-        OSError: the output folder cannot be written to.
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
@@ -93,6 +96,19 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     cfg.freeze()
+    return cfg, own, settings
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Load and check the config, register the data sets, set up logging and the output folder.
+
+    Raises:
+        ValueError: the config, the device, the data or the output folder do not fit; the
+            message says what to do.
+        ImportError: the evaluation needs a package that is not installed.
+        OSError: the output folder cannot be written to.
+    """
+    cfg, own, settings = checked_config(args)
     if comm.is_main_process() and not args.eval_only:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
         if own is not None and own.split is not None:

@@ -124,6 +124,13 @@ def test_evaluate(mask2former, model, datasets, folder):
     assert "</html>" in (folder / "report/report.html").read_text()
 
 
+def test_find_lr(mask2former, datasets, folder):
+    out = mask2former("find-lr", "--data", datasets / "synthetic_shapes", "--task", "instance",
+                      "--model", "quickstart/instance", "--steps", "20", "--output", "rates.png",
+                      "--opts", *TINY)  # fmt: skip
+    assert "SOLVER.BASE_LR" in out and (folder / "rates.png").is_file()
+
+
 def test_convert(mask2former, model, folder):
     out = mask2former("convert", model, "hugging_face")
     assert "instance segmentation of 5 classes" in out
@@ -155,5 +162,5 @@ def test_serve(programs, model, folder):
 
 
 def test_every_verb_is_here():
-    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "serve"}
+    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "serve", "find-lr"}
     assert tested == set(VERBS), "run a new verb from the wheel too"
