@@ -25,6 +25,7 @@ from .files import (
     read_checkpoint,
     write_checkpoint,
 )
+from .huggingface.eomt_names import eomt_to_d2, is_eomt_state
 from .huggingface.weight_names import hf_to_d2, is_hf_state
 from .matching import as_starting_point, compare, report, without_pilots
 from .resizing import resized
@@ -47,7 +48,7 @@ def to_model_names(state: State) -> State:
     """Give weights of any known kind the names of this package's models.
 
     Args:
-        state: weights of Hugging Face's Mask2Former, of an ImageNet backbone (see
+        state: weights of Hugging Face's Mask2Former or EoMT, of an ImageNet backbone (see
             `convert_backbone`), or of one of this package's or the published checkpoints, old ones
             included.
 
@@ -57,6 +58,9 @@ def to_model_names(state: State) -> State:
     # Weights saved from within torch's parallel wrappers
     if state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    if is_eomt_state(state):
+        with as_weights_error("the weights do not have the shapes of Hugging Face's EoMT"):
+            return eomt_to_d2(state)
     if is_hf_state(state):
         with as_weights_error("the weights do not have the shapes of Hugging Face's Mask2Former"):
             return hf_to_d2(state)

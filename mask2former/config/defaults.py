@@ -135,7 +135,9 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # Number of queries, which is the most objects or segments that the model can predict.
     cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES = 100
     # Number of predictions. In the multi-scale decoder 10 means 9 layers and one prediction from
-    # the initial queries. StandardTransformerDecoder has as many layers as predictions.
+    # the initial queries. StandardTransformerDecoder has as many layers as predictions. With
+    # MODEL.SEM_SEG_HEAD.NAME EncoderOnlyHead (EoMT), 5 means that the last 4 blocks of the encoder
+    # have queries.
     cfg.MODEL.MASK_FORMER.DEC_LAYERS = 6
     # Transformer encoder layers ahead of the layers of StandardTransformerDecoder.
     cfg.MODEL.MASK_FORMER.ENC_LAYERS = 0
@@ -298,6 +300,9 @@ def _add_timm_keys(cfg: CfgNode) -> None:
     # Use the stored statistics of batch normalisations and do not train them, as Detectron2's
     # ResNets do.
     cfg.MODEL.TIMM.FREEZE_NORM = False
+    # A plain vision transformer: image size of its training, in pixels, with patches of 16 pixels,
+    # which sets the shape of its absolute position embedding; 0 is timm's.
+    cfg.MODEL.TIMM.PRETRAIN_IMG_SIZE = 0
     # Channels of the four maps that are made of the single map of a plain vision transformer.
     cfg.MODEL.TIMM.PYRAMID_DIM = 256
     # Recompute each block in the backward pass: less memory for about a third more time.

@@ -111,6 +111,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
         "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.EARLY_STOPPING_PATIENCE",
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
+        "MODEL.TIMM.PRETRAIN_IMG_SIZE",
     ),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _each(_one_of("tensorboard", "json", "csv", "wandb", "mlflow", "trackio")): ("LOGGERS",),

@@ -1,6 +1,6 @@
 """The model. Importing this registers every part with Detectron2."""
 
-from .backbone import D2SwinTransformer, TimmBackbone
+from .backbone import D2SwinTransformer, EncoderOnlyBackbone, TimmBackbone
 from .criterion import SetCriterion
 from .matcher import HungarianMatcher
 from .meta_arch import (
@@ -20,6 +20,7 @@ from .pixel_decoder import (
 )
 from .transformer_decoder import (
     TRANSFORMER_DECODER_REGISTRY,
+    EncoderOnlyHead,
     MultiScaleMaskedTransformerDecoder,
     StandardTransformerDecoder,
 )
@@ -29,6 +30,8 @@ __all__ = [
     "BasePixelDecoder",
     "BiFPNPixelDecoder",
     "D2SwinTransformer",
+    "EncoderOnlyBackbone",
+    "EncoderOnlyHead",
     "FaPNPixelDecoder",
     "HungarianMatcher",
     "MSDeformAttnPixelDecoder",

@@ -19,6 +19,8 @@ PARAMETERS = {
     "ade20k/baselines/maskformer_R50_bs16_160k": 41.3,
     "ade20k/baselines/per_pixel_baseline_R50_bs16_160k": 31.0,
     "ade20k/baselines/per_pixel_baseline_plus_R50_bs16_160k": 41.2,
+    "coco/encoder-only/panoptic_dinov2_large": 316.7,
+    "coco/encoder-only/panoptic_dinov3_large": 315.0,
     "coco/pixel-decoders/maskformer2_R50_BiFPN_bs16_50ep": 41.9,
     "coco/pixel-decoders/maskformer2_R50_FPN_bs16_50ep": 45.5,
     "coco/pixel-decoders/maskformer2_R50_FaPN_bs16_50ep": 50.6,

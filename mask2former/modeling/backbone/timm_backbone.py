@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..draws import rand
 
 NAMES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
-_PATCH = 16  # pixels per patch of a plain vision transformer, which has one map
+PATCH = 16  # pixels per patch of a plain vision transformer, which has one map
 
 
 class DropPath(nn.Module):
@@ -55,7 +55,7 @@ class _MapOf(Backbone):
         super().__init__()
         self._out_features = ["map"]
         self._out_feature_channels = {"map": channels}
-        self._out_feature_strides = {"map": _PATCH}
+        self._out_feature_strides = {"map": PATCH}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the map."""
@@ -85,6 +85,8 @@ class TimmBackbone(Backbone):
             the stem, then each stage, or each block of a vision transformer. -1 freezes the
             whole encoder, which then takes the memory of inference.
         freeze_norm: use the stored statistics of batch normalisations, and do not train them.
+        pretrain_img_size: in pixels, of a plain vision transformer: sets the shape of its absolute
+            position embedding. 0 is timm's.
         pyramid_channels: channels of the four maps of a plain vision transformer.
         use_checkpoint: recompute each block in the backward pass: less memory, more time.
         options: further keyword arguments of the model's constructor in timm.
@@ -105,6 +107,7 @@ class TimmBackbone(Backbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = 0,
         freeze_norm: bool = False,
+        pretrain_img_size: int = 0,
         pyramid_channels: int = 256,
         use_checkpoint: bool = False,
         options: Mapping[str, Any] | None = None,
@@ -112,7 +115,11 @@ class TimmBackbone(Backbone):
         super().__init__()
         self.name = name
         self.net = _create(
-            name, drop_path_rate=drop_path_rate, in_chans=in_channels, **(options or {})
+            name,
+            drop_path_rate=drop_path_rate,
+            pretrain_img_size=pretrain_img_size,
+            in_chans=in_channels,
+            **(options or {}),
         )
         strides = [info["reduction"] for info in self.net.feature_info]
         self._is_plain = len(set(strides)) == 1
@@ -130,7 +137,7 @@ class TimmBackbone(Backbone):
         self.pyramid: SimpleFeaturePyramid | None = None
         if self._is_plain:
             self.pyramid = SimpleFeaturePyramid(
-                _MapOf(channels[0]), "map", pyramid_channels, [_PATCH / s for s in NAMES]
+                _MapOf(channels[0]), "map", pyramid_channels, [PATCH / s for s in NAMES]
             )
             widths = dict.fromkeys(NAMES, pyramid_channels)
         else:
@@ -155,6 +162,7 @@ class TimmBackbone(Backbone):
             "drop_path_rate": timm.DROP_PATH_RATE,
             "frozen_stages": timm.FROZEN_STAGES,
             "freeze_norm": timm.FREEZE_NORM,
+            "pretrain_img_size": timm.PRETRAIN_IMG_SIZE,
             "pyramid_channels": timm.PYRAMID_DIM,
             "use_checkpoint": timm.USE_CHECKPOINT,
         }
@@ -225,7 +233,7 @@ class TimmBackbone(Backbone):
             self.net = freeze_batch_norm_2d(self.net)
 
 
-def _create(name: str, *, drop_path_rate: float, **options: Any) -> Any:
+def _create(name: str, *, drop_path_rate: float, pretrain_img_size: int = 0, **options: Any) -> Any:
     """Build an encoder of timm without weights, for images of any size where it can."""
     try:
         import timm
@@ -258,10 +266,12 @@ def _create(name: str, *, drop_path_rate: float, **options: Any) -> Any:
     elif drop_path_rate:
         raise ValueError(f"MODEL.TIMM.DROP_PATH_RATE: {name} does not have stochastic depth")
     grid = getattr(getattr(draft, "patch_embed", None), "grid_size", None)
-    if len(strides) == 1 and strides != {_PATCH} and grid is not None:
+    if len(strides) == 1 and strides != {PATCH} and grid is not None:
         # As many patches as in the pre-training, so that its position embedding fits
-        options["patch_size"] = _PATCH
-        options["img_size"] = tuple(_PATCH * n for n in grid)
+        options["patch_size"] = PATCH
+        options["img_size"] = tuple(PATCH * n for n in grid)
+    if pretrain_img_size:
+        options["img_size"] = pretrain_img_size
     return timm.create_model(name, **options)
 
 

@@ -23,6 +23,10 @@ MODELS["MaskFormer with encoder"] = [
     *("MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "TransformerEncoderPixelDecoder"),
     *(*STANDARD, "transformer_encoder"),
 ]
+MODELS["EoMT"] = [
+    *("MODEL.BACKBONE.NAME", "EncoderOnlyBackbone", "MODEL.TIMM.NAME", "vit_tiny_patch16_224"),
+    *("MODEL.SEM_SEG_HEAD.NAME", "EncoderOnlyHead"),
+]
 
 
 def squares(width: int) -> dict:
