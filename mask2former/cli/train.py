@@ -55,8 +55,12 @@ def run(args: argparse.Namespace) -> int:
     from ..utils.text import one_line
 
     args.task = recognise_folder(args.data, args.task).task
-    config_file, why = choose_config(args.model, args.task)
     output = args.output or str(Path("output", Path(args.data).resolve().name))
+    before = Path(output, "config.yaml")
+    if args.resume and args.model is None and before.is_file():
+        config_file, why = str(before), ""  # the machine may have changed, but not the model
+    else:
+        config_file, why = choose_config(args.model, args.task)
     changes = ["OUTPUT_DIR", output]
     changes += ["MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu", *args.opts]
     cfg = load_config(config_file, changes, args.allow_unsafe_config)

@@ -77,6 +77,8 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         kept = [key for key in KEYS if key not in given]
         set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
         text = f"Settings that were not given are those of {cfg.OUTPUT_DIR}/config.yaml"
+        if args.epochs is not None:
+            cfg.SOLVER.MAX_ITER = _iterations(cfg, args.epochs, data.images)
     else:
         choices = choose(cfg, data, machine, given=given, published=published, epochs=args.epochs)
         set_values(cfg, choices)
@@ -107,10 +109,11 @@ def _check_length(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is None:
             continue
+        flag = f"--{name.replace('_', '-')}"
         if not 0 < value < math.inf:
-            raise ValueError(f"--{name} {value}: a number above 0 is needed")
+            raise ValueError(f"{flag} {value}: a number above 0 is needed")
         if "SOLVER.MAX_ITER" in map(str, args.opts[::2]):
-            raise ValueError(f"--{name} and SOLVER.MAX_ITER: give one of them")
+            raise ValueError(f"{flag} and SOLVER.MAX_ITER: give one of them")
 
 
 def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
@@ -132,11 +135,14 @@ def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
     iterations = None if args.eval_only else args.iterations
     if not args.eval_only and args.epochs is not None:
         images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
-        batch = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
-        iterations = math.ceil(args.epochs * images / batch)
+        iterations = _iterations(cfg, args.epochs, images)
     if iterations is not None:
         set_values(cfg, of_length(iterations))
     return Settings("", num_val, of_length)
+
+
+def _iterations(cfg: CfgNode, epochs: float, images: int) -> int:
+    return math.ceil(epochs * images / (cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS))
 
 
 def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:

@@ -116,6 +116,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
     default_setup(cfg, args)
+    if cfg.INPUT.MAX_SIZE_TEST < cfg.INPUT.MIN_SIZE_TEST:
+        logger.warning(
+            "INPUT.MIN_SIZE_TEST %d has no effect: INPUT.MAX_SIZE_TEST %d limits the longer side "
+            "of images, and so the shorter side, too",
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST,
+        )  # fmt: skip
     if settings.chosen:
         logger.info("%s", settings.chosen)
     if args.time_budget is not None and not args.eval_only:
