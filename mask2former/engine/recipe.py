@@ -145,6 +145,7 @@ def choose(
     given: Set[str] = frozenset(),
     published: CfgNode | None = None,
     epochs: float | None = None,
+    training_cost: float = _TRAINING_COST,
 ) -> list[Choice]:
     """Choose the settings of a run that the user has not given.
 
@@ -157,6 +158,7 @@ def choose(
             learning rate belongs to its batch, and its weight of "no object" to its number of
             queries. By default `cfg`.
         epochs: how often each image is seen, if the user says so.
+        training_cost: how many times as long an image takes in training as in evaluation.
 
     Returns:
         The choices, of `KEYS`.
@@ -168,7 +170,7 @@ def choose(
     recipe.batch()
     recipe.length(epochs)
     recipe.rates()
-    recipe.periods()
+    recipe.periods(training_cost)
     return recipe.choices
 
 
@@ -370,14 +372,14 @@ class _Recipe:
                 f"averages about {window:.0f} iterations",
             )
 
-    def periods(self) -> None:
+    def periods(self, training_cost: float) -> None:
         data, iterations = self.data, self.value("SOLVER.MAX_ITER")
         epoch = math.ceil(data.images / self._batch)
         count = _EVALUATIONS
         if self._is_evaluated:
             # The averaged weights are evaluated, too.
             models = 2 if self.value("SOLVER.EMA_DECAY") else 1
-            affordable = iterations * self._batch * _TRAINING_COST * _EVALUATION_SHARE
+            affordable = iterations * self._batch * training_cost * _EVALUATION_SHARE
             count = max(1, min(count, int(affordable / (data.val_images * models))))
         period = min(iterations, max(epoch, math.ceil(iterations / count)))
         times = f"{counted(round(iterations / period), 'time')} in the run"

@@ -41,13 +41,14 @@ class Settings:
     Attributes:
         chosen: what was chosen and why, for the log; an empty text if nothing was.
         num_val: number of images that an evaluation takes.
-        of_length: number of iterations -> `SOLVER.MAX_ITER` and what depends on it.
+        of_length: number of iterations, and how many times as long an image takes in training as in
+            evaluation -> `SOLVER.MAX_ITER` and what depends on it.
         has_length: whether the length is that of an earlier part of the run.
     """
 
     chosen: str
     num_val: int
-    of_length: Callable[[int], list[Choice]]
+    of_length: Callable[[int, float], list[Choice]]
     has_length: bool = False
 
 
@@ -85,12 +86,19 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         text = "Settings that were not given, chosen for this data and machine:\n" + table(choices)
         text = text if choices else ""
 
-    def of_length(iterations: int) -> list[Choice]:
+    def of_length(iterations: int, training_cost: float) -> list[Choice]:
         changed = cfg.clone()
         changed.defrost()
         changed.SOLVER.MAX_ITER = iterations
         fixed = given | {"SOLVER.MAX_ITER"}
-        found = choose(changed, data, machine, given=fixed, published=published)
+        found = choose(
+            changed,
+            data,
+            machine,
+            given=fixed,
+            published=published,
+            training_cost=training_cost,
+        )
         kept = [choice for choice in found if choice.key in LENGTH_KEYS]
         return [Choice("SOLVER.MAX_ITER", iterations, "--time-budget"), *kept]
 
@@ -120,7 +128,7 @@ def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
     """Return the settings of a run on registered data: those of the config, scaled to a length."""
     given = set(map(str, args.opts[::2]))
 
-    def of_length(iterations: int) -> list[Choice]:
+    def of_length(iterations: int, training_cost: float = 1) -> list[Choice]:
         words = scaled_schedule(cfg, iterations)
         pairs = zip(words[::2], words[1::2], strict=True)
         return [Choice(str(key), value, "") for key, value in pairs if key not in given]

@@ -22,7 +22,7 @@ from torch import nn
 
 from ..data.loader import build_test_loader, build_train_loader
 from ..utils.files import write_atomically
-from ..utils.text import clock
+from ..utils.text import clock, counted
 from .distributed import distributed_model
 from .recipe import Choice
 from .run_settings import Settings, set_values
@@ -31,9 +31,9 @@ from .trainer import Trainer, amp_precision, autocast
 
 logger = logging.getLogger(__name__)
 
-# Training: steps before the clock runs, least steps that it times, and most of their time as a
-# share of the budget; the same of images in evaluation.
-_WARM_UP, _LEAST, _SHARE = 3, 5, 0.04
+# Training: steps before the clock runs, least steps that it times, most steps, and the share of the
+# budget after which it stops; the same of images in evaluation.
+_WARM_UP, _LEAST, _MOST, _SHARE = 3, 5, 500, 0.04
 # Evaluators take about half as long as the model, and some time per evaluation.
 _EVALUATOR, _PER_EVALUATION = 1.5, 0.3
 # A disk that is not fast, in bytes per second
@@ -75,21 +75,24 @@ def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) ->
         ValueError: the budget is too short for a single iteration.
     """
     budget = args.time_budget
-    with _random_state_kept():
+    with _random_state_kept(), _quiet():
         speed = measure(cfg, budget)
     elapsed = time.monotonic() - args.started
-    left = comm.all_gather((budget - elapsed) * _RESERVE - speed.start)
-    iterations = longest(
-        lambda n: _seconds(_with_length(cfg, settings.of_length(n)), speed, settings.num_val),
-        min(left),
-    )
+    left = min(comm.all_gather((budget - elapsed) * _RESERVE - speed.start))
+    batch = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS / comm.get_world_size()
+    cost = speed.step / batch / speed.image if speed.image else 1.0
+
+    def seconds(iterations: int) -> float:
+        changed = _with_length(cfg, settings.of_length(iterations, cost))
+        return _seconds(changed, speed, settings.num_val)
+
+    iterations = longest(seconds, left)
     if iterations < 1:
-        one = _seconds(_with_length(cfg, settings.of_length(1)), speed, settings.num_val)
         raise ValueError(
             f"--time-budget {clock(budget)} is too short: getting ready took {elapsed:.0f} s, and "
-            f"one iteration with its evaluation takes about {one + speed.start:.0f} s"
+            f"one iteration with its evaluation takes about {seconds(1) + speed.start:.0f} s"
         )
-    chosen = settings.of_length(iterations)
+    chosen = settings.of_length(iterations, cost)
     frozen = cfg.is_frozen()
     cfg.defrost()
     set_values(cfg, chosen)
@@ -99,8 +102,8 @@ def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) ->
         text = cfg.dump().encode()
         write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text))
     logger.info(
-        "%s fit %d iterations: one takes %.3g s%s, and getting ready took %.0f s. Set to it:\n%s",
-        clock(budget), iterations, speed.step,
+        "%s fit %s: one takes %.3g s%s, and getting ready took %.0f s. Set to it:\n%s",
+        clock(budget), counted(iterations, "iteration"), speed.step,
         f", evaluating an image {speed.image:.3g} s" if speed.image else "", elapsed,
         "\n".join(f"  {choice.key}  {choice.value}" for choice in chosen),
     )  # fmt: skip
@@ -207,17 +210,30 @@ def _time(run: Callable[[int], bool], cfg: CfgNode, budget: float) -> tuple[floa
         more = run(done)
         if torch.device(cfg.MODEL.DEVICE).type == "cuda":
             torch.cuda.synchronize()
-        if not more:
-            break
-        done, last = done + 1, time.monotonic()
+        if more:
+            done, last = done + 1, time.monotonic()
         if done == _WARM_UP:
             first = last
         enough = last - first > _SHARE * budget and done >= _WARM_UP + _LEAST
-        # All processes end after the same step.
-        if max(comm.all_gather(enough)) or done >= 500:
+        # All processes end after the same call.
+        if max(comm.all_gather(not more or enough or done >= _MOST)):
             break
     timed = done - _WARM_UP if done > _WARM_UP else done
     return (last - (first if done > _WARM_UP else begin)) / max(1, timed), last - begin
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Log no more than warnings: what is built here is thrown away."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    before = [own.level for own in loggers]
+    for own in loggers:
+        own.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for own, level in zip(loggers, before, strict=True):
+            own.setLevel(level)
 
 
 @contextmanager

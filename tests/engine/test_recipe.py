@@ -176,6 +176,11 @@ def test_evaluation_takes_a_small_share_of_a_run():
     cfg = settings(replace(PHOTOS, images=50, val_images=5000))
     evaluations = cfg.SOLVER.MAX_ITER / cfg.TEST.EVAL_PERIOD
     assert 1 <= evaluations < 3
+    for cost in (0.3, 1.0, 5.0):
+        cfg = settings(replace(PHOTOS, val_images=400), training_cost=cost)
+        # in units of the time of an evaluated image, of the weights and of their average
+        evaluation = 2 * 400 * cfg.SOLVER.MAX_ITER / cfg.TEST.EVAL_PERIOD
+        assert evaluation <= 0.21 * images_seen(cfg) * cost or evaluation <= 2 * 400
     for cfg in (
         settings(replace(PHOTOS, val_images=0)),
         settings(opts=["TEST.EVAL_PERIOD", 0]),

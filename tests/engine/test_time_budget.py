@@ -6,14 +6,21 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 from support import QUICKSTART, REPOSITORY, TINY
 
 from mask2former import load_config
 from mask2former.cli.train import main
-from mask2former.engine.time_budget import longest
+from mask2former.data.split import Split
+from mask2former.engine import launch
+from mask2former.engine.data_flags import register_run_datasets
+from mask2former.engine.setup import argument_parser
+from mask2former.engine.time_budget import longest, measure
 from mask2former.utils.length_flags import parse_time
 from mask2former.utils.resources import process_age
 
@@ -79,6 +86,27 @@ def train_net(*arguments):
 
 def weights_of(folder):
     return torch.load(folder / "model_final.pth", weights_only=False)["model"]
+
+
+def _measure(words, folder):
+    args = argument_parser().parse_args(words)
+    cfg = load_config(args.config_file, args.opts)
+    register_run_datasets(cfg, args)
+    speed = measure(cfg, 1.0)
+    Path(folder, f"{comm.get_rank()}.json").write_text(json.dumps(asdict(speed)))
+
+
+def test_processes_agree_on_the_speed(shapes, tmp_path):
+    """One of them has two images to evaluate and one has one; neither waits for the other."""
+    names = sorted(path.name for path in (shapes / "train").iterdir())
+    Split(tuple(names[3:]), tuple(names[:3])).save(tmp_path)
+    words = ["--config-file", QUICKSTART, "--split", tmp_path / "split.json"]
+    words += ["--train-images", shapes / "train"]
+    words += ["--train-json", shapes / "annotations/instances_train.json", *OPTIONS]
+    launch(_measure, 2, dist_url="auto", args=([str(word) for word in words], str(tmp_path)))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert all(seconds > 0 for seconds in first.values())
 
 
 @pytest.mark.slow
