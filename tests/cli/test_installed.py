@@ -57,7 +57,8 @@ def model(mask2former, datasets, folder):
     """The folder of a short run of `mask2former train`."""
     data = datasets / "synthetic_shapes"
     out = mask2former(
-        *("train", "--data", data, "--task", "instance", "--output", "run", "--opts", *TINY)
+        *("train", "--data", data, "--task", "instance", "--output", "run"),
+        *("--model", "quickstart/instance", "--opts", *TINY),
     )
     assert "Done" in out
     return folder / "run"
