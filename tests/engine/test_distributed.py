@@ -24,6 +24,12 @@ SWIN = [
     *("MODEL.SWIN.DEPTHS", [1, 1, 2, 1], "MODEL.SWIN.NUM_HEADS", [1, 2, 4, 4]),
     *("MODEL.SWIN.WINDOW_SIZE", 4, "MODEL.SWIN.DROP_PATH_RATE", 0.5),
 ]
+# Everything that a run can have beside the published method
+EVERYTHING = [
+    *("MODEL.MASK_FORMER.PILOTED.GROUPS", 2, "SOLVER.ACCUMULATE_STEPS", 2),
+    *("SOLVER.EMA_DECAY", 0.9, "TEST.VALIDATION_LOSS", True, "TEST.EVAL_PERIOD", 2),
+    *("SOLVER.BEST_METRIC", "segm/AP", "SOLVER.EARLY_STOPPING_PATIENCE", 9),
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +42,12 @@ def sparse(datasets, tmp_path_factory):
     path = tmp_path_factory.mktemp("sparse") / "train.json"
     path.write_text(json.dumps(truth))
     return path, shapes / "train"
+
+
+def averaged(trainer):
+    if trainer._average is None:
+        return {}
+    return {f"ema {name}": v for name, v in trainer._average.state_dict()["values"].items()}
 
 
 def _train(datasets, sparse, folder, options, until):
@@ -70,7 +82,13 @@ def _train(datasets, sparse, folder, options, until):
                 for ones in zip(*everyones, strict=True)
             ],
             "gradients": {name: p.grad for name, p in model.named_parameters()},
-            "weights": model.state_dict(),
+            "weights": model.state_dict() | averaged(trainer),
+            "validation": {
+                name: history.latest()
+                for name, history in trainer.storage.histories().items()
+                if "validation/" in name
+            },
+            "norm": trainer.storage.history("gradient/norm").latest(),
             "results": json.dumps(results),
         }
         torch.save(found, Path(folder, f"{until}.pth"))
@@ -78,8 +96,8 @@ def _train(datasets, sparse, folder, options, until):
 
 @pytest.mark.parametrize(
     "options",
-    [["MODEL.RESNETS.NORM", "FrozenBN"], [*SWIN, "MODEL.MASK_FORMER.PILOTED.GROUPS", 2]],
-    ids=["r50", "swin-piloted"],
+    [["MODEL.RESNETS.NORM", "FrozenBN"], [*SWIN, *EVERYTHING]],
+    ids=["r50", "swin-everything"],
 )
 def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, options):
     for until in (1, 4):
@@ -93,6 +111,9 @@ def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, 
     whole = found("one", 1)
     for other in (found("several", 1), found("four", 1)):
         assert other["losses"] == [pytest.approx(whole["losses"][0], rel=1e-5)]
+        assert other["norm"] == pytest.approx(whole["norm"], rel=1e-3)
+        assert other["validation"] == pytest.approx(whole["validation"], rel=1e-3)
+        assert bool(whole["validation"]) == ("TEST.VALIDATION_LOSS" in options)
         total = torch.cat([g.flatten() for g in whole["gradients"].values()]).norm().item()
         for name, gradient in whole["gradients"].items():
             torch.testing.assert_close(
@@ -108,7 +129,8 @@ def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, 
     for one, several in zip(whole["losses"], other["losses"], strict=True):
         assert several == pytest.approx(one, rel=1e-2)
     losses = found("one", 1)["losses"] + whole["losses"]
-    assert {loss["loss_mask"] > 0 for loss in losses} == {True, False}  # an empty batch
+    if "SOLVER.ACCUMULATE_STEPS" not in options:  # there is an empty batch
+        assert {loss["loss_mask"] > 0 for loss in losses} == {True, False}
     pairs = [(value, other["weights"][name]) for name, value in whole["weights"].items()]
     same = torch.cat([((a - b).abs() < 1e-4).flatten() for a, b in pairs])
     assert same.float().mean() > 0.95

@@ -22,6 +22,8 @@ SETTINGS = [
     *("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 2),
     *("TEST.EVAL_PERIOD", 3, "SOLVER.BEST_METRIC", "segm/AP"),
     *("SOLVER.EMA_DECAY", 0.9, "SOLVER.EARLY_STOPPING_PATIENCE", 9),
+    *("TEST.VALIDATION_LOSS", True, "MODEL.MASK_FORMER.PILOTED.GROUPS", 2),
+    *("SOLVER.ACCUMULATE_STEPS", 2),
 ]
 SECONDS = 120.0  # for one run
 
@@ -51,14 +53,16 @@ class Runs:
         return process.exitcode
 
     def weights(self):
-        """Return the final weights and their average."""
+        """Return the final weights, their average, and the best ones."""
         checkpoint = read_checkpoint(self.folder / "model_0000005.pth")
         final = read_checkpoint(self.folder / "model_final.pth")["model"]
+        best = read_checkpoint(self.folder / "model_best.pth")["model"]
         average = read_checkpoint(self.folder / "model_final_ema.pth")["model"]
         averages = {
             **{f"checkpoint {name}": value for name, value in checkpoint["ema"]["values"].items()},
             **{f"file {name}": value for name, value in average.items()},
             **{f"final {name}": value for name, value in final.items()},
+            **{f"best {name}": value for name, value in best.items()},
         }
         return {**checkpoint["model"], **averages}
 
