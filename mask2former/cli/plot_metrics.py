@@ -1,4 +1,4 @@
-"""Plot the losses, the learning rate and the accuracy of a training run from its metrics.json.
+"""Plot losses, gradient, learning rate and accuracy of a training run from its metrics.json.
 
 python -m mask2former.cli.plot_metrics output/quickstart/instance --output curves.png
 """
@@ -13,13 +13,25 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from ..report.run_metrics import LOSSES, METRICS, METRICS_FILE, points, read_metrics, upper_limit
+from ..report.run_metrics import (
+    AVERAGE,
+    GRADIENT_NORM,
+    LOSSES,
+    METRICS,
+    METRICS_FILE,
+    TOTAL_LOSSES,
+    points,
+    read_metrics,
+    upper_limit,
+)
 from ..utils.files import write_atomically
 from ..visualization import palette_color
 
 # Colours of the palette that are dark enough for lines on white.
 _LINES = (0, 5, 2, 3, 8)
+_NAMED_BY_AXIS = ("lr", GRADIENT_NORM)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,23 +56,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw the losses over the learning rate on the left, and the metrics on the right.
+    """Draw the losses, the gradient and the learning rate on the left, evaluations on the right.
 
     Args:
-        rows: the lines of a `metrics.json`.
+        rows: the lines of a `metrics.json`. Of the gradient, averaged weights and losses on the
+            validation set, it shows what the run has.
     """
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    axes = figure.subplot_mosaic([["loss", "metric"], ["lr", "metric"]], height_ratios=(3, 1))
+    with_gradient = bool(points(rows, GRADIENT_NORM))
+    below = "total" if points(rows, TOTAL_LOSSES[1]) else "metric"
+    layout: list[Any] = [
+        ["loss", "metric"],
+        *([["gradient", below]] if with_gradient else []),
+        ["lr", below],
+    ]
+    heights = (3, 1.2, 1) if with_gradient else (3, 1)
+    figure = Figure(figsize=(11, 5.6 if with_gradient else 4.6), layout="constrained")
+    axes = figure.subplot_mosaic(layout, height_ratios=heights)
     axes["lr"].sharex(axes["loss"])
     _plot(axes["loss"], rows, LOSSES)
     _plot(axes["lr"], rows, ("lr",), color="0.25")
     # Single evaluations are points; many are a line, whose points would hide it.
     evaluations = sum(any(key in row for key in METRICS) for row in rows)
-    _plot(axes["metric"], rows, METRICS, marker="o", markersize=5 if evaluations < 30 else 0)
+    points_of = {"marker": "o", "markersize": 5 if evaluations < 30 else 0}
+    _plot(axes["metric"], rows, METRICS, **points_of)
+    averages = [AVERAGE + key for key in METRICS]
+    _plot(axes["metric"], rows, averages, linestyle="--", **points_of)
+    _name_once(axes["metric"], averages, "of averaged weights (ema/)")
+    if with_gradient:
+        axes["gradient"].sharex(axes["loss"])
+        _plot(axes["gradient"], rows, (GRADIENT_NORM,), color="0.25")
+        norms = [norm for _, norm in points(rows, GRADIENT_NORM) if norm > 0]
+        steep = bool(norms) and max(norms) > 20 * min(norms)
+        axes["gradient"].set(ylabel="gradient\nnorm", yscale="log" if steep else "linear")
+        if not steep:
+            axes["gradient"].set_ylim(0, None)
+        axes["gradient"].tick_params(labelbottom=False)
+    if below == "total":
+        _plot(axes["total"], rows, TOTAL_LOSSES[:1])
+        _plot(axes["total"], rows, ("", TOTAL_LOSSES[1]), **points_of)
+        axes["total"].set(xlabel="iteration", ylabel="all losses", ylim=(0, None))
+        axes["metric"].sharex(axes["total"])
+        axes["metric"].tick_params(labelbottom=False)
     axes["loss"].set(ylabel="weighted loss, last prediction", ylim=(0, None))
     axes["loss"].tick_params(labelbottom=False)
-    axes["lr"].set(xlabel="iteration", ylabel="learning rate")
-    axes["metric"].set(xlabel="iteration", ylabel="on the validation set, percent")
+    axes["lr"].set(xlabel="iteration", ylabel="learning\nrate")
+    axes["metric"].set(ylabel="on the validation set, percent")
+    axes[below].set(xlabel="iteration")
     axes["metric"].set_ylim(0, upper_limit(rows))
     learning_rates = [row["lr"] for row in rows if row.get("lr", 0) > 0]
     if learning_rates and max(learning_rates) > 20 * min(learning_rates):
@@ -81,8 +122,18 @@ def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: Sequence[str], **sty
             )
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(axes.lines) > 1 or (axes.lines and axes.lines[0].get_label() != "lr"):
+    if len(axes.lines) > 1 or (axes.lines and axes.lines[0].get_label() not in _NAMED_BY_AXIS):
         axes.legend(frameon=False)
+
+
+def _name_once(axes: Axes, keys: Sequence[str], name: str) -> None:
+    """Give lines one entry in the legend together, whose colour is none of theirs."""
+    lines = [line for line in axes.lines if line.get_label() in keys]
+    if not lines:
+        return
+    named = [line for line in axes.lines if line not in lines]
+    sign = Line2D([], [], color="0.25", linestyle="--", label=name)
+    axes.legend(handles=[*named, sign], frameon=False)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,10 @@ from typing import Any
 METRICS_FILE = "metrics.json"
 LOSSES = ("loss_ce", "loss_mask", "loss_dice")  # those of the last prediction
 METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
+# Of runs that have them: of averaged weights, and the losses on the validation set
+AVERAGE, VALIDATION = "ema/", "validation/"
+TOTAL_LOSSES = ("total_loss", f"{VALIDATION}total_loss")
+GRADIENT_NORM = "gradient/norm"
 
 Rows = Sequence[dict[str, Any]]
 
@@ -38,7 +42,8 @@ def points(rows: Rows, key: str) -> list[tuple[float, float]]:
 
 def upper_limit(rows: Rows) -> float:
     """Return the end of an axis of `METRICS`: above the highest value, and at most 100."""
-    values = [row[key] for row in rows for key in METRICS if key in row]
+    keys = [*METRICS, *(AVERAGE + key for key in METRICS)]
+    values = [row[key] for row in rows for key in keys if key in row]
     most = max((value for value in values if math.isfinite(value)), default=0.0)
     if most <= 0:
         return 100.0

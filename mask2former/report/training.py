@@ -15,7 +15,18 @@ from ..data.mapper import get_preset
 from .charts import Axis, Series, line_chart
 from .label_statistics import LabelStatistics, count_labels
 from .page import Beside, Block, Chart, Picture, Pictures, Section, Table, Tiles
-from .run_metrics import LOSSES, METRICS, METRICS_FILE, Rows, points, read_metrics, upper_limit
+from .run_metrics import (
+    AVERAGE,
+    GRADIENT_NORM,
+    LOSSES,
+    METRICS,
+    METRICS_FILE,
+    TOTAL_LOSSES,
+    Rows,
+    points,
+    read_metrics,
+    upper_limit,
+)
 from .training_samples import classes_of, draw, sample_stream, summary
 
 _SAMPLES = 8
@@ -23,7 +34,7 @@ _LONGEST = 480  # pixels of a sample
 
 
 def curves(output_dir: str) -> list[Section]:
-    """Show the losses, the learning rate and the metrics of a run.
+    """Show the losses, the learning rate, the gradient and the metrics of a run.
 
     Args:
         output_dir: ``OUTPUT_DIR``, with the run's ``metrics.json``.
@@ -35,11 +46,16 @@ def curves(output_dir: str) -> list[Section]:
     rows = read_metrics(path) if path.is_file() else []
     if not rows:
         return []
+    metrics = [*METRICS, *(AVERAGE + key for key in METRICS)]
     charts = [
         _chart(rows, "Losses of the last prediction, weighted", LOSSES, "loss"),
-        _chart(rows, "Metrics on the validation set", METRICS, "%", high=upper_limit(rows)),
+        _chart(rows, "Metrics on the validation set", metrics, "%", high=upper_limit(rows)),
         _learning_rate(rows),
+        _chart(rows, "Norm of the gradient before clipping", (GRADIENT_NORM,), "norm"),
     ]
+    if points(rows, TOTAL_LOSSES[1]):
+        title = "All losses, in training and on the validation set"
+        charts.insert(2, _chart(rows, title, TOTAL_LOSSES, "loss"))
     return [Section("Training", [Beside([chart for chart in charts if chart is not None])])]
 
 

@@ -34,6 +34,22 @@ def test_each_curve_has_the_rows_with_its_key():
     }
 
 
+def test_averages_validation_losses_and_the_gradient_are_drawn_where_a_run_has_them():
+    more = {"ema/segm/AP": 40.0, "validation/total_loss": 5.0, "gradient/norm": 7.0}
+    figure = draw([*ROWS, {"iteration": 39, "total_loss": 4.0, **more}])
+    panels = [{x.get_label(): x.get_xydata().tolist() for x in a.lines} for a in figure.axes]
+    assert {"segm/AP": [[39, 31]], "ema/segm/AP": [[39, 40]]} in panels
+    assert {"total_loss": [[39, 4]], "validation/total_loss": [[39, 5]]} in panels
+    assert {"gradient/norm": [[39, 7]]} in panels
+    (metric,) = (a for a in figure.axes if any(x.get_label() == "segm/AP" for x in a.lines))
+    assert metric.get_ylim()[1] >= 40
+    raw, average = metric.lines
+    assert raw.get_color() == average.get_color() and raw.get_linestyle() != average.get_linestyle()
+    names = [text.get_text() for text in metric.get_legend().get_texts()]
+    assert names == ["segm/AP", "of averaged weights (ema/)"]
+    assert all(len(a.lines) for a in draw(ROWS).axes)
+
+
 @pytest.mark.parametrize(
     ("most", "limit"),
     [(0.03, 0.04), (1.7, 2), (0.96, 1.1), (17, 20), (62, 70), (96, 100), (100, 100), (0, 100),
@@ -48,7 +64,8 @@ def test_low_metrics_fill_the_axis(most, limit):
 def test_steps_of_the_learning_rate_are_seen():
     def scale(*rates):
         rows = [{"iteration": i, "lr": rate} for i, rate in enumerate(rates)]
-        return draw(rows).axes[2].get_yscale()
+        (axes,) = (a for a in draw(rows).axes if any(x.get_label() == "lr" for x in a.lines))
+        return axes.get_yscale()
 
     assert scale(1e-4, 1e-4, 5e-5) == "linear"
     assert scale(1e-4, 1e-5, 1e-6) == "log"
