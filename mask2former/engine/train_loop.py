@@ -15,10 +15,11 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..report.run_metrics import GRADIENT_NORM
+
 # Pixels of 16-bit files are below this, and training reads 8 bits per channel.
 LARGEST_PIXEL = 2**16
-# Names of metrics: the norm before clipping, and the share of the last steps that were clipped.
-GRADIENT_NORM, CLIPPED_STEPS = "gradient/norm", "gradient/clipped_steps"
+CLIPPED_STEPS = "gradient/clipped_steps"  # the metric: the share of the last steps
 _LAST_STEPS = 20  # as many as Detectron2's writers smooth the losses over
 
 

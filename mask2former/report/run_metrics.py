@@ -14,7 +14,7 @@ METRICS = ("panoptic_seg/PQ", "sem_seg/mIoU", "segm/AP", "segm/AP50", "bbox/AP")
 # Of runs that have them: of averaged weights, and the losses on the validation set
 AVERAGE, VALIDATION = "ema/", "validation/"
 TOTAL_LOSSES = ("total_loss", f"{VALIDATION}total_loss")
-GRADIENT_NORM = "gradient/norm"
+GRADIENT_NORM = "gradient/norm"  # of all gradients together, before clipping
 
 Rows = Sequence[dict[str, Any]]
 
