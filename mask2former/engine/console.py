@@ -12,10 +12,16 @@ from detectron2.utils.logger import setup_logger
 
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _LOGGERS = ("detectron2", "fvcore", "mask2former")
-# Lines of a message that the console shows in full: results and counts per class, but neither the
-# model nor, of Detectron2's `default_setup`, the machine and the config
+# Lines of a message that the console shows in full: results, but not the model
 _MOST_LINES = 40
-_MOST_LINES_OF = {"detectron2": 3}
+# Beginnings of the messages that `log.txt` alone gets, by logger: what Detectron2's `default_setup`
+# says of the machine and the config, counts per class, and how the data is kept in memory
+_ONLY_IN_LOG = {
+    "detectron2": ("Rank of", "Environment info", "Command line", "Contents of", "Running with"),
+    "detectron2.data.build": ("Distribution of",),
+    "detectron2.data.common": ("Serializ",),
+    "detectron2.checkpoint.detection_checkpoint": ("[DetectionCheckpointer] Loading from",),
+}
 
 
 class _Formatter(logging.Formatter):
@@ -37,13 +43,17 @@ class _Formatter(logging.Formatter):
         if not self._coloured:
             text = _COLOURS.sub("", text)
         lines = text.splitlines()
-        if self._log is not None and len(lines) > _MOST_LINES_OF.get(record.name, _MOST_LINES):
+        if self._log is not None and len(lines) > _MOST_LINES:
             return f"{lines[0]} ({len(lines) - 1} more lines in {self._log})"
         return text
 
 
+def _is_for_console(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_ONLY_IN_LOG.get(record.name, ()))
+
+
 def start_logging(output_dir: str, rank: int) -> None:
-    """Log to the console, where long messages are cut, and to ``log.txt``, where nothing is.
+    """Log to the console, where long messages are cut, and some left out, and to ``log.txt``, all.
 
     Detectron2's `default_setup` then finds its loggers ready.
 
@@ -66,3 +76,5 @@ def start_logging(output_dir: str, rank: int) -> None:
         coloured = on_console and handler.stream.isatty()
         shown = _Formatter(inner, coloured=coloured, log=log if on_console else None)
         handler.setFormatter(shown)
+        if on_console:
+            handler.addFilter(_is_for_console)
