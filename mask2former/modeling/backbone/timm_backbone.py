@@ -226,6 +226,11 @@ class TimmBackbone(Backbone):
 
         self._frozen = stages < 0
         groups = _groups(self.net, coarse=True) if stages > 0 else {}
+        if groups and stages > (most := 1 + max(groups.values())):
+            raise ValueError(
+                f"MODEL.TIMM.FROZEN_STAGES is {stages}, but {self.name} has {most} groups of "
+                "layers; -1 freezes the whole encoder"
+            )
         for name, parameter in self.net.named_parameters():
             if self._frozen or groups.get(name, stages) < stages:
                 parameter.requires_grad_(False)

@@ -106,6 +106,12 @@ def test_frozen_stages_count_from_the_image():
     }
 
 
+def test_more_frozen_stages_than_there_are_are_refused():
+    small("vit_small_patch14_dinov2", frozen_stages=3)
+    with pytest.raises(ValueError, match=r"FROZEN_STAGES is 4, but .* has 3 groups"):
+        small("vit_small_patch14_dinov2", frozen_stages=4)
+
+
 def test_frozen_norms_use_and_keep_their_statistics():
     model = small("efficientnet_lite0", freeze_norm=True).train()
     image = torch.randn(2, 3, 64, 64)
