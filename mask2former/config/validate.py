@@ -143,18 +143,24 @@ def validate(cfg: CfgNode) -> None:
         problems["START"] = (
             f"{_MASK_FORMER}ANNEALING.START, {annealing.START}, is above END, {annealing.END}"
         )
-    if not problems and cfg.SOLVER.EARLY_STOPPING_PATIENCE:
-        needed = {
-            "SOLVER.BEST_METRIC, such as segm/AP": cfg.SOLVER.BEST_METRIC,
-            "TEST.EVAL_PERIOD": cfg.TEST.EVAL_PERIOD,
-        }
-        missing = " and ".join(name for name, value in needed.items() if not value)
-        if missing:
-            problems["SOLVER.EARLY_STOPPING_PATIENCE"] = (
-                f"SOLVER.EARLY_STOPPING_PATIENCE needs a value of {missing}"
-            )
     if problems:
         raise ValueError("\n".join(problems.values()))
+
+
+def check_early_stopping(cfg: CfgNode) -> None:
+    """Check that early stopping has something to watch, once the settings of a run are known.
+
+    Raises:
+        ValueError: `SOLVER.EARLY_STOPPING_PATIENCE` is set, and what it needs is not.
+    """
+    needed = {
+        "a validation set": cfg.DATASETS.TEST,
+        "a value of SOLVER.BEST_METRIC, such as segm/AP": cfg.SOLVER.BEST_METRIC,
+        "a value of TEST.EVAL_PERIOD": cfg.TEST.EVAL_PERIOD,
+    }
+    missing = " and ".join(name for name, value in needed.items() if not value)
+    if cfg.SOLVER.EARLY_STOPPING_PATIENCE and missing:
+        raise ValueError(f"SOLVER.EARLY_STOPPING_PATIENCE needs {missing}")
 
 
 def _not_finite(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, str]]:

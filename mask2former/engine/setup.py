@@ -13,6 +13,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 
 from ..config import load_config
+from ..config.validate import check_early_stopping
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
 from ..evaluation import check_evaluation
@@ -95,6 +96,8 @@ def checked_config(
     settings = set_up_run(cfg, args, own)
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
+    if not args.eval_only:
+        check_early_stopping(cfg)
     cfg.freeze()
     return cfg, own, settings
 
