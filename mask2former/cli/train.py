@@ -129,6 +129,8 @@ def _train(args: argparse.Namespace) -> dict | None:
         run = prepare(args)
     except (ValueError, ImportError) as error:  # the message says how to fix them
         _stop(args, str(error), status=1 if isinstance(error, DatasetError) else 2)
+    except OSError as error:  # nothing was trained yet
+        _stop(args, str(error))
     return run()
 
 

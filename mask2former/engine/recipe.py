@@ -300,7 +300,11 @@ class _Recipe:
         steps = math.ceil(each / fits)
         if "SOLVER.ACCUMULATE_STEPS" in self.given:
             steps = self.value("SOLVER.ACCUMULATE_STEPS")
-        why = "the config's batch" if batch == usual else f"a batch for {data.images} images"
+        why = (
+            "the config's batch"
+            if batch == usual
+            else f"a batch for {counted(data.images, 'image')}"
+        )
         if steps > 1:
             why = f"{why} is {batch}; fits into {self.machine.memory / _GB:.1f} GB"
         chosen = self.choose("SOLVER.IMS_PER_BATCH", math.ceil(each / steps) * processes, why)

@@ -161,7 +161,8 @@ def start_tracker(name: str, cfg: CfgNode, run_id: str | None) -> Tracker:
     try:
         return TRACKERS[name](cfg, Path(cfg.OUTPUT_DIR).resolve().name, run_id)
     except Exception as error:  # each package has kinds of its own
-        raise OSError(f"LOGGERS {name} cannot be used: {one_line(str(error))}") from error
+        reason = one_line(str(error)).strip(" .")
+        raise OSError(f"LOGGERS {name} cannot be used: {reason}") from error
 
 
 def _as_dict(cfg: CfgNode) -> dict[str, Any]:
