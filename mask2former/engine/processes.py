@@ -170,9 +170,16 @@ def _raise_cause(failed: Sequence[_Child]) -> None:
                 "runs out; the others were ended. Checkpoints written before are whole: continue "
                 "with --resume"
             )
-    found = [(child.reports.recv(), child.rank) for child in failed if child.reports.poll()]
-    if not found:
-        raise SystemExit(failed[0].process.exitcode)
+    found, silent = [], []
+    for child in failed:
+        try:
+            if not child.reports.poll():
+                raise EOFError
+            found.append((child.reports.recv(), child.rank))
+        except EOFError:  # it has printed its message itself
+            silent.append(child)
+    if silent and all(report.is_mistake for report, _ in found):
+        raise SystemExit(silent[0].process.exitcode)
     report, rank = min(found)
     if report.is_mistake:
         raise SystemExit(report.text)

@@ -52,6 +52,19 @@ def test_the_error_of_the_process_that_failed_is_reported():
         launch(_fail_in_the_main_process, 2, dist_url="auto")
 
 
+def _end_with_a_status():
+    if comm.is_main_process():
+        raise SystemExit(2)  # after a message of its own
+    comm.synchronize()
+
+
+@two_processes
+def test_the_status_of_the_process_that_ended_first_is_kept():
+    with pytest.raises(SystemExit) as end:
+        launch(_end_with_a_status, 2, dist_url="auto")
+    assert end.value.code == 2
+
+
 def test_a_single_process_is_this_one():
     pids = []
     launch(lambda name: pids.append((name, os.getpid())), 1, args=("a",))
