@@ -60,6 +60,19 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (8, 1)
     written = sorted(path.name for path in (tmp_path / "run").glob("model_*.pth"))
     assert written == ["model_0000007.pth", "model_final.pth"]
+    assert f"mask2former predict {tmp_path / 'run'} photo.jpg" in capfd.readouterr().out
+
+
+def test_the_best_weights_are_suggested_and_can_be_used(datasets, tmp_path, capfd):
+    folder = tmp_path / "run"
+    options = ["--data", str(datasets / "synthetic_shapes"), "--task", "instance"]
+    options += ["--output", str(folder), "--model", "quickstart/instance", "--opts"]
+    options += [*map(str, TINY), "TEST.EVAL_PERIOD", "2", "SOLVER.EARLY_STOPPING_PATIENCE", "9"]
+    assert main(["train", *options]) == 0
+    best = folder / "model_best.pth"
+    assert f"mask2former predict {best} photo.jpg" in capfd.readouterr().out
+    photo = next((datasets / "synthetic_shapes/val").iterdir())
+    assert main(["predict", str(best), str(photo), "--output", str(tmp_path / "out")]) == 0
 
 
 @pytest.mark.parametrize(
