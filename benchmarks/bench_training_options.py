@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from mask2former.engine.recipe import METRICS
+from mask2former.engine.settings.recipe import METRICS
 
 SCRATCH = ("MODEL.WEIGHTS", "")
 OPTIONS: dict[str, tuple[str, ...]] = {

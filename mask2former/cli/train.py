@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def choose_config(model: str | None, task: TaskName) -> tuple[str, str]:
     """Return the config of the user's choice, or of the machine's and why it is the one."""
     from .. import model_zoo
-    from ..engine.default_model import default_model
+    from ..engine.settings.default_model import default_model
 
     if model is not None:
         return model if Path(model).is_file() else model_zoo.get_config_file(model), ""

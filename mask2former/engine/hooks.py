@@ -14,8 +14,8 @@ from detectron2.utils import comm
 from ..data import SeededMapDataset
 from ..report import Report
 from .early_stopping import EarlyStopping
+from .loggers.writers import TrackerWriter
 from .saving import SaveCheckpoints
-from .writers import TrackerWriter
 
 logger = logging.getLogger(__name__)
 

@@ -22,11 +22,11 @@ from ..structures import Classes
 from ..utils.device import check_device
 from ..utils.length_flags import add_length_flags
 from ..utils.trust_flags import add_trust_flags
-from .console import start_logging
 from .data_flags import add_data_flags, register_run_datasets
+from .loggers.console import start_logging
 from .run_folder import claim_run_folder
-from .run_settings import Settings, set_up_run
-from .time_budget import fit_to_budget
+from .settings.run_settings import Settings, set_up_run
+from .settings.time_budget import fit_to_budget
 
 logger = logging.getLogger(__name__)
 

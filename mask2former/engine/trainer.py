@@ -33,14 +33,14 @@ from .early_stopping import EarlyStopping
 from .hooks import Evaluate, WriteMetrics, WriteReport
 from .interruption import request, stopping_at_once
 from .launch import is_lost_connection
+from .loggers.progress_bar import ProgressBar
+from .loggers.trackers import check_loggers
+from .loggers.writers import build_writers
 from .optimizer import build_optimizer
 from .precision import amp_precision, autocast
-from .progress_bar import ProgressBar
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
-from .trackers import check_loggers
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
-from .writers import build_writers
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Trainer(DefaultTrainer):
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
-        """Build the writers of ``LOGGERS``: see `mask2former.engine.writers`."""
+        """Build the writers of ``LOGGERS``: see `mask2former.engine.loggers.writers`."""
         return build_writers(self.cfg, self.max_iter)
 
     def _new_report(self) -> Report:

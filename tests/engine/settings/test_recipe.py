@@ -11,8 +11,8 @@ from support import REPOSITORY
 from mask2former import load_config
 from mask2former.config.merge import get_value, merge_overrides
 from mask2former.config.validate import validate
-from mask2former.engine.recipe import KEYS, DataFacts, Machine, choose, table
-from mask2former.engine.run_settings import set_values
+from mask2former.engine.settings.recipe import KEYS, DataFacts, Machine, choose, table
+from mask2former.engine.settings.run_settings import set_values
 from mask2former.tasks import TASKS
 
 CPU = Machine("cpu", processes=1, cores=2, memory=8 * 2**30, fast_16_bit=False)

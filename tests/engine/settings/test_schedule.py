@@ -4,7 +4,7 @@ import pytest
 from support import REPOSITORY
 
 from mask2former import load_config
-from mask2former.engine.schedule import scaled_schedule
+from mask2former.engine.settings.schedule import scaled_schedule
 
 R50 = REPOSITORY / "configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep.yaml"
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mask2former import load_config, model_zoo
-from mask2former.engine.default_model import choose_model, default_model
+from mask2former.engine.settings.default_model import choose_model, default_model
 from mask2former.tasks import TASKS, tasks_of
 
 

@@ -20,14 +20,14 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from ..data.loader import build_test_loader, build_train_loader
-from ..utils.files import write_atomically
-from ..utils.text import clock, counted
-from .distributed import distributed_model
+from ...data.loader import build_test_loader, build_train_loader
+from ...utils.files import write_atomically
+from ...utils.text import clock, counted
+from ..distributed import distributed_model
+from ..train_loop import TrainLoop
+from ..trainer import Trainer, amp_precision, autocast
 from .recipe import Choice
 from .run_settings import Settings, set_values
-from .train_loop import TrainLoop
-from .trainer import Trainer, amp_precision, autocast
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from trained_runs import trained
 
 from mask2former import load_config
 from mask2former.engine import Trainer
-from mask2former.engine.writers import CSVWriter, TrackerWriter
+from mask2former.engine.loggers.writers import CSVWriter, TrackerWriter
 
 
 def table(path):

@@ -15,17 +15,17 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
 
-from ..checkpoint.resume import newest_checkpoints
-from ..config import load_config
-from ..config.merge import get_value, written_keys
-from ..data.checks.report import ImageContent
-from ..data.mapper import MAPPER_PRESETS
-from ..data.own_data import Registered, on_main_process
-from ..model_zoo import config_folder
-from ..tasks import TaskName
-from ..utils.device import has_fast_bfloat16
-from ..utils.length_flags import LENGTHS
-from ..utils.resources import free_memory, usable_cores
+from ...checkpoint.resume import newest_checkpoints
+from ...config import load_config
+from ...config.merge import get_value, written_keys
+from ...data.checks.report import ImageContent
+from ...data.mapper import MAPPER_PRESETS
+from ...data.own_data import Registered, on_main_process
+from ...model_zoo import config_folder
+from ...tasks import TaskName
+from ...utils.device import has_fast_bfloat16
+from ...utils.length_flags import LENGTHS
+from ...utils.resources import free_memory, usable_cores
 from .recipe import KEYS, LENGTH_KEYS, Choice, DataFacts, Machine, choose, table
 from .schedule import scaled_schedule
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from ..config.merge import get_value
-from ..tasks import TaskName
-from ..utils.text import counted
+from ...config.merge import get_value
+from ...tasks import TaskName
+from ...utils.text import counted
 
 _GB = 2**30
 # Sides of images are multiples of the coarsest stride. Smaller images are enlarged.

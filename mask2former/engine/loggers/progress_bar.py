@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ..report.run_metrics import LOSSES, METRICS
+from ...report.run_metrics import LOSSES, METRICS
 
 _LOGGERS = ("detectron2", "fvcore", "mask2former")
 _PERIODIC = "detectron2.utils.events"  # writes a line per period, which the bar replaces

@@ -1,0 +1,1 @@
+"""Where a run writes: the console, files, and trackers of experiments."""
