@@ -41,7 +41,7 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
     if checkpoints and not resume:
         raise ValueError(
             f"{folder} already holds a training run ({checkpoints[0].name}): add --resume to "
-            f"continue it, or add OUTPUT_DIR {folder}_2 (or any other folder) to train anew; "
+            f"continue it, or choose another folder, such as {folder}_2, to train anew; "
             "to replace the earlier run, delete the folder first"
         )
     for path in remove_unfinished(folder):
@@ -63,7 +63,7 @@ def _lock(folder: Path) -> None:
         file.close()
         raise ValueError(
             f"process {owner} is training in {folder}: wait until it ends, or give another "
-            "OUTPUT_DIR"
+            "folder for the output"
         ) from error
     file.truncate(0)
     file.write(f"{os.getpid()}\n")

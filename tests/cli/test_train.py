@@ -114,3 +114,5 @@ def test_mistakes_of_the_run_itself(datasets, tmp_path, capfd):
         assert end.value.code == 2
         last = capfd.readouterr().err.splitlines()[-1]
         assert last.startswith(f"mask2former {verb}: error: ")
+        if verb == "train":  # it has --output, and train_net.py OUTPUT_DIR
+            assert "OUTPUT_DIR" not in last and "run_2" in last

@@ -90,7 +90,7 @@ def test_a_run_is_stopped_and_refused_and_locked_and_resumed(datasets, tmp_path)
     status, error = Run(datasets, out).finish()
     assert status == 1
     assert "--resume" in error
-    assert f"OUTPUT_DIR {out}_2" in error
+    assert f"another folder, such as {out}_2" in error
     assert checkpoints(out) == [checkpoint]
 
     more = ["--resume", "SOLVER.MAX_ITER", iteration + 2, "SEED", 6, "SOLVER.BASE_LR", 0.5]
