@@ -28,6 +28,14 @@ def instances(json_file, images):
     return InstanceData(str(json_file), str(images))
 
 
+def test_images_in_which_nothing_is_annotated(shapes, tmp_path):
+    copy(shapes, tmp_path, {"annotations/instances_train.json": "train.json", "train": "train"})
+    content = json.loads((tmp_path / "train.json").read_text())
+    (tmp_path / "train.json").write_text(json.dumps({**content, "annotations": []}))
+    found = recognise_folder(tmp_path)
+    assert found.train == instances(tmp_path / "train.json", tmp_path / "train")
+
+
 @pytest.mark.parametrize("second", ["val", "valid", "test"])
 def test_a_folder_that_roboflow_exports(shapes, tmp_path, second):
     files = {"train": "train", "val": second}

@@ -16,7 +16,8 @@ _CHUNK = 1 << 22
 def kind_of_json(json_file: str) -> str | None:
     """Return "panoptic" or "instance", depending on which key of a COCO file comes first.
 
-    The file is not parsed, because COCO's files have hundreds of megabytes.
+    The file is not parsed, because COCO's files have hundreds of megabytes. One in which nothing is
+    annotated is of the kind "instance".
 
     Returns:
         The kind, or None if the file has neither key or cannot be read.
@@ -27,12 +28,14 @@ def kind_of_json(json_file: str) -> str | None:
         return None
     try:
         with open(json_file, "rb") as f:
-            window = b""
+            window, lists_annotations = b"", False
             while chunk := f.read(_CHUNK):
                 window = window[-overlap:] + chunk
                 found = {window.find(key): kind for key, kind in keys.items() if key in window}
                 if found:
                     return found[min(found)]
+                lists_annotations |= b'"annotations"' in window
+            return "instance" if lists_annotations else None
     except OSError:
         pass  # the check will report it
     return None
