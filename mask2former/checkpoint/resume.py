@@ -8,6 +8,7 @@ from pathlib import Path
 
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL = "model_final.pth"
+BEST = "model_best.pth"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # What `write_atomically` leaves behind when it is killed.
 _UNFINISHED = re.compile(rf"\.(.+\.(pth|json)|{LAST_CHECKPOINT})\.[a-z0-9_]{{8}}")

@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     )
     resume = ["--resume"] if args.resume else []
     main([*resume, *train_net_arguments(args, config_file, changes)], args.prog)
-    best = Path(cfg.OUTPUT_DIR, "model_best.pth")
-    model = str(best) if best.is_file() else cfg.OUTPUT_DIR
-    print(f"Done. Try it: mask2former predict {shlex.quote(model)} photo.jpg")
+    print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
     return 0
 
 

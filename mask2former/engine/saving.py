@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..checkpoint import Checkpointer, WeightsError, read_checkpoint
-from ..checkpoint.resume import FINAL, numbered_checkpoints
+from ..checkpoint.resume import BEST, FINAL, numbered_checkpoints
 from .averaging import WeightAverage
 from .interruption import request, requested_signal
 
@@ -218,7 +218,7 @@ class BestCheckpoint:
 
     def __init__(self, model: nn.Module, folder: str, metric: str) -> None:
         self._checkpointer = _Untagged(model, folder)
-        self._path = Path(folder, "model_best.pth")
+        self._path = Path(folder, BEST)
         self._metric = metric
         self._value = -math.inf
 

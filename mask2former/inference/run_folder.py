@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..checkpoint import WeightsError
-from ..checkpoint.resume import FINAL, newest_checkpoints
+from ..checkpoint.resume import BEST, FINAL, newest_checkpoints
 from ..structures import Classes
 
 logger = logging.getLogger(__name__)
@@ -17,9 +17,9 @@ logger = logging.getLogger(__name__)
 def weights_of_run(config_file: str, overrides: Sequence[object]) -> list[object]:
     """Add the weights of the run that wrote `config_file` to `overrides`, unless they name weights.
 
-    The config in an output folder still names the weights that training started from. If
-    `model_final.pth` or, for an unfinished run, another checkpoint is beside it, that is the one
-    meant. A Hugging Face folder as `config_file` names its own weights.
+    The config in an output folder still names the weights that training started from. A file of
+    `checkpoint_of_run` beside it is the one meant. A Hugging Face folder as `config_file` names its
+    own weights.
     """
     if "MODEL.WEIGHTS" in overrides[::2] or Path(config_file).is_dir():
         return list(overrides)
@@ -31,9 +31,15 @@ def weights_of_run(config_file: str, overrides: Sequence[object]) -> list[object
 
 
 def checkpoint_of_run(folder: Path) -> Path | None:
-    """Return `model_final.pth` or, in an unfinished run, the newest checkpoint, if there is one."""
-    final = folder / FINAL
-    return final if final.exists() else next(iter(newest_checkpoints(folder)), None)
+    """Return the weights that stand for a run, or None if there are none.
+
+    That is `model_best.pth`, which a run with ``SOLVER.BEST_METRIC`` has, or else `model_final.pth`
+    or, in an unfinished run, the newest checkpoint.
+    """
+    for name in (BEST, FINAL):
+        if (folder / name).exists():
+            return folder / name
+    return next(iter(newest_checkpoints(folder)), None)
 
 
 def config_beside(weights: Path) -> Path:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
+import torch
 from support import TINY
 
-from mask2former import load_config
+from mask2former import Mask2Former, load_config
 from mask2former.cli.main import main
 
 
@@ -63,16 +64,22 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     assert f"mask2former predict {tmp_path / 'run'} photo.jpg" in capfd.readouterr().out
 
 
-def test_the_best_weights_are_suggested_and_can_be_used(datasets, tmp_path, capfd):
+def test_a_folder_stands_for_its_best_weights(datasets, tmp_path):
     folder = tmp_path / "run"
     options = ["--data", str(datasets / "synthetic_shapes"), "--task", "instance"]
     options += ["--output", str(folder), "--model", "quickstart/instance", "--opts"]
     options += [*map(str, TINY), "TEST.EVAL_PERIOD", "2", "SOLVER.EARLY_STOPPING_PATIENCE", "9"]
     assert main(["train", *options]) == 0
-    best = folder / "model_best.pth"
-    assert f"mask2former predict {best} photo.jpg" in capfd.readouterr().out
-    photo = next((datasets / "synthetic_shapes/val").iterdir())
-    assert main(["predict", str(best), str(photo), "--output", str(tmp_path / "out")]) == 0
+    best = torch.load(folder / "model_best.pth", weights_only=True)["model"]
+    final = torch.load(folder / "model_final.pth", weights_only=True)
+    for values in final["model"].values():
+        values.zero_()
+    torch.save(final, folder / "model_final.pth")
+    found = Mask2Former.from_pretrained(folder).network.state_dict()
+    assert all(torch.equal(found[name], values) for name, values in best.items())
+    (folder / "model_best.pth").unlink()
+    found = Mask2Former.from_pretrained(folder).network.state_dict()
+    assert not any(values.any() for values in found.values())
 
 
 @pytest.mark.parametrize(
