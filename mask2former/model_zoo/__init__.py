@@ -9,7 +9,6 @@ from .model_zoo import (
     get_checkpoint_url,
     get_config,
     get_config_file,
-    has_config,
     model_names,
 )
 
@@ -19,6 +18,5 @@ __all__ = [
     "get_checkpoint_url",
     "get_config",
     "get_config_file",
-    "has_config",
     "model_names",
 ]

@@ -92,11 +92,6 @@ def get_config_file(name: str) -> str:
     return str(files[name])
 
 
-def has_config(name: str) -> bool:
-    """Return whether `get_config_file` knows a name."""
-    return name.removesuffix(".yaml") in _config_files()
-
-
 def get_checkpoint_url(name: str) -> str:
     """Return the URL of the published weights.
 

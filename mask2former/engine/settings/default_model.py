@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 
-from ... import model_zoo
 from ...tasks import TASKS, TaskName
 from ...utils.resources import usable_cores
 from ...utils.text import counted
@@ -57,9 +56,5 @@ def choose_model(
             "gives pretrained weights, is missing",
         )
     suffix = "" if task == "instance" else f"_{task}"
-    small, medium = f"quickstart/photos{suffix}", f"quickstart/photos_medium{suffix}"
-    wanted = medium if has_gpu or cores > _MANY_CORES else small
-    for name in (wanted, small):
-        if model_zoo.has_config(name):
-            return DefaultModel(name, f"{here}; pretrained on ImageNet")
-    return DefaultModel(f"quickstart/{task}", here)
+    size = "_medium" if has_gpu or cores > _MANY_CORES else ""
+    return DefaultModel(f"quickstart/photos{size}{suffix}", f"{here}; pretrained on ImageNet")
