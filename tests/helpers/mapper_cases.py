@@ -1,11 +1,15 @@
 """Configs and an image with every kind of label map, for the tests of the mapper."""
 
 # ruff: noqa: NPY002  Detectron2 draws from NumPy's global generator.
+from itertools import islice
+
 import numpy as np
+import torch
 from label_files import id_colors, patches, save
 from support import QUICKSTART
 
 from mask2former import load_config
+from mask2former.data import build_train_loader
 
 HEIGHT, WIDTH = 90, 120
 # What the mask_former_* mappers need of a config: everything that they can do.
@@ -54,3 +58,19 @@ def write_record(folder):
             for i, c in classes.items()
         ],
     }
+
+
+def check_that_the_seed_decides(cfg):
+    """Check that workers and resuming change no sample; return six batches of the loader."""
+
+    def batches(workers, start):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        return list(islice(build_train_loader(cfg, seed=3, start_iter=start), 6 - start))
+
+    whole = batches(0, 0)
+    for workers, start in ((2, 0), (0, 3)):
+        for ours, theirs in zip(batches(workers, start), whole[start:], strict=True):
+            for a, b in zip(ours, theirs, strict=True):
+                assert torch.equal(a["image"], b["image"])
+                assert torch.equal(a["instances"].gt_masks.tensor, b["instances"].gt_masks.tensor)
+    return whole

@@ -3,7 +3,7 @@
 # ruff: noqa: NPY002  Detectron2 draws from NumPy's global generator.
 import json
 import sys
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import albumentations as A
 import cv2
@@ -13,10 +13,11 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 from label_files import id_colors, patches, save
+from mapper_cases import check_that_the_seed_decides
 from support import QUICKSTART
 
 from mask2former import load_config
-from mask2former.data import DatasetError, build_mapper, build_train_loader
+from mask2former.data import DatasetError, build_mapper
 from mask2former.data.mapper.labelled_input import LabelledInput
 from mask2former.data.mapper.pipeline import Albumentations, MovedPixels
 
@@ -185,17 +186,7 @@ def test_colors_leave_polygons_exact(pipeline_file, painted):
 def test_the_seed_decides(pipeline_file, tiny_cfg):
     file = pipeline_file(A.Rotate(p=0.7), *COLORS, A.CoarseDropout(p=0.5), name="pipeline.json")
     tiny_cfg.INPUT.ALBUMENTATIONS = file
-
-    def batches(workers, start):
-        tiny_cfg.DATALOADER.NUM_WORKERS = workers
-        return list(islice(build_train_loader(tiny_cfg, seed=3, start_iter=start), 6 - start))
-
-    whole = batches(0, 0)
-    for workers, start in ((2, 0), (0, 3)):
-        for ours, theirs in zip(batches(workers, start), whole[start:], strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                assert torch.equal(a["image"], b["image"])
-                assert torch.equal(a["instances"].gt_masks.tensor, b["instances"].gt_masks.tensor)
+    whole = check_that_the_seed_decides(tiny_cfg)
     images = [sample["image"] for batch in whole for sample in batch]
     assert not any(torch.equal(a, b) for a, b in pairwise(images))
 

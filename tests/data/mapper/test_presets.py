@@ -1,18 +1,17 @@
 """The presets of INPUT.AUGMENTATION: image and targets move together, reproducibly."""
 
 # ruff: noqa: NPY002  Detectron2 draws from NumPy's global generator.
-from itertools import islice
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-import torch
 from detectron2.data import transforms as T
 from label_files import id_colors, save
+from mapper_cases import check_that_the_seed_decides
 from support import QUICKSTART
 
 from mask2former import load_config
-from mask2former.data import build_mapper, build_train_loader
+from mask2former.data import build_mapper
 from mask2former.data.mapper.geometry import TiltTransform
 from mask2former.data.mapper.labelled_input import transform_labels
 from mask2former.data.mapper.presets import AUGMENTATION_PRESETS
@@ -183,17 +182,7 @@ def test_pages_are_never_mirrored(tmp_path, preset, mirrored):
 
 def test_workers_and_resuming_change_nothing(tiny_cfg):
     tiny_cfg.INPUT.AUGMENTATION = "photographs"
-
-    def batches(workers, start):
-        tiny_cfg.DATALOADER.NUM_WORKERS = workers
-        return list(islice(build_train_loader(tiny_cfg, seed=3, start_iter=start), 6 - start))
-
-    whole = batches(0, 0)
-    for workers, start in ((2, 0), (0, 3)):
-        for ours, theirs in zip(batches(workers, start), whole[start:], strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                assert torch.equal(a["image"], b["image"])
-                assert torch.equal(a["instances"].gt_masks.tensor, b["instances"].gt_masks.tensor)
+    check_that_the_seed_decides(tiny_cfg)
     plain = load_config(str(QUICKSTART))
     assert plain.INPUT.AUGMENTATION == ""
 
