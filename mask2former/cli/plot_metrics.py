@@ -85,16 +85,16 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     if with_gradient:
         axes["gradient"].sharex(axes["loss"])
         _plot(axes["gradient"], rows, (GRADIENT_NORM,), color="0.25")
-        norms = [norm for _, norm in points(rows, GRADIENT_NORM) if norm > 0]
-        steep = bool(norms) and max(norms) > 20 * min(norms)
-        axes["gradient"].set(ylabel="gradient\nnorm", yscale="log" if steep else "linear")
-        if not steep:
+        axes["gradient"].set(ylabel="gradient\nnorm")
+        if _is_steep(_positive(rows, GRADIENT_NORM)):
+            axes["gradient"].set_yscale("log")
+        else:
             axes["gradient"].set_ylim(0, None)
         axes["gradient"].tick_params(labelbottom=False)
     if below == "total":
         _plot(axes["total"], rows, TOTAL_LOSSES[:1])
         _plot(axes["total"], rows, ("", TOTAL_LOSSES[1]), **points_of)
-        axes["total"].set(xlabel="iteration", ylabel="all losses", ylim=(0, None))
+        axes["total"].set(ylabel="all losses", ylim=(0, None))
         axes["metric"].sharex(axes["total"])
         axes["metric"].tick_params(labelbottom=False)
     axes["loss"].set(ylabel="weighted loss, last prediction", ylim=(0, None))
@@ -103,13 +103,22 @@ def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     axes["metric"].set(ylabel="on the validation set, percent")
     axes[below].set(xlabel="iteration")
     axes["metric"].set_ylim(0, upper_limit(rows))
-    learning_rates = [row["lr"] for row in rows if row.get("lr", 0) > 0]
-    if learning_rates and max(learning_rates) > 20 * min(learning_rates):
+    learning_rates = _positive(rows, "lr")
+    if _is_steep(learning_rates):
         axes["lr"].set_yscale("log")  # steps of a tenth would be flat on a linear axis
     elif learning_rates:
         axes["lr"].set_ylim(0, 1.15 * max(learning_rates))
         axes["lr"].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     return figure
+
+
+def _positive(rows: Sequence[dict[str, Any]], key: str) -> list[float]:
+    return [value for _, value in points(rows, key) if value > 0]
+
+
+def _is_steep(values: Sequence[float]) -> bool:
+    """Tell whether positive values need a logarithmic axis."""
+    return bool(values) and max(values) > 20 * min(values)
 
 
 def _plot(axes: Axes, rows: Sequence[dict[str, Any]], keys: Sequence[str], **style: Any) -> None:
