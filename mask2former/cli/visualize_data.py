@@ -6,11 +6,10 @@ python -m mask2former.cli.visualize_data \\
     --config-file config.yaml --num 20 --raw INPUT.MIN_SCALE 0.5
 
 The command also takes the data arguments of train_net.py; those of a validation set alone will do.
-The pictures show the first samples of a
-run with this config, in the same order: the same images and the same crops. With --raw they show
-the same images without augmentation. Pixels that belong to no target are hatched, except for
-instances, where they are background. Crowds, which training ignores, are striped in the colour of
-their class. Padding is dark.
+The pictures show the first samples of a run with this config, in the same order: the same images
+and the same crops. With --raw they show the same images without augmentation. Pixels that belong to
+no target are hatched, except for instances, where they are background. Crowds, which training
+ignores, are striped in the colour of their class. Padding is dark.
 """
 
 from __future__ import annotations
