@@ -22,14 +22,16 @@ def data(datasets):
 
 
 def test_a_run_equals_that_of_the_command(data, tmp_path, capfd):
-    model = Mask2Former.from_config(QUICKSTART, overrides=TINY)
+    options = [*TINY, "TEST.EVAL_PERIOD", 4, "SOLVER.EMA_DECAY", 0.0]
+    model = Mask2Former.from_config(QUICKSTART, overrides=options)
     assert "not trained" in repr(model)
     with pytest.raises(ValueError, match="not trained: call train"):
         model.predict(data / "val")
     handlers = list(logging.getLogger("detectron2").handlers)
     results = model.train(data, output=tmp_path / "python")
     assert logging.getLogger("detectron2").handlers == handlers
-    flags = ["--config-file", QUICKSTART, "--data", data, *TINY, "OUTPUT_DIR", tmp_path / "command"]
+    flags = ["--config-file", QUICKSTART, "--data", data, *options]
+    flags += ["OUTPUT_DIR", tmp_path / "command"]
     main(list(map(str, [*flags, "MODEL.DEVICE", "cpu"])))
     expected = weights_in(tmp_path / "command")
     found = weights_in(tmp_path / "python")
@@ -65,7 +67,7 @@ def test_training_further_and_its_mistakes(data, tmp_path):
         val_json=str(data / "annotations/instances_val.json"),
         val_images=str(data / "val"),
         iterations=2,
-        overrides=["SOLVER.BASE_LR", 1e-20, "SOLVER.WEIGHT_DECAY", 0.0],
+        overrides=["SOLVER.BASE_LR", 1e-20, "SOLVER.WEIGHT_DECAY", 0.0, "TEST.EVAL_PERIOD", 2],
     )
     assert "segm" in results
     # With hardly any learning rate, the weights that it started from remain.

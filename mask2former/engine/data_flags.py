@@ -19,6 +19,7 @@ from ..data.own_folder import png_folder, recognise_folder
 from ..data.split import SPLIT_FILE, Split, check_split, draw_split, read_split
 from ..structures import Classes
 from ..tasks import TASKS
+from .settings.run_settings import is_evaluated
 
 SPLITS = ("train", "val")
 # What the arguments of a split name: --train-json and so on
@@ -107,12 +108,16 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered 
     if isinstance(first, SemanticData) and first.class_file is None and trained is None:
         reason = ": no metadata.json beside config and weights names them" if args.eval_only else ""
         raise ValueError(f"label maps need --classes FILE, the names of the classes{reason}")
+    choose_split = _choose_split(cfg, args, data)
+    evaluated = is_evaluated(cfg, args)
+    if not evaluated and data["val"] is not None and comm.is_main_process():
+        print("TEST.EVAL_PERIOD 0: the validation set is not used", flush=True)
     registered = register_own_data(
         None if args.eval_only else data["train"],
-        data["val"],
+        data["val"] if evaluated else None,
         trained=trained,
         pixels=args.pixel_check,
-        choose_split=_choose_split(cfg, args, data),
+        choose_split=choose_split,
     )
     head = cfg.MODEL.SEM_SEG_HEAD
     if args.eval_only and len(registered.classes) != head.NUM_CLASSES:
@@ -123,7 +128,7 @@ def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered 
         )
     if registered.split is not None and comm.is_main_process():
         print(registered.split.summary(), flush=True)
-    _set_config(cfg, args, registered)
+    _set_config(cfg, args, registered, evaluated)
     return registered
 
 
@@ -139,7 +144,7 @@ def _choose_split(
     if args.eval_only:
         beside = Path(args.config_file).parent / SPLIT_FILE
     else:
-        if cfg.TEST.EVAL_PERIOD == 0 and not args.split:
+        if not is_evaluated(cfg, args) and not args.split:
             return None
         beside = Path(cfg.OUTPUT_DIR) / SPLIT_FILE
 
@@ -156,12 +161,14 @@ def _choose_split(
     return choose
 
 
-def _set_config(cfg: CfgNode, args: argparse.Namespace, registered: Registered) -> None:
+def _set_config(
+    cfg: CfgNode, args: argparse.Namespace, registered: Registered, evaluated: bool
+) -> None:
     # A user's images without objects are negative examples; in COCO they are unlabelled.
     if "DATALOADER.FILTER_EMPTY_ANNOTATIONS" not in args.opts:
         cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     cfg.DATASETS.TRAIN = (registered.train,) if registered.train else ()
-    cfg.DATASETS.TEST = (registered.val,) if registered.val else ()
+    cfg.DATASETS.TEST = (registered.val,) if registered.val and evaluated else ()
     cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = len(registered.classes)
     if registered.classes.ignore_label is not None:
         cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE = registered.classes.ignore_label

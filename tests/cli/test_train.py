@@ -8,6 +8,7 @@ from support import TINY
 
 from mask2former import Mask2Former, load_config
 from mask2former.cli.main import main
+from mask2former.report.run_metrics import read_metrics
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
@@ -28,7 +29,7 @@ def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capf
         (data / "classes.txt").write_text("\n".join(names))
         arguments = ["--data", str(data)]
     monkeypatch.chdir(tmp_path)
-    options = [str(option) for option in TINY]
+    options = [str(option) for option in (*TINY, "TEST.EVAL_PERIOD", 4)]
     arguments += ["--model", f"quickstart/{task}"]
     assert main(["train", *arguments, "--opts", *options, "INPUT.CROP.SIZE", "[64, 64]"]) == 0
     out = capfd.readouterr().out
@@ -47,7 +48,8 @@ def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capf
     ] in last
 
 
-def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
+def test_iterations_scale_the_schedule_and_nothing_is_evaluated(datasets, tmp_path, capfd):
+    """There is a validation set, but the user says `TEST.EVAL_PERIOD 0`."""
     options = ["--data", str(datasets / "synthetic_shapes"), "--task", "instance"]
     options += ["--output", str(tmp_path / "run"), "--iterations", "8"]
     tiny = dict(zip(TINY[::2], TINY[1::2], strict=True))
@@ -61,7 +63,12 @@ def test_iterations_scale_the_schedule(datasets, tmp_path, capfd):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (8, 1)
     written = sorted(path.name for path in (tmp_path / "run").glob("model_*.pth"))
     assert written == ["model_0000007.pth", "model_final.pth"]
-    assert f"mask2former predict {tmp_path / 'run'} photo.jpg" in capfd.readouterr().out
+    output = capfd.readouterr()
+    assert f"mask2former predict {tmp_path / 'run'} photo.jpg" in output.out
+    assert "TEST.EVAL_PERIOD 0: the validation set is not used" in output.out
+    assert "Start inference" not in output.out + output.err
+    rows = read_metrics(tmp_path / "run/metrics.json")
+    assert rows and not any(name.startswith(("segm", "bbox")) for row in rows for name in row)
 
 
 def test_a_folder_stands_for_its_best_weights(datasets, tmp_path):

@@ -360,7 +360,7 @@ def test_a_folder_without_validation(shapes, tmp_path, capsys):
     assert len(cfg.DATASETS.TRAIN) == len(cfg.DATASETS.TEST) == 1
     assert "2 of 12 images are for validation" in capsys.readouterr().out
     cfg = run("instance", "--data", tmp_path, "TEST.EVAL_PERIOD", 0)
-    assert len(cfg.DATASETS.TRAIN) == 1 and cfg.DATASETS.TEST == ()
+    assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 12 and cfg.DATASETS.TEST == ()
     cfg = run(
         "instance", "--data", tmp_path, "--eval-only", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 5
     )  # there are no splits: all is evaluated
@@ -403,6 +403,18 @@ def test_a_single_set_is_divided(shapes, tmp_path, classes, task):
     assert sorted(other[0] + other[1]) == sorted(train + val) and other != [train, val]
 
 
+def test_an_evaluation_period_of_zero_leaves_the_validation_set_out(shapes, capsys):
+    data = flags(shapes, "panoptic")
+    assert run("panoptic", *data, "TEST.EVAL_PERIOD", 0).DATASETS.TEST == ()
+    assert "TEST.EVAL_PERIOD 0: the validation set is not used" in capsys.readouterr().out
+    # A 0 of this project's configs is none of the user's, and the recipe replaces it.
+    folder = REPOSITORY / "configs/mapillary-vistas/panoptic-segmentation"
+    config = str(folder / "Base-MapillaryVistas-PanopticSegmentation.yaml")
+    assert load_config(config).TEST.EVAL_PERIOD == 0
+    for arguments in (data, flags(shapes, "panoptic", ["train"])):
+        assert len(run("panoptic", *arguments, config=config).DATASETS.TEST) == 1
+
+
 def test_the_file_of_a_split_decides(shapes, tmp_path):
     names = sorted(path.name for path in (shapes / "train").iterdir())
     split = Split(tuple(names[:3]), tuple(names[3:8]))  # a user's own
@@ -413,7 +425,7 @@ def test_the_file_of_a_split_decides(shapes, tmp_path):
     cfg = run("instance", "--split", tmp_path / "mine.json", *arguments)
     assert parts_of(cfg) == [names[:3], names[3:8]]
     cfg = run("instance", "--split", tmp_path / "mine.json", *arguments, "TEST.EVAL_PERIOD", 0)
-    assert parts_of(cfg) == [names[:3], names[3:8]]
+    assert len(DatasetCatalog.get(cfg.DATASETS.TRAIN[0])) == 3 and cfg.DATASETS.TEST == ()
     two = [*flags(shapes, "instance"), "--split", tmp_path / "mine.json"]
     assert "there are two sets" in error("instance", *two)
     Split(("absent.png",), (names[0],)).save(tmp_path)

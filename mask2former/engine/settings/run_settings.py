@@ -68,7 +68,7 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
     if args.eval_only or own is None or preset is None:
         return _of_config(cfg, args)
-    given, published = _given(args)
+    given, published = given_keys(args)
     if args.iterations is not None:
         cfg.SOLVER.MAX_ITER = args.iterations
         given |= {"SOLVER.MAX_ITER"}
@@ -153,7 +153,18 @@ def _iterations(cfg: CfgNode, epochs: float, images: int) -> int:
     return math.ceil(epochs * images / (cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS))
 
 
-def _given(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
+def is_evaluated(cfg: CfgNode, args: argparse.Namespace) -> bool:
+    """Tell whether a run on own data evaluates: ``TEST.EVAL_PERIOD`` 0 says that it does not.
+
+    Where the recipe chooses the period, a 0 that a config of this project has does not count.
+    """
+    if args.eval_only or cfg.TEST.EVAL_PERIOD:
+        return True
+    is_chosen = cfg.INPUT.DATASET_MAPPER_NAME in MAPPER_PRESETS
+    return is_chosen and "TEST.EVAL_PERIOD" not in given_keys(args)[0]
+
+
+def given_keys(args: argparse.Namespace) -> tuple[frozenset[str], CfgNode | None]:
     """Return the keys that the user set, and the config that the user's files derive from."""
     given = frozenset(map(str, args.opts[::2]))
     if os.path.isdir(args.config_file):  # a Hugging Face model

@@ -19,14 +19,15 @@ from mask2former.cli.train import main
 from mask2former.data.split import Split
 from mask2former.engine import launch
 from mask2former.engine.data_flags import register_run_datasets
+from mask2former.engine.settings.recipe import LENGTH_KEYS
 from mask2former.engine.settings.time_budget import longest, measure
 from mask2former.engine.setup import argument_parser
 from mask2former.utils.length_flags import parse_time
 from mask2former.utils.resources import process_age
 
 GIVEN = dict(zip(TINY[::2], TINY[1::2], strict=True))
-for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
-    del GIVEN[f"SOLVER.{key}"]
+for key in LENGTH_KEYS:
+    GIVEN.pop(key, None)
 OPTIONS = [str(word) for pair in GIVEN.items() for word in pair]
 
 
