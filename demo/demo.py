@@ -3,7 +3,10 @@
 
 import sys
 
-from mask2former.cli.demo import main
+from mask2former_command import share_cores
 
 if __name__ == "__main__":
+    share_cores()
+    from mask2former.cli.demo import main
+
     sys.exit(main())

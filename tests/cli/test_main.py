@@ -56,6 +56,25 @@ def test_help_takes_a_moment():
     assert min(seconds() for _ in range(5)) < 0.3
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        (sys.executable, "-c", "import mask2former_command as c; c.share_cores(); import torch"),
+        (sys.executable, "train_net.py", "--config-file", "none.yaml"),
+        (sys.executable, "demo/demo.py", "--config-file", "none.yaml", "--input", "none.jpg"),
+    ],
+    ids=["command", "train_net", "demo"],
+)
+@pytest.mark.parametrize(
+    ("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_sleep_while_they_wait(program, given, policy):
+    free = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    # With this variable, the OpenMP library itself prints the settings that it works with
+    result = run(*program, env=free | given | {"OMP_DISPLAY_ENV": "true"})
+    assert f"OMP_WAIT_POLICY = '{policy}'" in result.stderr
+
+
 @pytest.mark.parametrize("program", [SCRIPT, MODULE], ids=["script", "module"])
 def test_verbs_have_the_models_registered(program):
     result = run(*program, "zoo", "show", "coco/instance-segmentation/maskformer2_R50_bs16_50ep")
