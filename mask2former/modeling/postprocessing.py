@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from ..structures.packed_masks import boxes_of_projections
 from ..utils.size import Size
+from .ops.cpu_kernels import cpu_kernel
 from .query_prediction import QueryPrediction
 
 # Full-resolution logits are made for as many masks at a time as fit into this many pixels (but one
@@ -64,8 +65,9 @@ def instance_inference(
 ) -> Instances:
     """Turn the ``max_detections`` best (query, class) pairs into instances.
 
-    The pairs are chosen by class probability before any mask is resized, and masks are resized in
-    chunks and kept as booleans, so memory is that of the result and a chunk of ``CHUNK_PIXELS``.
+    The pairs are chosen by class probability before any mask is resized, and masks are kept as
+    booleans, so memory is that of the result and, without the compiled kernel, a chunk of
+    ``CHUNK_PIXELS``.
 
     Args:
         prediction: of one image.
@@ -87,13 +89,46 @@ def instance_inference(
         keep = torch.isin(classes, classes.new_tensor(list(thing_classes)))
         class_scores, queries, classes = class_scores[keep], queries[keep], classes[keep]
 
-    D, device = len(queries), queries.device
-    if device.type == "cpu" and D * _pixels(output_size) > CHUNK_PIXELS:
+    if queries.is_cpu and len(queries) * _pixels(output_size) > CHUNK_PIXELS:
         _return_freed_memory()
+    kernel = cpu_kernel("instance_masks", prediction.mask_logits, queries)
+    masks, mask_scores, boxes = (
+        instance_masks(prediction, queries, output_size)
+        if kernel is None
+        else kernel(
+            prediction.mask_logits,
+            queries,
+            prediction.padded_size,
+            prediction.image_size,
+            output_size,
+        )
+    )
+    result = Instances(output_size)
+    result.pred_masks = masks
+    result.pred_boxes = Boxes(boxes)
+    result.scores = class_scores * mask_scores
+    result.pred_classes = classes
+    return result
+
+
+def instance_masks(
+    prediction: QueryPrediction, queries: Tensor, output_size: Size
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Resize and threshold the masks of queries: the PyTorch form of a compiled CPU kernel.
+
+    Args:
+        prediction: of one image.
+        queries: (D,); a query can be there several times.
+        output_size: (H, W) of the masks.
+
+    Returns:
+        Masks bool (D, H, W), the mean mask probability within each (D,), 0 where it is empty, and
+        their bounding boxes (D, 4), 0 where it is empty.
+    """
+    D, device = len(queries), queries.device
     masks = torch.empty((D, *output_size), dtype=torch.bool, device=device)
     mask_scores = torch.empty(D, device=device)
     boxes = torch.zeros(D, 4, device=device)
-    # a query can be among the best pairs with several classes
     unique, inverse = queries.unique(return_inverse=True)
     for part, logits in _upsampled(prediction, unique, output_size):
         inside = logits > 0
@@ -105,12 +140,7 @@ def instance_inference(
         masks[rows] = inside[which]
         mask_scores[rows] = means[which]
         boxes[rows] = mask_boxes(inside)[which]
-    result = Instances(output_size)
-    result.pred_masks = masks
-    result.pred_boxes = Boxes(boxes)
-    result.scores = class_scores * mask_scores
-    result.pred_classes = classes
-    return result
+    return masks, mask_scores, boxes
 
 
 def semantic_inference(

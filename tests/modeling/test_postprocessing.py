@@ -105,9 +105,11 @@ def given(class_logits, mask_logits, padded, image, output):
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize("chunk", [None, *CHUNKS])
 def test_instances_equal_the_literal_rule(monkeypatch, output, chunk):
-    monkeypatch.setattr(postprocessing, "CHUNK_PIXELS", chunk)
+    if chunk is not None:  # else the compiled kernel, if there is one
+        monkeypatch.setattr(postprocessing, "CHUNK_PIXELS", chunk)
+        monkeypatch.setattr(postprocessing, "cpu_kernel", lambda *_: None)
     torch.manual_seed(0)
     class_logits, mask_logits = torch.randn(6, 4), torch.randn(6, 8, 10) * 3
     mask_logits[2] = -1.0  # an empty mask
@@ -311,6 +313,10 @@ def test_no_tensor_is_larger_than_the_result_or_a_chunk(monkeypatch):
     with LargestTensor() as largest:
         semantic_inference(*given(*logits, *where), resize_first=True)
     assert largest.any == 3 * 100 * 100
+    with LargestTensor() as largest:
+        instance_inference(*given(*logits, *where), max_detections=20)
+    assert largest.floating <= 100 * 100 and largest.any == 20 * 100 * 100
+    monkeypatch.setattr(postprocessing, "cpu_kernel", lambda *_: None)
     with LargestTensor() as largest:
         instance_inference(*given(*logits, *where), max_detections=20)
     assert largest.floating == 100 * 100 and largest.any == 20 * 100 * 100

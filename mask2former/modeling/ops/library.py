@@ -129,11 +129,16 @@ def wants_sizes_on_device(device_type: str) -> bool:
     return device_type != "meta" and implementation(device_type).name == "triton"
 
 
+def has_compiled_kernel(name: str, device_type: str) -> bool:
+    """Return whether the loaded library has a kernel of an operator for a type of device."""
+    key = torch._C._dispatch_key_for_device(device_type)
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"mask2former::{name}", key)
+
+
 def _compiled_obstacle(device_type: str) -> str:
     if not _compiled:
         return _why_not_compiled
-    key = torch._C._dispatch_key_for_device(device_type)
-    if not torch._C._dispatch_has_kernel_for_dispatch_key(FORWARD, key):
+    if not has_compiled_kernel("ms_deform_attn", device_type):
         return f"compiled without {device_type}"
     return ""
 

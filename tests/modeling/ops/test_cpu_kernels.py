@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from cpu_kernel_checks import check_instance_masks
 from support import REPOSITORY
 
 from mask2former.modeling.ops import library
@@ -126,3 +127,4 @@ def test_sanitizers_find_nothing(objects, flags, count):
 
 if __name__ == "__main__":
     check_numbers()
+    check_instance_masks(60)

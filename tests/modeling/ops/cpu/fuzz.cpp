@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "mask2former/modeling/ops/csrc/cpu/axis_tables.h"
+#include "mask2former/modeling/ops/csrc/cpu/instance_masks.h"
 #include "mask2former/modeling/ops/csrc/cpu/kernels.h"
 
 using namespace mask2former;
@@ -47,18 +49,47 @@ class Buffer {
   std::vector<char> data_;
 };
 
-void run(Kernel kernel, const Problem& problem, int64_t items) {
+void divide(int64_t items, const std::function<void(int64_t, int64_t)>& work) {
 #ifdef THREADS
   std::vector<std::thread> threads;
   for (int64_t i = 0; i < THREADS; ++i) {
-    threads.emplace_back(kernel, std::cref(problem), items * i / THREADS,
-                         items * (i + 1) / THREADS);
+    threads.emplace_back(work, items * i / THREADS, items * (i + 1) / THREADS);
   }
   for (auto& thread : threads) thread.join();
 #else
-  kernel(problem, 0, items);
+  work(0, items);
 #endif
 }
+
+void run(Kernel kernel, const Problem& problem, int64_t items) {
+  divide(items, [&](int64_t begin, int64_t end) { kernel(problem, begin, end); });
+}
+
+// What the functions return of all instruction sets that this processor has.
+template <typename Get, typename... Arguments>
+auto of_this_processor(Get portable, [[maybe_unused]] Get with_avx2,
+                       [[maybe_unused]] Get with_avx512, Arguments... arguments) {
+  std::vector<decltype(portable(arguments...))> all{portable(arguments...)};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    all.push_back(with_avx2(arguments...));
+  }
+  if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
+    all.push_back(with_avx512(arguments...));
+  }
+#endif
+  return all;
+}
+
+const double kOdd[] = {0,
+                       1,
+                       -1e30,
+                       1e30,
+                       std::numeric_limits<double>::quiet_NaN(),
+                       std::numeric_limits<double>::infinity(),
+                       0.5,
+                       -0.001};
 
 template <typename Random>
 void work_on_random_problem(Random& random, Type value_type, Type coordinate_type) {
@@ -84,16 +115,8 @@ void work_on_random_problem(Random& random, Type value_type, Type coordinate_typ
   Buffer grad_value(value_type == Type::kDouble ? value_type : Type::kFloat, p.B * p.S * p.H * p.D);
   Buffer grad_locations(coordinate_type, 2 * points), grad_weights(coordinate_type, points);
   std::uniform_real_distribution<double> uniform(-0.5, 1.5);
-  const double odd[] = {0,
-                        1,
-                        -1e30,
-                        1e30,
-                        std::numeric_limits<double>::quiet_NaN(),
-                        std::numeric_limits<double>::infinity(),
-                        0.5,
-                        -0.001};
   for (int64_t i = 0; i < 2 * points; ++i) {
-    locations.set(i, random() % 4 ? uniform(random) : odd[random() % 8]);
+    locations.set(i, random() % 4 ? uniform(random) : kOdd[random() % 8]);
   }
   for (int64_t i = 0; i < points; ++i) weights.set(i, uniform(random));
   for (int64_t i = 0; i < outputs; ++i) grad_output.set(i, uniform(random));
@@ -108,19 +131,69 @@ void work_on_random_problem(Random& random, Type value_type, Type coordinate_typ
   p.grad_value = grad_value.data();
   p.grad_locations = grad_locations.data();
   p.grad_weights = grad_weights.data();
-  std::vector<Kernels> all{portable::kernels(value_type, coordinate_type)};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    all.push_back(avx2::kernels(value_type, coordinate_type));
-  }
-  if (__builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    all.push_back(avx512::kernels(value_type, coordinate_type));
-  }
-#endif
-  for (const Kernels& kernels : all) {
+  for (const Kernels& kernels : of_this_processor(portable::kernels, avx2::kernels, avx512::kernels,
+                                                  value_type, coordinate_type)) {
     run(kernels.forward, p, p.B * p.Q);
     run(kernels.backward, p, p.B * p.H);
+  }
+}
+
+template <typename Random>
+void resize_random_masks(Random& random, Type type) {
+  const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  const auto size = [&](int64_t n) { return random() % 2 ? 4 * n : upto(150); };
+  InstanceMasksProblem p{};
+  p.h = upto(20);
+  p.w = upto(40);
+  const int64_t padded_rows = size(p.h), padded_columns = size(p.w);
+  const int64_t rows = upto(padded_rows), columns = upto(padded_columns);
+  p.twice = random() % 2;
+  p.H = p.twice ? upto(150) : rows;
+  p.W = p.twice ? upto(150) : columns;
+  const bool fused = random() % 2;
+  const AxisTables tables[] = {
+      {p.h, padded_rows, rows, fused},
+      {rows, p.H, p.H, fused},
+      {p.w, padded_columns, columns, fused},
+      {columns, p.W, p.W, fused},
+  };
+  for (int i = 0; i < 2; ++i) {
+    p.rows[i] = tables[i].axis();
+    p.columns[i] = tables[2 + i].axis();
+  }
+  const int64_t queries = upto(3), masks = upto(3);
+  Buffer logits(type, queries * p.h * p.w);
+  std::uniform_real_distribution<double> uniform(-3, random() % 2 ? 1 : 0);
+  for (int64_t i = 0; i < queries * p.h * p.w; ++i) {
+    logits.set(i, random() % 100 ? uniform(random) : kOdd[random() % 8]);
+  }
+  std::vector<int64_t> chosen;
+  std::vector<std::vector<uint8_t>> memory(masks, std::vector<uint8_t>(p.H * p.W));
+  std::vector<uint8_t*> outputs;
+  for (auto& mask : memory) {
+    chosen.push_back(upto(queries) - 1);
+    outputs.push_back(mask.data());
+  }
+  p.type = type;
+  p.logits = logits.data();
+  p.queries = chosen.data();
+  p.masks = outputs.data();
+  p.band_rows = upto(40);
+  p.bands = (p.H + p.band_rows - 1) / p.band_rows;
+  std::vector<BandResult> results(masks * p.bands);
+  p.results = results.data();
+  for (const InstanceMasksKernel kernel :
+       of_this_processor(portable::instance_masks_kernel, avx2::instance_masks_kernel,
+                         avx512::instance_masks_kernel)) {
+    divide(masks * p.bands, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(scratch_of(p));
+      kernel(p, begin, end, scratch.data());
+    });
+    for (const auto& mask : memory) {
+      for (uint8_t bit : mask) {
+        if (bit > 1) std::abort();
+      }
+    }
   }
 }
 
@@ -161,6 +234,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Given given{data + 1, data + size};
   const Type types[] = {Type::kFloat, Type::kDouble, Type::kBFloat16, Type::kHalf};
   const Type value = types[data[0] % 4];
+  if (data[0] & 8) {
+    resize_random_masks(given, value == Type::kDouble ? Type::kFloat : value);
+    return 0;
+  }
   const bool wide = data[0] & 4 && value != Type::kDouble;
   work_on_random_problem(given, value, wide ? Type::kFloat : value);
   return 0;
@@ -178,6 +255,7 @@ int main(int, char** arguments) {
     work_on_random_problem(random, float64, float64);
     work_on_random_problem(random, bfloat16, i % 2 ? bfloat16 : float32);
     work_on_random_problem(random, float16, i % 2 ? float16 : float32);
+    for (const Type type : {float32, bfloat16, float16}) resize_random_masks(random, type);
   }
   std::printf("%d problems of each type\n", count);
 }

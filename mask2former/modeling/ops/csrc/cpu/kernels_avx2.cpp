@@ -1,5 +1,6 @@
 // The CPU kernels for AVX2.
 
+#include "instance_masks.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -18,7 +19,8 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define MASK2FORMER_F16C
-#include "kernels_impl.h"
+#include "attention_impl.h"
+#include "instance_masks_impl.h"
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -30,6 +32,7 @@
 namespace mask2former {
 namespace avx2 {
 Kernels kernels(Type, Type) { return {}; }
+InstanceMasksKernel instance_masks_kernel() { return nullptr; }
 }  // namespace avx2
 }  // namespace mask2former
 

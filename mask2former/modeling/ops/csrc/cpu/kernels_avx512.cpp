@@ -1,5 +1,6 @@
 // The CPU kernels for AVX-512.
 
+#include "instance_masks.h"
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -20,7 +21,8 @@
 #pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")
 #endif
 #define MASK2FORMER_F16C
-#include "kernels_impl.h"
+#include "attention_impl.h"
+#include "instance_masks_impl.h"
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -32,6 +34,7 @@
 namespace mask2former {
 namespace avx512 {
 Kernels kernels(Type, Type) { return {}; }
+InstanceMasksKernel instance_masks_kernel() { return nullptr; }
 }  // namespace avx512
 }  // namespace mask2former
 

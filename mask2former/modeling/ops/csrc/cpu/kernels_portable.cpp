@@ -5,4 +5,5 @@
 
 #define MASK2FORMER_ISA portable
 #define MASK2FORMER_VECTOR_BYTES 16
-#include "kernels_impl.h"
+#include "attention_impl.h"
+#include "instance_masks_impl.h"

@@ -2,7 +2,6 @@
 // and division among threads.
 
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -10,10 +9,10 @@
 #include <torch/library.h>
 
 #include <limits>
-#include <string>
 #include <tuple>
 
 #include "../checks.h"
+#include "choice.h"
 #include "kernels.h"
 
 namespace mask2former {
@@ -21,33 +20,14 @@ namespace {
 
 using at::Tensor;
 
-// PyTorch's own choice, which the environment variable ATEN_CPU_CAPABILITY can lower.
 Kernels find_kernels(Type value, Type coordinates) {
-#if defined(__x86_64__) && defined(__GNUC__)
-  static const std::string capability = at::get_cpu_capability();
-  static const bool has_avx512 = capability == "AVX512" && __builtin_cpu_supports("avx512f") &&
-                                 __builtin_cpu_supports("avx512vl") &&
-                                 __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512dq");
-  static const bool has_avx2 = (capability == "AVX512" || capability == "AVX2") &&
-                               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                               __builtin_cpu_supports("f16c");
-  if (has_avx512 && has_avx2) return avx512::kernels(value, coordinates);
-  if (has_avx2) return avx2::kernels(value, coordinates);
-#endif
-  return portable::kernels(value, coordinates);
-}
-
-Type type_of(const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return Type::kDouble;
-    case at::kBFloat16:
-      return Type::kBFloat16;
-    case at::kHalf:
-      return Type::kHalf;
+  switch (instruction_set()) {
+    case InstructionSet::kAvx512:
+      return avx512::kernels(value, coordinates);
+    case InstructionSet::kAvx2:
+      return avx2::kernels(value, coordinates);
     default:
-      return Type::kFloat;
+      return portable::kernels(value, coordinates);
   }
 }
 

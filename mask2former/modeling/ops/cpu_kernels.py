@@ -1,0 +1,44 @@
+"""The compiled CPU kernels beside deformable attention.
+
+Each does in one pass what PyTorch does in several. Its PyTorch form, next to where it is used, is
+its oracle in the tests, and serves other devices, installations without a compiler, gradients, and
+programs that are compiled or exported.
+
+Shapes:
+    Q: queries, D: detections, h, w: size of mask logits, H, W: size of the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .library import has_compiled_kernel
+
+_SCHEMAS = (
+    "instance_masks(Tensor mask_logits, Tensor queries, SymInt[2] padded_size, "
+    "SymInt[2] image_size, SymInt[2] output_size) -> (Tensor, Tensor, Tensor)",
+)
+
+_library = torch.library.Library("mask2former", "FRAGMENT")
+for _schema in _SCHEMAS:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def cpu_kernel(name: str, *tensors: Tensor) -> Callable[..., Any] | None:
+    """Return the compiled operator `name` if it can serve `tensors`, else None.
+
+    It serves tensors on the CPU that record no gradients, if the compiled library is loaded and has
+    it. `library.implementation` says in the log whether it is loaded, and why not.
+    """
+    if not has_compiled_kernel(name, "cpu"):
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    recording = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if recording or any(tensor.device.type != "cpu" for tensor in tensors):
+        return None
+    return getattr(torch.ops.mask2former, name)
