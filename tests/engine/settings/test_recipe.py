@@ -21,7 +21,11 @@ PHOTOS = DataFacts("instance", 87, 51, 640, 640, 1.0, objects=12, most_objects=1
 FILES = {
     f"{kind}-{task}": str(REPOSITORY / "configs" / f"{file}.yaml")
     for task in TASKS
-    for kind, file in (("small", f"quickstart/{task}"), ("published", TASKS[task].config))
+    for kind, file in (
+        ("small", f"quickstart/{task}"),
+        ("photos", f"quickstart/photos{'' if task == 'instance' else f'_{task}'}"),
+        ("published", TASKS[task].config),
+    )
 }
 
 
@@ -93,6 +97,14 @@ def test_more_images_are_seen_longer_but_less_often(machine):
     assert seen == sorted(seen)
     epochs = [total / n for total, n in zip(seen, counts, strict=True)]
     assert all(a >= 0.99 * b for a, b in itertools.pairwise(epochs))
+
+
+def test_statistics_of_normalisation_are_kept_where_there_are_some():
+    key = "MODEL.TIMM.FREEZE_NORM"
+    assert settings(kind="photos").MODEL.TIMM.FREEZE_NORM
+    assert not settings(kind="photos", opts=["MODEL.WEIGHTS", ""]).MODEL.TIMM.FREEZE_NORM
+    given = ["MODEL.WEIGHTS", "", key, True]
+    assert settings(kind="photos", opts=given).MODEL.TIMM.FREEZE_NORM
 
 
 def test_learning_rate_follows_the_root_of_the_batch():
