@@ -14,16 +14,18 @@ from detectron2.utils import comm
 
 from ..config import load_config
 from ..config.validate import check_early_stopping
+from ..data.mapper import build_mapper
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
 from ..evaluation import check_evaluation
-from ..modeling.registries import check_names
+from ..modeling.registries import check_encoder, check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from ..utils.length_flags import add_length_flags
 from ..utils.trust_flags import add_trust_flags
 from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
+from .loggers.trackers import check_loggers
 from .run_folder import claim_run_folder
 from .settings.run_settings import Settings, set_up_run
 from .settings.time_budget import fit_to_budget
@@ -79,7 +81,7 @@ def checked_config(
 
     Raises:
         ValueError: the config, the device or the data do not fit; the message says what to do.
-        ImportError: the evaluation needs a package that is not installed.
+        ImportError: a package that the config needs is not installed.
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
@@ -88,6 +90,9 @@ def checked_config(
     )
     check_device(cfg.MODEL.DEVICE)
     check_names(cfg)
+    check_encoder(cfg)
+    if not args.eval_only:
+        check_loggers(cfg.LOGGERS)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     if args.report:
@@ -97,6 +102,7 @@ def checked_config(
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     if not args.eval_only:
+        build_mapper(cfg)  # reads the file of INPUT.ALBUMENTATIONS
         check_early_stopping(cfg)
     cfg.freeze()
     return cfg, own, settings

@@ -1,11 +1,17 @@
-"""Whether the parts that a config names are registered."""
+"""Whether the parts that a config names are there."""
 
 from __future__ import annotations
 
 import difflib
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, SEM_SEG_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    SEM_SEG_HEADS_REGISTRY,
+    build_backbone,
+)
 
 from .transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
@@ -38,3 +44,15 @@ def check_names(cfg: CfgNode) -> None:
             problems.append(f"MODEL.{key} is {name!r}, which nothing is registered as{hint}")
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def check_encoder(cfg: CfgNode) -> None:
+    """Check the keys ``MODEL.TIMM`` of a model before it is built, by an encoder without memory.
+
+    Raises:
+        ValueError: timm does not have such an encoder, or it does not suit the keys.
+        ImportError: timm is not installed.
+    """
+    if cfg.MODEL.BACKBONE.NAME == "TimmBackbone":
+        with torch.device("meta"):
+            build_backbone(cfg)

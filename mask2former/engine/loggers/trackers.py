@@ -17,6 +17,8 @@ from ...utils.text import one_line
 
 # The project, or experiment, unless the tracker's own environment variable names another.
 PROJECT = "mask2former"
+# Kinds of MLflow's stores that are databases
+_DATABASES = ("sqlite", "mysql", "postgresql", "mssql")
 
 
 class Tracker(ABC):
@@ -137,14 +139,30 @@ TRACKERS: dict[str, type[Tracker]] = {
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Check that the packages of trackers are installed.
+    """Check that what trackers need is installed.
 
     Raises:
-        ImportError: one is not; the message says how to install it.
+        ImportError: it is not; the message says how to install it.
     """
     for name in names:
         if name in TRACKERS and importlib.util.find_spec(name) is None:
             raise ImportError(f'LOGGERS {name} needs {name}: pip install "mask2former[{name}]"')
+    if "mlflow" in names:
+        _check_store()
+
+
+def _check_store() -> None:
+    """Check that MLflow has what its store needs: ``mlflow-skinny`` does not have databases."""
+    import mlflow
+
+    store = mlflow.get_tracking_uri()
+    is_database = store.partition(":")[0].partition("+")[0] in _DATABASES
+    if is_database and importlib.util.find_spec("sqlalchemy") is None:
+        raise ImportError(
+            f"LOGGERS mlflow keeps runs in {store}, which mlflow-skinny alone cannot: "
+            'pip install "mask2former[mlflow]", or set MLFLOW_TRACKING_URI to the address of a '
+            "server (http://HOST:PORT)"
+        )
 
 
 def start_tracker(name: str, cfg: CfgNode, run_id: str | None) -> Tracker:
