@@ -239,6 +239,24 @@ def check_segmentation(segmentation: Any, size: tuple[Any, Any]) -> None:
         raise ValueError("a segmentation is neither a list of polygons nor an RLE")
 
 
+def area_and_box(segmentation: Any, size: tuple[Any, Any]) -> tuple[float, list[float]]:
+    """Return the pixels of a mask and the box [x, y, width, height] around them.
+
+    Args:
+        segmentation: polygons or an RLE; polygons with fewer than three points are skipped.
+        size: (height, width) of the image.
+
+    Raises:
+        ValueError: see `to_rle`.
+    """
+    if isinstance(segmentation, list):
+        segmentation = [p for p in segmentation if not isinstance(p, list) or len(p) >= 6]
+        if not segmentation:
+            return 0.0, [0.0] * 4
+    rle = to_rle(segmentation, size)
+    return float(mask_util.area(rle)), mask_util.toBbox(rle).tolist()
+
+
 def to_rle(segmentation: Any, size: tuple[Any, Any]) -> dict[str, Any]:
     """Convert COCO polygons, or an RLE of any kind, to a compressed RLE.
 

@@ -14,7 +14,7 @@ import hotcoco
 import numpy as np
 
 from ..data.errors import DatasetError
-from ..data.segmentation import check_segmentation
+from ..data.segmentation import area_and_box, check_segmentation
 
 _IOU_50, _IOU_75 = 0, 5
 
@@ -71,7 +71,8 @@ def load_ground_truth(
     """Return the annotations in hotcoco's form.
 
     Only the fields that matching reads are passed on. Annotation tools, and Detectron2's own
-    conversion, write nulls into other fields, which hotcoco refuses.
+    conversion, write nulls into other fields, which hotcoco refuses. Areas and boxes that are
+    missing are those of the masks.
 
     Args:
         dataset: COCO instance annotations.
@@ -102,6 +103,9 @@ def load_ground_truth(
         if annotation.get("segmentation") and None not in size:
             try:
                 check_segmentation(annotation["segmentation"], size)
+                if not {"area", "bbox"} <= annotation.keys():
+                    area, box = area_and_box(annotation["segmentation"], size)
+                    annotation |= {"area": area, "bbox": box} | annotation
             except ValueError as error:
                 raise DatasetError(f"annotation id {annotation['id']!r}: {error}") from error
     for number, annotation in enumerate(selected["annotations"], start=1):

@@ -43,6 +43,18 @@ def test_perfect_predictions_give_100(register_coco):
         assert np.isnan(results[task]["AP-class90"])  # no object of that class
 
 
+def test_boxes_and_areas_that_are_missing_are_those_of_the_masks(register_coco):
+    data = made_up_annotations()
+    expected = evaluate(COCOInstanceEvaluator(register_coco(data)), perturbed(data, 0))
+    for number, annotation in enumerate(data["annotations"]):
+        for key in [("bbox",), ("area",), ("bbox", "area")][number % 3]:
+            del annotation[key]
+    found = evaluate(COCOInstanceEvaluator(register_coco(data)), perturbed(data, 0))
+    assert 0 < expected["bbox"]["AP"] < 100
+    for task in ("bbox", "segm"):
+        np.testing.assert_equal(dict(found[task]), dict(expected[task]))
+
+
 @pytest.mark.parametrize("first_id", [0, 1])
 def test_an_annotation_with_id_0_counts(register_coco, first_id):
     data = made_up_annotations()

@@ -130,16 +130,16 @@ class _AnnotationChecker:
                 self._error("area is not a number of pixels", detail)
         if annotation.get("iscrowd", 0) not in (0, 1):
             self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r:.50}")
-        missing = [key for key in ("area", "iscrowd") if key not in annotation]
+        missing = [key for key in ("bbox", "area", "iscrowd") if key not in annotation]
         if missing and self.evaluated:
-            detail = f"without {' and '.join(missing)}, pycocotools and similar evaluators fail"
-            self._warning("annotation without area or iscrowd", detail)
+            detail = f"without {' and '.join(missing)}, pycocotools fails; evaluating here works"
+            self._warning("annotation without bbox, area or iscrowd", detail)
 
     def _check_box(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
-        if "bbox" not in annotation:
-            if self.evaluated:
-                detail = "evaluation of boxes needs 'bbox': [x, y, width, height]"
-                self._error("annotation without bbox", detail)
+        if annotation.get("bbox") is None:
+            is_crowd = annotation.get("iscrowd", 0) != 0  # others need a segmentation anyway
+            if self.evaluated and is_crowd and not annotation.get("segmentation"):
+                self._error("crowd region without bbox and segmentation", "it has no place")
             return
         box = annotation["bbox"]
         if not is_box(box):

@@ -13,7 +13,7 @@ from detectron2.utils.file_io import PathManager
 from ...structures import Classes
 from ..coco_format import classes_of, read_coco
 from ..errors import DatasetError
-from ..segmentation import to_rle
+from ..segmentation import area_and_box, to_rle
 
 _FIELDS = {
     "images": "id file_name height width",
@@ -130,4 +130,9 @@ def _load_annotation(
         segmentation = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
         if not segmentation:
             return None
+    if "bbox" not in loaded:
+        try:
+            loaded["bbox"] = area_and_box(segmentation, (image["height"], image["width"]))[1]
+        except ValueError as error:
+            raise DatasetError(f"{name}: {error}.") from error
     return {**loaded, "segmentation": segmentation}

@@ -15,6 +15,7 @@ from mask2former.data import (
     register_coco_json,
     register_own_data,
 )
+from mask2former.data.datasets.coco_instances import load_coco_instances
 from mask2former.data.segmentation import checked_run_lengths, decode_rle, run_lengths
 
 WIDTH, HEIGHT = 40, 30
@@ -145,8 +146,8 @@ ANNOTATION_CASES = {
     "bbox nan": (annotation(bbox=[1, 2, 3, NAN]), "not four numbers", True, OBJECT, "nan"),
     "zero box": (annotation(bbox=[5, 6, 0, 8]), "bbox without area", False, OBJECT, ""),
     "xyxy": (annotation(bbox=[25, 16, 35, 24]), "beyond the image", False, OBJECT, "width"),
-    "no box": (without("bbox"), "without bbox", True, OBJECT, ""),
-    "no area": (without("area"), "without area", False, OBJECT, "area"),
+    "no box": (without("bbox"), "without bbox", False, OBJECT, "without bbox,"),
+    "no area": (without("area"), "without bbox, area", False, OBJECT, "without area,"),
     "crowd": (annotation(iscrowd=1), "crowd region with polygons", False, OBJECT, ""),
     "iscrowd": (annotation(iscrowd=2), "neither 0 nor 1", True, OBJECT, "2"),
     "ignore": (annotation(ignore=1), "'ignore'", True, OBJECT, "iscrowd"),
@@ -176,7 +177,18 @@ def test_training_sets_need_no_evaluation_fields(tmp_path, images):
             del record[key]
     content["annotations"][0]["id"] = 0
     assert not check(tmp_path, images, content, evaluated=False).problems
-    assert check(tmp_path, images, content, evaluated=True).num_errors == 2
+    report = check(tmp_path, images, content, evaluated=True)
+    assert not report.errors and len(report.problems) == 3
+
+
+def test_boxes_that_are_missing_are_those_of_the_masks(tmp_path, images):
+    content = sound_content()
+    for record in content["annotations"]:
+        del record["bbox"]
+    content["annotations"][0]["segmentation"].append([1, 1, 2, 2])  # no polygon, and left out
+    records = load_coco_instances(write(tmp_path, content), str(images))
+    boxes = [a["bbox"] for record in records for a in record["annotations"]]
+    assert boxes == [[5, 6, 10, 8]] * 3
 
 
 IMAGE_CASES = {
