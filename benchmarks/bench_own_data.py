@@ -67,7 +67,7 @@ def run_ours(args: argparse.Namespace, found: Any, output: Path) -> list[dict[st
     """Train with `mask2former train` and return the instances of the last evaluation."""
     weights = [] if args.pretrained else ["MODEL.WEIGHTS", ""]
     command = [
-        *(sys.executable, "-c", "import mask2former_command as c; raise SystemExit(c.main())"),
+        *(sys.executable, "-m", "mask2former"),
         *("train", "--data", args.data, "--task", "instance", "--output", str(output)),
         *("--time-budget", f"{args.minutes}m", "--opts", "SEED", str(args.seed), *weights),
     ]

@@ -68,7 +68,7 @@ def train(args: argparse.Namespace, option: str, seed: int, folder: Path) -> Non
     """Train in a process of its own."""
     model = ["--model", args.model] if args.model else []
     command = [
-        *(sys.executable, "-c", "import mask2former_command as c; raise SystemExit(c.main())"),
+        *(sys.executable, "-m", "mask2former"),
         *("train", "--data", args.data, "--task", args.task, *model, "--output", str(folder)),
         *("--time-budget", f"{args.minutes}m", "--opts", "SEED", str(seed), *OPTIONS[option]),
     ]

@@ -3,7 +3,7 @@
 
 import sys
 
-from mask2former_command import share_cores
+from mask2former.utils.cores import share_cores
 
 if __name__ == "__main__":
     share_cores()

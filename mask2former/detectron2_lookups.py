@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import detectron2.data.build
-import detectron2.solver.build
 import torch
 from detectron2.config import CfgNode
-
-from .data.mapper import build_mapper
+from detectron2.data import build as data_build
+from detectron2.solver import build as solver_build
 
 _OURS = "MaskFormer"  # the registered meta architecture
 
@@ -26,8 +24,8 @@ def extend() -> None:
     ``build_detection_train_loader(cfg)`` of Detectron2 take a config of this package. Configs of
     other models behave as before, and so does a mapper that is given explicitly.
     """
-    add_clipping = detectron2.solver.build.maybe_add_gradient_clipping
-    default_mapper = detectron2.data.build.DatasetMapper
+    add_clipping = solver_build.maybe_add_gradient_clipping
+    default_mapper = data_build.DatasetMapper
 
     def maybe_add_gradient_clipping(cfg: CfgNode, optimizer: Any) -> Any:
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -44,8 +42,10 @@ def extend() -> None:
     def mapper(*args: Any, **kwargs: Any) -> Any:
         cfg = args[0] if args else None
         if isinstance(cfg, CfgNode) and cfg.MODEL.META_ARCHITECTURE == _OURS:
+            from .data.mapper import build_mapper
+
             return build_mapper(*args, **kwargs)
         return default_mapper(*args, **kwargs)
 
-    detectron2.solver.build.maybe_add_gradient_clipping = maybe_add_gradient_clipping
-    detectron2.data.build.DatasetMapper = mapper
+    solver_build.maybe_add_gradient_clipping = maybe_add_gradient_clipping
+    data_build.DatasetMapper = mapper

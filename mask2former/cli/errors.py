@@ -30,15 +30,15 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
             file or the data cannot be used; 2 after any other `ValueError` or `ImportError`; 130
             after Ctrl-C.
     """
-    from ..data.errors import DatasetError
-    from ..inference.video import VideoError
-
     try:
         return function(*arguments)
-    except (OSError, DatasetError, VideoError) as error:
+    except OSError as error:
         _exit(1, program, error)
     except (ValueError, ImportError) as error:
-        _exit(2, program, error)
+        from ..data.errors import DatasetError
+        from ..inference.video import VideoError
+
+        _exit(1 if isinstance(error, (DatasetError, VideoError)) else 2, program, error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -169,8 +169,6 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with the arguments of `train_net.py`, and return the exit status."""
-    from .. import registration  # noqa: F401  the parts that a config names
-
     start_output()
     args = argument_parser().parse_args(arguments)
     return run_reporting_errors("find_lr.py", find, args)

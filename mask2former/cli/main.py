@@ -19,6 +19,7 @@ import os
 from collections.abc import Sequence
 
 from .. import __version__
+from ..utils.cores import share_cores
 from .errors import run_reporting_errors, start_output
 from .flags import HelpFormatter
 
@@ -64,6 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args(arguments)
+    share_cores()
     start_output()
-    importlib.import_module("..registration", __package__)
     return run_reporting_errors(args.prog, args.run, args)

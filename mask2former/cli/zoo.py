@@ -29,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """List, describe or download; return 1 if no name has the words."""
     from .. import model_zoo
-    from ..checkpoint import local_weights
 
     if args.action == "show":
         print(describe(args.name))
     elif args.action == "download":
+        from ..checkpoint import local_weights
+
         print(local_weights(model_zoo.get_checkpoint_url(args.name)))
     else:
         words = [word.lower() for word in getattr(args, "words", ())]

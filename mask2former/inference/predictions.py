@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from detectron2.structures import Instances
-from scipy import ndimage
 
 from ..structures import Classes
 from ..structures.packed_masks import PackedMasks
@@ -292,6 +291,8 @@ class SemanticPrediction(_MapPrediction):
 
 def _boxes(values: np.ndarray, keys: Sequence[int]) -> np.ndarray:
     """Return the boxes (N, 4) of objects that are a value each in a map (H, W)."""
+    from scipy import ndimage
+
     found = ndimage.find_objects(values.astype(np.int32) + 1)  # it takes 0 for the background
     boxes = np.zeros((len(keys), 4), np.float32)
     for box, key in zip(boxes, keys, strict=True):

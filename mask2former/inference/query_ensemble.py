@@ -7,7 +7,6 @@ Shapes:
 from __future__ import annotations
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -80,6 +79,8 @@ class QueryEnsemble:
         Returns:
             Indices of objects, and of the queries that show them.
         """
+        from scipy.optimize import linear_sum_assignment
+
         means = self._masks / self._members[:, None, None]
         overlap = mask_overlap(means.sigmoid_(), masks.sigmoid())
         # Bhattacharyya's coefficient, 1 for equal distributions

@@ -3,7 +3,6 @@
 import os
 import sys
 
-import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
 
@@ -20,6 +19,8 @@ def check_display() -> None:
 
 def check_toolkit() -> None:
     """Raise `ValueError` if matplotlib cannot open windows."""
+    import matplotlib.pyplot as plt
+
     if plt.get_backend().lower() == "agg":
         raise ValueError(
             "matplotlib finds no window toolkit: install python3-tk or PyQt6, or give --output"
@@ -28,6 +29,8 @@ def check_toolkit() -> None:
 
 def show_picture(picture: Image.Image, title: str) -> None:
     """Show a picture in a window, and wait until the user closes it."""
+    import matplotlib.pyplot as plt
+
     figure = plt.figure(title, figsize=(picture.width / 100, picture.height / 100))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()

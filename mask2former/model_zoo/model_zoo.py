@@ -9,15 +9,12 @@ from __future__ import annotations
 import difflib
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.modeling import build_model
-from torch import nn
-
-from ..checkpoint import load_weights
-from ..checkpoint.sources import PUBLISHED_URL
-from ..config import load_config
+if TYPE_CHECKING:
+    import torch
+    from detectron2.config import CfgNode
+    from torch import nn
 
 WEIGHTS_TABLE = "https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md"
 # The end of the name of the weights file, for the models for which it is certain.
@@ -48,6 +45,11 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
         ValueError: no config has this name, or the address of its weights is not known. It is
             a `WeightsError` if the weights cannot be downloaded or read.
     """
+    import torch
+    from detectron2.modeling import build_model
+
+    from ..checkpoint import load_weights
+
     cfg = get_config(name, trained)
     if device is None and not torch.cuda.is_available():
         device = "cpu"
@@ -70,6 +72,8 @@ def get_config(name: str, trained: bool = False) -> CfgNode:
     Raises:
         ValueError: no config has this name, or the address of its weights is not known.
     """
+    from ..config import load_config
+
     cfg = load_config(get_config_file(name))
     if trained:
         cfg.MODEL.WEIGHTS = get_checkpoint_url(name)
@@ -103,6 +107,8 @@ def get_checkpoint_url(name: str) -> str:
     Raises:
         ValueError: no config has this name, or the address of its weights is not known.
     """
+    from ..checkpoint.sources import PUBLISHED_URL
+
     get_config_file(name)  # raises for an unknown name
     name = name.removesuffix(".yaml")
     if name not in model_names():

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -82,6 +81,8 @@ class LabelStyle:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
     path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
     return ImageFont.truetype(str(path), size)
 

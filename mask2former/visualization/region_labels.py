@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from .colors import Color
 from .labels import Box, LabelAnchor, LabelStyle, Point, draw_labels
@@ -135,6 +134,8 @@ def _anchors(
     Things and stuff are each sorted by area, the largest first. A region in several pieces has its
     label on the largest and, if it is stuff, also on others that are nearly as large.
     """
+    from scipy import ndimage
+
     found: list[tuple[int, LabelAnchor]] = []
     for i, (slices, region) in enumerate(zip(ndimage.find_objects(small), regions, strict=False)):
         if slices is None:
@@ -156,6 +157,8 @@ def _anchor(
     piece: np.ndarray, slices: tuple[slice, slice], stride: int, may_leave: bool
 ) -> LabelAnchor:
     """Find the points with the most room within a piece, a crop at 1/stride of the size."""
+    from scipy import ndimage
+
     rows, columns = slices
 
     def point(y: float, x: float) -> Point:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from support import REPOSITORY
@@ -11,7 +10,7 @@ from support import REPOSITORY
 from mask2former.cli.main import VERBS, argument_parser, main
 
 # As pip's script does it
-SCRIPT = (sys.executable, "-c", "import sys, mask2former_command as c; sys.exit(c.main())")
+SCRIPT = (sys.executable, "-c", "from mask2former.cli.main import main; raise SystemExit(main())")
 MODULE = (sys.executable, "-m", "mask2former")
 
 
@@ -48,10 +47,10 @@ def test_help_and_mistakes_wait_for_nothing(program, arguments):
 
 
 def test_help_takes_a_moment():
-    def seconds():
-        start = time.perf_counter()
+    def seconds():  # of CPU time, which other programs do not lengthen
+        start = sum(os.times()[2:4])
         run(*SCRIPT, "--help")
-        return time.perf_counter() - start
+        return sum(os.times()[2:4]) - start
 
     assert min(seconds() for _ in range(5)) < 0.3
 
@@ -59,7 +58,7 @@ def test_help_takes_a_moment():
 @pytest.mark.parametrize(
     "program",
     [
-        (sys.executable, "-c", "import mask2former_command as c; c.share_cores(); import torch"),
+        (*MODULE, "env"),
         (sys.executable, "train_net.py", "--config-file", "none.yaml"),
         (sys.executable, "demo/demo.py", "--config-file", "none.yaml", "--input", "none.jpg"),
     ],

@@ -12,7 +12,6 @@ from support import REPOSITORY
 SOURCES = (
     "configs",
     "mask2former",
-    "mask2former_command.py",
     "LICENSE",
     "MANIFEST.in",
     "README.md",

@@ -118,7 +118,6 @@ def implementation(device_type: str) -> Choice:
     return Choice(name, reason)
 
 
-@torch.compiler.assume_constant_result
 def wants_sizes_on_device(device_type: str) -> bool:
     """Return whether metadata should be on the device of the values, not on the CPU.
 
@@ -127,6 +126,10 @@ def wants_sizes_on_device(device_type: str) -> bool:
     call would make the CPU wait. The first call chooses an implementation, and logs it.
     """
     return device_type != "meta" and implementation(device_type).name == "triton"
+
+
+# torch.compiler.assume_constant_result would import the compiler, which takes a second.
+wants_sizes_on_device._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def has_compiled_kernel(name: str, device_type: str) -> bool:
