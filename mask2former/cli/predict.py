@@ -90,6 +90,7 @@ def segment(
     """
     from ..inference.results import build_results
     from ..inference.segmenters import load_model
+    from ..utils.memory import reuse_freed_memory
 
     model = load_model(
         config_file,
@@ -98,6 +99,8 @@ def segment(
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
+    if model.cfg.MODEL.DEVICE == "cpu":
+        reuse_freed_memory()
     segmenter = model.segmenter(threshold=args.threshold)
     selection = selection_of(args, segmenter.classes, segmenter.task)
     results = None

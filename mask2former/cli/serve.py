@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
             f'serving needs {error.name}: pip install "mask2former[serve]"'
         ) from error
     from ..api import Mask2Former
+    from ..utils.memory import reuse_freed_memory
 
     token = args.token or os.environ.get(TOKEN_VARIABLE) or None
     check_token(token, args.host)  # before the model is loaded, which takes seconds
@@ -94,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
+    if model.device.type == "cpu":
+        reuse_freed_memory()
     serve(
         ServedModel(model, Path(args.model).resolve().name),
         host=args.host,

@@ -122,9 +122,14 @@ def train(args: argparse.Namespace) -> dict | None:
 
 def _train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate; mistakes that the user can fix end the process with one line."""
+    import torch
+
     from ..data.errors import DatasetError
     from ..engine.start import prepare
+    from ..utils.memory import reuse_freed_memory
 
+    if not torch.cuda.is_available():
+        reuse_freed_memory()
     try:
         run = prepare(args)
     except (ValueError, ImportError) as error:  # the message says how to fix them

@@ -9,8 +9,6 @@ Shapes:
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..structures.packed_masks import boxes_of_projections
+from ..utils.memory import return_freed_memory
 from ..utils.size import Size
 from .ops.cpu_kernels import cpu_kernel
 from .query_prediction import QueryPrediction
@@ -27,6 +26,9 @@ from .query_prediction import QueryPrediction
 # Full-resolution logits are made for as many masks at a time as fit into this many pixels (but one
 # at least): 64 MiB of float32.
 CHUNK_PIXELS = 1 << 24
+# Bytes of a result from which on memory that was freed before is given back first. Smaller results
+# use it again: to get pages anew costs more time than it saves memory.
+_LARGE_RESULT = 1 << 28
 
 
 def upsample_masks(mask_logits: Tensor, prediction: QueryPrediction, output_size: Size) -> Tensor:
@@ -89,8 +91,8 @@ def instance_inference(
         keep = torch.isin(classes, classes.new_tensor(list(thing_classes)))
         class_scores, queries, classes = class_scores[keep], queries[keep], classes[keep]
 
-    if queries.is_cpu and len(queries) * _pixels(output_size) > CHUNK_PIXELS:
-        _return_freed_memory()
+    if queries.is_cpu and len(queries) * _pixels(output_size) > _LARGE_RESULT:
+        return_freed_memory()
     kernel = cpu_kernel("instance_masks", prediction.mask_logits, queries)
     masks, mask_scores, boxes = (
         instance_masks(prediction, queries, output_size)
@@ -166,8 +168,8 @@ def semantic_inference(
     probs = prediction.class_logits.float().softmax(-1)[:, :-1]
     K, device = probs.shape[1], probs.device
     size = output_size if resize_first else prediction.image_size
-    if device.type == "cpu" and K * _pixels(output_size) > CHUNK_PIXELS:
-        _return_freed_memory()
+    if device.type == "cpu" and 4 * K * _pixels(output_size) > _LARGE_RESULT:
+        return_freed_memory()
     scores = torch.zeros((K, _pixels(size)), device=device)
     # Each chunk goes through the whole sum: with many classes, small ones would take long.
     limit = max(CHUNK_PIXELS, scores.numel() // 4)
@@ -309,16 +311,6 @@ def _masks_within(limit: int, *sizes: Size) -> int:
 
 def _pixels(size: Size) -> int:
     return size[0] * size[1]
-
-
-def _return_freed_memory() -> None:
-    """Give memory that the C library keeps after it was freed back to the system.
-
-    After the network's forward that is some 0.3 GB, in pieces too small for a large result.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:  # glibc has it
-        trim(0)
 
 
 def _areas(masks: Tensor) -> Tensor:

@@ -1,0 +1,43 @@
+"""What happens to freed memory, as the kernel counts it: page faults and resident pages."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+
+FAULTS = """
+import resource
+import torch
+from mask2former.utils.memory import return_freed_memory, reuse_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(64, 2**18)  # 64 MiB, 16384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+default = faults()
+assert reuse_freed_memory()
+faults()
+again = faults()
+kept = resident()
+return_freed_memory()
+print(default, again, kept - resident())
+"""
+
+
+@glibc_only
+def test_freed_memory_is_used_again_until_it_is_returned():
+    result = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    default, again, returned = map(int, result.stdout.split())
+    assert default >= 5 * 16000  # what the setting is for
+    assert again < 100
+    assert returned >= 16000
