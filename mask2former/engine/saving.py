@@ -232,16 +232,19 @@ class BestCheckpoint:
         if best.get("metric") == self._metric:
             self._value = best["value"]
 
-    def update(self, results: dict[str, Any], iteration: int, *, averaged: bool = False) -> None:
+    def update(self, results: dict[str, Any], iteration: int, *, averaged: bool = False) -> bool:
         """Save the model if the results of its evaluation are the best so far.
 
         Args:
             results: of the evaluation.
             iteration: of the weights.
             averaged: whether the model has averaged weights now.
+
+        Returns:
+            Whether this process, the main one, saved it.
         """
         if not comm.is_main_process():
-            return
+            return False
         values = flatten_results_dict(results)
         if self._metric not in values:
             logger.warning(
@@ -249,10 +252,10 @@ class BestCheckpoint:
                 self._metric, ", ".join(values) or "nothing",
             )  # fmt: skip
         value = float(values.get(self._metric, math.nan))
-        if value > self._value:  # false for NaN
-            check_finite(self._checkpointer.model.state_dict(), iteration)
-            best = {"metric": self._metric, "value": value, "averaged": averaged}
-            self._checkpointer.save(self._path.stem, iteration=iteration, best=best)
-            self._value = value
-            what = " of the averaged weights" if averaged else ""
-            logger.info("%s %.4f%s is the best so far", self._metric, value, what)
+        if not value > self._value:  # true for NaN
+            return False
+        check_finite(self._checkpointer.model.state_dict(), iteration)
+        best = {"metric": self._metric, "value": value, "averaged": averaged}
+        self._checkpointer.save(self._path.stem, iteration=iteration, best=best)
+        self._value = value
+        return True

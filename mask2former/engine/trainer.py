@@ -26,6 +26,7 @@ from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
 from ..utils.progress import on_terminal
+from ..utils.text import counted
 from .averaging import WeightAverage
 from .bad_step import keep_step
 from .distributed import distributed_model
@@ -33,6 +34,8 @@ from .early_stopping import EarlyStopping
 from .hooks import Evaluate, WriteMetrics, WriteReport
 from .interruption import request, stopping_at_once
 from .launch import is_lost_connection
+from .loggers.console import short_evaluation
+from .loggers.evaluation_summary import AVERAGE, summary
 from .loggers.progress_bar import ProgressBar
 from .loggers.trackers import check_loggers
 from .loggers.writers import build_writers
@@ -153,12 +156,24 @@ class Trainer(DefaultTrainer):
         report = None
         if last and cfg.TEST.REPORT:
             report = self._reporting.report = self._new_report()
-        results = self._tested(cfg, report=report)
-        if self._average is not None:
-            logger.info("Evaluation of the averaged weights")
-            cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")
-            with self._average.applied():  # a signal may not come between two weights
-                results = {**results, "ema": self._tested(cfg, averaged=True)}
+        log = os.path.join(cfg.OUTPUT_DIR, "log.txt")
+        with short_evaluation():
+            results, best = self._tested(cfg, report=report)
+            if self._average is not None:
+                logger.info("Evaluation of the averaged weights")
+                cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "ema")
+                with self._average.applied():  # a signal may not come between two weights
+                    average, better = self._tested(cfg, averaged=True)
+                results, best = {**results, AVERAGE: average}, best or better
+        if text := summary(results):
+            done = counted(min(self.iter + 1, self.max_iter), "iteration")
+            notes = [f"the best {cfg.SOLVER.BEST_METRIC} so far is saved"] if best else []
+            notes += [f"all tables are in {log}"] if last else []
+            logger.info(
+                "Evaluation after %s%s:%s%s",
+                done, f" ({'; '.join(notes)})" if notes else "",
+                "\n" if "\n" in text else " ", text,
+            )  # fmt: skip
         if self._stopping is not None:
             self._stopping.update(results, self.iter)
         self._last_eval_results = results
@@ -166,18 +181,20 @@ class Trainer(DefaultTrainer):
 
     def _tested(
         self, cfg: CfgNode, *, report: Report | None = None, averaged: bool = False
-    ) -> dict:
+    ) -> tuple[dict, bool]:
+        """Return the results, and whether they are the best so far."""
         more = {} if report is None else {"report": report}
         with stopping_at_once():
             results = self.test(cfg, self.model, **more)
+        best = False
         if cfg.SOLVER.BEST_METRIC:
-            self._best.update(results, self.iter, averaged=averaged)
+            best = self._best.update(results, self.iter, averaged=averaged)
         if self._validation is not None:
             with stopping_at_once(), autocast(cfg):
                 losses = self._validation.compute(self.checkpointer.model)
             logger.info("Mean loss on the validation set: %.4g", losses["total_loss"])
             results = {**results, "validation": losses}
-        return results
+        return results, best
 
     def train(self) -> dict | None:
         """Train to `max_iter`; a run whose iterations are all done gets its final checkpoint.

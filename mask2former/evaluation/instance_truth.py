@@ -57,9 +57,10 @@ class PanopticInstances:
         if not records:
             return None
         missing = f" {json_file} does not exist." if json_file else ""
-        logger.warning(
+        logger.log(
+            logging.WARNING if missing else logging.INFO,
             f"The instances to evaluate {dataset_name!r} on are the things of its panoptic "
-            f"ground truth.{missing}"
+            f"ground truth.{missing}",
         )
         return cls(dataset_name, records)
 

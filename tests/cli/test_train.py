@@ -43,9 +43,15 @@ def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capf
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     assert count == (5 if task == "instance" else 7)
     last = json.loads((folder / "metrics.json").read_text().splitlines()[-1])
-    assert {"instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"}[
-        task
-    ] in last
+    metric = {"instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"}
+    assert metric[task] in last
+    # An evaluation is a few lines here, and tables per class in the log.
+    shown = out[out.index("Evaluation after 4 iterations (the best") :]
+    assert metric[task] in shown.splitlines()[1]
+    assert [line.split()[0] for line in shown.splitlines()[2:4]] == ["weights", "average"]
+    log = (folder / "log.txt").read_text()
+    assert "Start inference" in log and "| disk" in log
+    assert "Start inference" not in out and "| disk" not in out
 
 
 def test_iterations_scale_the_schedule_and_nothing_is_evaluated(datasets, tmp_path, capfd):
@@ -66,7 +72,7 @@ def test_iterations_scale_the_schedule_and_nothing_is_evaluated(datasets, tmp_pa
     output = capfd.readouterr()
     assert f"mask2former predict {tmp_path / 'run'} photo.jpg" in output.out
     assert "TEST.EVAL_PERIOD 0: the validation set is not used" in output.out
-    assert "Start inference" not in output.out + output.err
+    assert "Evaluation after" not in output.out + output.err
     rows = read_metrics(tmp_path / "run/metrics.json")
     assert rows and not any(name.startswith(("segm", "bbox")) for row in rows for name in row)
 

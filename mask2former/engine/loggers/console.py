@@ -6,6 +6,9 @@ import logging
 import os
 import re
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.utils.logger import setup_logger
@@ -22,6 +25,8 @@ _ONLY_IN_LOG = {
     "detectron2.data.common": ("Serializ",),
     "detectron2.checkpoint.detection_checkpoint": ("[DetectionCheckpointer] Loading from",),
 }
+# Seconds between two lines that say how far a long evaluation is
+_EVALUATION_SECONDS = 60.0
 
 
 class _Formatter(logging.Formatter):
@@ -48,8 +53,42 @@ class _Formatter(logging.Formatter):
         return text
 
 
-def _is_for_console(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_ONLY_IN_LOG.get(record.name, ()))
+class _Filter(logging.Filter):
+    """Chooses what the console shows.
+
+    Attributes:
+        evaluating_since: when an evaluation began, or said how far it is; None outside of one.
+    """
+
+    evaluating_since: float | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the console shows a record."""
+        message = record.getMessage()
+        if message.startswith(_ONLY_IN_LOG.get(record.name, ())):
+            return False
+        if self.evaluating_since is None or record.levelno >= logging.WARNING:
+            return True
+        now = time.monotonic()
+        if not message.startswith("Inference done") or (
+            now - self.evaluating_since < _EVALUATION_SECONDS
+        ):
+            return False
+        self.evaluating_since = now
+        return True
+
+
+console_filter = _Filter()
+
+
+@contextmanager
+def short_evaluation() -> Iterator[None]:
+    """Let the console show warnings, and now and then how far an evaluation is, in the block."""
+    console_filter.evaluating_since = time.monotonic()
+    try:
+        yield
+    finally:
+        console_filter.evaluating_since = None
 
 
 def start_logging(output_dir: str, rank: int) -> None:
@@ -77,4 +116,4 @@ def start_logging(output_dir: str, rank: int) -> None:
         shown = _Formatter(inner, coloured=coloured, log=log if on_console else None)
         handler.setFormatter(shown)
         if on_console:
-            handler.addFilter(_is_for_console)
+            handler.addFilter(console_filter)

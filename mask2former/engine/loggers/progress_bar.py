@@ -11,6 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...report.run_metrics import LOSSES, METRICS
+from .console import console_filter
 
 _LOGGERS = ("detectron2", "fvcore", "mask2former")
 _PERIODIC = "detectron2.utils.events"  # writes a line per period, which the bar replaces
@@ -34,6 +35,7 @@ class ProgressBar(HookBase):
         self._open.enter_context(logging_redirect_tqdm(loggers))
         for handler in {handler for each in loggers for handler in each.handlers}:
             if id(handler) not in before:  # in the place of one that writes to the console
+                handler.addFilter(console_filter)
                 handler.addFilter(lambda record: record.name != _PERIODIC)
         trainer = self.trainer
         self._bar = self._open.enter_context(
