@@ -13,6 +13,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .flags import (
     add_data,
@@ -30,7 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data(parser)
     add_split(parser)
     parser.add_argument(
-        "--output", default="evaluation", metavar="DIR", help="of the results (%(default)s)"
+        "--output",
+        metavar="DIR",
+        help="of the results (default: evaluation/NAME of data in the folder of the model, or here "
+        "if it has none)",
     )
     parser.add_argument(
         "--report", metavar="DIR", help="write report.html there: curves, errors, best images"
@@ -43,12 +47,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate as `train_net.py --eval-only` does."""
+    from ..checkpoint.resume import newest_checkpoints
     from ..inference.model_sources import find_model
     from .train import main
 
+    output = Path(args.output or _folder(args.model, args.data))
+    if newest_checkpoints(output) or any(output.glob("inference*")):
+        raise ValueError(
+            f"{output} already holds results: choose another folder with --output, or delete it"
+        )
     found = find_model(args.model)
-    overrides = ["OUTPUT_DIR", args.output, *found.overrides, *model_overrides(args)]
+    overrides = ["OUTPUT_DIR", str(output), *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
     flags = train_net_arguments(args, found.config_file, overrides)
     main(["--eval-only", *report, *flags], args.prog)
+    print(f"Results: {output}")
     return 0
+
+
+def _folder(model: str, data: str) -> Path:
+    """Return where the results go unless the user says so."""
+    path = Path(model)
+    if path.is_file():
+        path = path.parent
+    return (path if path.is_dir() else Path()) / "evaluation" / Path(data).resolve().name

@@ -58,7 +58,8 @@ def model(mask2former, datasets, folder):
     data = datasets / "synthetic_shapes"
     out = mask2former(
         *("train", "--data", data, "--task", "instance", "--output", "run"),
-        *("--model", "quickstart/instance", "--opts", *TINY),
+        *("--model", "quickstart/instance", "--opts", *TINY, "TEST.EVAL_PERIOD", 4),
+        *("SOLVER.EMA_DECAY", 0.0),
     )
     assert "Done" in out
     return folder / "run"
@@ -121,7 +122,9 @@ def test_evaluate(mask2former, model, datasets, folder):
     assert float(printed.rpartition("copypaste: ")[2].split(",")[0]) == pytest.approx(
         last["segm/AP"], abs=1e-4
     )
-    assert (folder / "evaluation/inference/coco_instances_results.json").is_file()
+    results = model / "evaluation/synthetic_shapes"
+    assert f"Results: {results}" in out
+    assert (results / "inference/coco_instances_results.json").is_file()
     assert "</html>" in (folder / "report/report.html").read_text()
 
 
