@@ -87,8 +87,8 @@ def find(args: argparse.Namespace) -> int:
     kind = _kind(Path(args.output))
     args.resume = False
     cfg, _, settings = checked_config(args)
-    if settings.chosen:
-        print(settings.chosen, flush=True)
+    if settings.choices:
+        print(settings, flush=True)
     sweep = find_learning_rate(
         cfg,
         low=args.range[0],

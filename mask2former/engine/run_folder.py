@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -23,6 +24,31 @@ logger = logging.getLogger(__name__)
 _held: dict[Path, IO[str]] = {}
 
 
+def check_run_folder(folder: Path, resume: bool) -> None:
+    """Check, and change nothing, that a run can have a folder.
+
+    Args:
+        folder: `OUTPUT_DIR`.
+        resume: whether the run continues from the checkpoints in the folder.
+
+    Raises:
+        ValueError: the folder holds the checkpoints of an earlier run, which would be lost.
+        OSError: the folder cannot be written to.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+    if not os.access(there, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+    checkpoints = newest_checkpoints(folder)
+    if checkpoints and not resume:
+        raise ValueError(
+            f"{folder} already holds a training run ({checkpoints[0].name}): add --resume to "
+            f"continue it, or choose another folder, such as {folder}_2, to train anew; "
+            "to replace the earlier run, delete the folder first"
+        )
+
+
 def claim_run_folder(folder: Path, resume: bool) -> None:
     """Create and lock the folder of a run, and remove what a killed run left unfinished there.
 
@@ -31,19 +57,12 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
         resume: whether the run continues from the checkpoints in the folder.
 
     Raises:
-        ValueError: another process trains in the folder, or the folder holds the checkpoints of an
-            earlier run, which would be lost.
+        ValueError: another process trains in the folder, or see `check_run_folder`.
         OSError: the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _lock(folder)
-    checkpoints = newest_checkpoints(folder)
-    if checkpoints and not resume:
-        raise ValueError(
-            f"{folder} already holds a training run ({checkpoints[0].name}): add --resume to "
-            f"continue it, or choose another folder, such as {folder}_2, to train anew; "
-            "to replace the earlier run, delete the folder first"
-        )
+    check_run_folder(folder, resume)
     for path in remove_unfinished(folder):
         logger.info("Removed %s, which a killed run had not finished", path)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -26,7 +29,7 @@ from ..utils.trust_flags import add_trust_flags
 from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
 from .loggers.trackers import check_loggers
-from .run_folder import claim_run_folder
+from .run_folder import check_run_folder, claim_run_folder
 from .settings.run_settings import Settings, set_up_run
 from .settings.time_budget import fit_to_budget
 
@@ -117,8 +120,15 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ImportError: the evaluation needs a package that is not installed.
         OSError: the output folder cannot be written to.
     """
-    cfg, own, settings = checked_config(args)
-    if comm.is_main_process() and not args.eval_only:
+    is_writer = comm.is_main_process() and not args.eval_only
+    with _interruption_reported():
+        cfg, own, settings = checked_config(args)
+        if is_writer:
+            check_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
+        is_timed = args.time_budget is not None and not args.eval_only
+        if is_timed and not settings.has_length:
+            settings = fit_to_budget(cfg, args, settings)
+    if is_writer:
         claim_run_folder(Path(cfg.OUTPUT_DIR), args.resume)
         if own is not None and own.split is not None:
             own.split.save(cfg.OUTPUT_DIR)
@@ -131,16 +141,24 @@ def setup(args: argparse.Namespace) -> CfgNode:
             "of images, and so the shorter side, too",
             cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST,
         )  # fmt: skip
-    if settings.chosen:
-        logger.info("%s", settings.chosen)
-    if args.time_budget is not None and not args.eval_only:
-        if settings.has_length:
-            logger.info("--time-budget set the length of this run when it began")
-        else:
-            fit_to_budget(cfg, args, settings)
-    if comm.is_main_process() and not args.eval_only:
+    if text := str(settings):
+        logger.info("%s", text)
+    if is_timed and settings.has_length:
+        logger.info("--time-budget set the length of this run when it began")
+    if is_writer:
         save_metadata(cfg)
     return cfg
+
+
+@contextmanager
+def _interruption_reported() -> Iterator[None]:
+    """Say that nothing is written yet where a signal ends the process within the block."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code > 128 and comm.is_main_process():
+            print("interrupted before training began; nothing was written", file=sys.stderr)
+        raise
 
 
 def check_report_folder(args: argparse.Namespace) -> None:

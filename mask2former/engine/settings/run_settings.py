@@ -39,17 +39,23 @@ class Settings:
     """The settings of a run.
 
     Attributes:
-        chosen: what was chosen and why, for the log; an empty text if nothing was.
+        choices: what was chosen and why.
+        heading: what the log says of the choices.
         num_val: number of images that an evaluation takes.
         of_length: number of iterations, and how many times as long an image takes in training as in
             evaluation -> `SOLVER.MAX_ITER` and what depends on it.
         has_length: whether the length is that of an earlier part of the run.
     """
 
-    chosen: str
+    choices: tuple[Choice, ...]
+    heading: str
     num_val: int
     of_length: Callable[[int, float], list[Choice]]
     has_length: bool = False
+
+    def __str__(self) -> str:
+        """Return the choices for the log; an empty text if there are none."""
+        return "\n".join(filter(None, (self.heading, table(self.choices))))
 
 
 def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -> Settings:
@@ -77,14 +83,15 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
     if resumed := _resumed_config(cfg, args):
         kept = [key for key in KEYS if key not in given]
         set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
-        text = f"Settings that were not given are those of {cfg.OUTPUT_DIR}/config.yaml"
+        choices = []
+        heading = f"Settings that were not given are those of {cfg.OUTPUT_DIR}/config.yaml"
         if args.epochs is not None:
             cfg.SOLVER.MAX_ITER = _iterations(cfg, args.epochs, data.images)
     else:
         choices = choose(cfg, data, machine, given=given, published=published, epochs=args.epochs)
         set_values(cfg, choices)
-        text = "Settings that were not given, chosen for this data and machine:\n" + table(choices)
-        text = text if choices else ""
+        heading = "Settings that were not given, chosen for this data and machine:"
+        heading = heading if choices else ""
 
     def of_length(iterations: int, training_cost: float) -> list[Choice]:
         changed = cfg.clone()
@@ -102,7 +109,7 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         kept = [choice for choice in found if choice.key in LENGTH_KEYS]
         return [Choice("SOLVER.MAX_ITER", iterations, "--time-budget"), *kept]
 
-    return Settings(text, data.val_images, of_length, resumed is not None)
+    return Settings(tuple(choices), heading, data.val_images, of_length, resumed is not None)
 
 
 def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
@@ -131,7 +138,8 @@ def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
     def of_length(iterations: int, training_cost: float = 1) -> list[Choice]:
         words = scaled_schedule(cfg, iterations)
         pairs = zip(words[::2], words[1::2], strict=True)
-        return [Choice(str(key), value, "") for key, value in pairs if key not in given]
+        why = "scaled to this length"
+        return [Choice(str(key), value, why) for key, value in pairs if key not in given]
 
     num_val = 0
     if args.time_budget is not None and not args.eval_only:
@@ -139,14 +147,14 @@ def _of_config(cfg: CfgNode, args: argparse.Namespace) -> Settings:
     if args.time_budget is not None and (resumed := _resumed_config(cfg, args)):
         kept = [key for key in LENGTH_KEYS if key not in given]
         set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
-        return Settings("", num_val, of_length, has_length=True)
+        return Settings((), "", num_val, of_length, has_length=True)
     iterations = None if args.eval_only else args.iterations
     if not args.eval_only and args.epochs is not None:
         images = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TRAIN)
         iterations = _iterations(cfg, args.epochs, images)
     if iterations is not None:
         set_values(cfg, of_length(iterations))
-    return Settings("", num_val, of_length)
+    return Settings((), "", num_val, of_length)
 
 
 def _iterations(cfg: CfgNode, epochs: float, images: int) -> int:

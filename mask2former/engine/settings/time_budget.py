@@ -9,9 +9,8 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,15 +20,12 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from ...data.loader import build_test_loader, build_train_loader
-from ...utils.files import write_atomically
 from ...utils.text import clock, counted
 from ..distributed import distributed_model
 from ..train_loop import TrainLoop
 from ..trainer import Trainer, amp_precision, autocast
 from .recipe import Choice
 from .run_settings import Settings, set_values
-
-logger = logging.getLogger(__name__)
 
 # Training: steps before the clock runs, least steps that it times, most steps, and the share of the
 # budget after which it stops; the same of images in evaluation.
@@ -61,20 +57,25 @@ class Speed:
     checkpoint: float
 
 
-def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) -> None:
+def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) -> Settings:
     """Measure the speed of training, and set the length of the run and what depends on it.
 
-    The run's seeds and random draws stay as without a budget.
+    The run's seeds and random draws stay as without a budget. This writes no file.
 
     Args:
-        cfg: the config, which is changed in place and written to the output folder.
+        cfg: the config, which is changed in place.
         args: of the command line, with ``time_budget`` and ``started``.
         settings: of the run.
+
+    Returns:
+        The settings of the run with this length.
 
     Raises:
         ValueError: the budget is too short for a single iteration.
     """
     budget = args.time_budget
+    if comm.is_main_process():
+        print(f"Measuring the speed of training for --time-budget {clock(budget)} ...", flush=True)
     with _random_state_kept(), _quiet():
         speed = measure(cfg, budget)
     elapsed = time.monotonic() - args.started
@@ -98,15 +99,16 @@ def fit_to_budget(cfg: CfgNode, args: argparse.Namespace, settings: Settings) ->
     set_values(cfg, chosen)
     if frozen:
         cfg.freeze()
-    if comm.is_main_process():
-        text = cfg.dump().encode()
-        write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(text))
-    logger.info(
-        "%s fit %s: one takes %.3g s%s, and getting ready took %.0f s. Set to it:\n%s",
-        clock(budget), counted(iterations, "iteration"), speed.step,
-        f", evaluating an image {speed.image:.3g} s" if speed.image else "", elapsed,
-        "\n".join(f"  {choice.key}  {choice.value}" for choice in chosen),
-    )  # fmt: skip
+    evaluation = f", the evaluation of an image {speed.image:.3g} s" if speed.image else ""
+    fits = (
+        f"{clock(budget)} fit {counted(iterations, 'iteration')}: one takes {speed.step:.3g} s"
+        f"{evaluation}, and getting ready took {elapsed:.0f} s"
+    )
+    return replace(
+        settings,
+        choices=tuple({choice.key: choice for choice in (*settings.choices, *chosen)}.values()),
+        heading=f"{fits}\n{settings.heading or 'Settings that this length changes:'}",
+    )
 
 
 def longest(seconds: Callable[[int], float], left: float) -> int:
@@ -225,7 +227,7 @@ def _time(run: Callable[[int], bool], cfg: CfgNode, budget: float) -> tuple[floa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Log no more than warnings: what is built here is thrown away."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore")]
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "mask2former")]
     before = [own.level for own in loggers]
     for own in loggers:
         own.setLevel(logging.WARNING)

@@ -21,7 +21,7 @@ def settings(*arguments, config=QUICKSTART):
     args = argument_parser().parse_args(list(map(str, ["--config-file", config, *arguments])))
     cfg = load_config(args.config_file, args.opts)
     found = set_up_run(cfg, args, register_run_datasets(cfg, args))
-    return cfg, found.chosen
+    return cfg, str(found)
 
 
 @pytest.mark.parametrize("name", ["quickstart/instance", *model_names()[::9]])

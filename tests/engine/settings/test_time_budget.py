@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -68,7 +69,23 @@ def test_a_budget_that_is_too_short(shapes, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main(["--time-budget", "1s", *arguments, "OUTPUT_DIR", str(tmp_path / "run")])
     assert "--time-budget 0:00:01 is too short: getting ready took" in str(end.value)
-    assert not list((tmp_path / "run").glob("*.pth"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_measurement_writes_nothing(shapes, tmp_path):
+    command = [sys.executable, REPOSITORY / "train_net.py", "--config-file", QUICKSTART]
+    command += ["--data", shapes, "--time-budget", "2h", *OPTIONS, "OUTPUT_DIR", tmp_path / "run"]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while "Measuring the speed" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "interrupted before training began; nothing was written"
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
 
 
 def train_net(*arguments):
