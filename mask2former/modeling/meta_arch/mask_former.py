@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...tasks import TASKS
 from ...utils.size import Size
+from ..backbone.folding import fold_norms
 from ..criterion import SetCriterion
 from ..draws import draws_per_image
 from ..matcher import HungarianMatcher
@@ -109,6 +110,7 @@ class MaskFormer(nn.Module):
         mask_former = cfg.MODEL.MASK_FORMER
         test = mask_former.TEST
         backbone = build_backbone(cfg)
+        fold_norms(backbone)
         weights = {
             "class": mask_former.CLASS_WEIGHT,
             "mask": mask_former.MASK_WEIGHT,

@@ -1,0 +1,103 @@
+"""The affine part of frozen norms folded into the convolutions of Detectron2's ResNet, on CPUs.
+
+A norm that does not follow the statistics of the batch multiplies each channel by a constant and
+adds another: with a multiplied weight and a bias, the convolution does the same, and the norm's
+pass over the map is saved. The products are made in each forward from the parameters of the time,
+with gradients to them, so that nothing has to be kept up to date. Parameters, their names and
+checkpoints stay as they are.
+"""
+
+from __future__ import annotations
+
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock
+from torch import Tensor, jit, nn
+from torch.compiler import is_compiling
+from torch.nn import functional as F
+
+from ..fused import convolution
+
+
+def fold_norms(backbone: nn.Module) -> None:
+    """Let the blocks of Detectron2's ResNet within `backbone` fold their norms on CPUs.
+
+    Other blocks, norms that follow the statistics of a batch, and other devices are not concerned.
+    """
+    for module in backbone.modules():
+        folding = _FOLDING.get(type(module))
+        if folding is not None:
+            module.__class__ = folding
+
+
+class FoldingStem(BasicStem):
+    """The stem with folded norms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to a quarter of their size."""
+        if not _can_fold(self, x):
+            return super().forward(x)
+        x = _folded(self.conv1, x, relu=True)
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+
+
+class FoldingBasicBlock(BasicBlock):
+    """The block of ResNet-18 and 34 with folded norms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) as the plain block does."""
+        if not _can_fold(self, x):
+            return super().forward(x)
+        shortcut = x if self.shortcut is None else _folded(self.shortcut, x)
+        return _folded(self.conv2, _folded(self.conv1, x, relu=True), added=shortcut, relu=True)
+
+
+class FoldingBottleneckBlock(BottleneckBlock):
+    """The block of ResNet-50 and more with folded norms."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) as the plain block does."""
+        if not _can_fold(self, x):
+            return super().forward(x)
+        shortcut = x if self.shortcut is None else _folded(self.shortcut, x)
+        y = _folded(self.conv2, _folded(self.conv1, x, relu=True), relu=True)
+        return _folded(self.conv3, y, added=shortcut, relu=True)
+
+
+_FOLDING: dict[type, type] = {
+    BasicStem: FoldingStem,
+    BasicBlock: FoldingBasicBlock,
+    BottleneckBlock: FoldingBottleneckBlock,
+}
+
+
+def _can_fold(block: nn.Module, x: Tensor) -> bool:
+    """Tell whether every norm of a block is constant, and nobody watches what lies between."""
+    if x.device.type != "cpu" or is_compiling() or jit.is_tracing():
+        return False
+    convolutions = [child for child in block.children() if child is not None]
+    return all(
+        type(conv) is Conv2d
+        and conv.activation is None
+        and _is_constant(conv.norm)
+        and not any(m._forward_hooks or m._forward_pre_hooks for m in (conv, conv.norm))
+        for conv in convolutions
+    )
+
+
+def _is_constant(norm: nn.Module | None) -> bool:
+    if type(norm) is FrozenBatchNorm2d:
+        return True
+    if not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm) or norm.training:
+        return False
+    return norm.affine and norm.running_var is not None
+
+
+def _folded(conv: Conv2d, x: Tensor, *, added: Tensor | None = None, relu: bool = False) -> Tensor:
+    """Apply a convolution and its norm, add a map, and apply a ReLU."""
+    norm = conv.norm
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    if conv.bias is not None:
+        bias = bias + conv.bias * scale
+    weight = conv.weight * scale.view(-1, 1, 1, 1)
+    return convolution(conv, x, weight, bias, added=added, relu=relu)

@@ -1,0 +1,109 @@
+"""Layers of which oneDNN computes several in one pass, on CPUs while no gradients are recorded.
+
+Everywhere else, and in programs that are traced, compiled or exported, the plain layers run. Both
+forms give the same up to rounding.
+
+Shapes:
+    B: batch, C: channels, H, W: height and width of a map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_OPERATORS: Any = torch.ops.mkldnn  # empty in builds without oneDNN
+
+
+def linear(layer: nn.Linear, x: Tensor, *, relu: bool = False) -> Tensor:
+    """Apply a linear layer to (..., C) and, if asked for, a ReLU."""
+    return linear_of(x, layer.weight, layer.bias, relu=relu)
+
+
+def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+    """Do the work of `linear` with these parameters."""
+    dtype = _fused_dtype(x, weight, bias)
+    if dtype is None:
+        y = F.linear(x, weight, bias)
+        return F.relu(y) if relu else y
+    bias = None if bias is None else bias.to(dtype)
+    return _OPERATORS._linear_pointwise(
+        x.to(dtype), weight.to(dtype), bias, "relu" if relu else "none", [], ""
+    )
+
+
+def convolution(
+    layer: nn.Conv2d,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    added: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Convolve (B, C, H, W), then add a map of the result's size, then apply a ReLU.
+
+    Args:
+        layer: says how to convolve; its own parameters are not used.
+        x: the map.
+        weight: of the convolution.
+        bias: likewise.
+        added: added to the result.
+        relu: whether there is a ReLU.
+    """
+    dtype = _fused_dtype(x, weight, bias)
+    if added is not None and not (
+        layer.groups == 1 and _is_channels_last(x) and _is_channels_last(added)
+    ):
+        dtype = None  # the operator would add in a pass of its own, and not in bfloat16
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros" or 0 in x.shape:
+        dtype = None
+    if dtype is None:
+        y = layer._conv_forward(x, weight, bias)
+        if added is not None:
+            y += added  # in place, as the layers that this replaces
+        return F.relu_(y) if relu else y
+    bias = None if bias is None else bias.to(dtype)
+    x, weight = x.to(dtype), weight.to(dtype)
+    how = layer.padding, layer.stride, layer.dilation, layer.groups
+    if added is None:
+        attribute = "relu" if relu else "none"
+        return _OPERATORS._convolution_pointwise(x, weight, bias, *how, attribute, [], "")
+    return _OPERATORS._convolution_pointwise.binary(
+        x, added.to(dtype), weight, bias, *how, "add", None, "relu" if relu else None, [], None
+    )
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Tell whether PyTorch takes a map for one, of which a single pixel has the strides of both."""
+    return x.is_contiguous(memory_format=torch.channels_last) and x.stride(3) == x.shape[1]
+
+
+def _fused_dtype(*tensors: Tensor | None) -> torch.dtype | None:
+    """Return the type to compute in if oneDNN can serve the tensors, else None."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.backends.mkldnn.enabled:
+        return None
+    given = [tensor for tensor in tensors if tensor is not None]
+    for tensor in given:
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.device.type != "cpu":
+            return None
+        if tensor.requires_grad and torch.is_grad_enabled():
+            return None
+    types = {tensor.dtype for tensor in given}
+    if torch.is_autocast_enabled("cpu") and torch.float64 not in types:
+        types = {torch.get_autocast_dtype("cpu")}
+    (dtype, *others) = types
+    if others or not _serves(dtype):
+        return None
+    return dtype
+
+
+def _serves(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available() or not hasattr(_OPERATORS, "_linear_pointwise"):
+        return False
+    if dtype is torch.bfloat16:
+        return bool(_OPERATORS._is_mkldnn_bf16_supported())
+    return dtype is torch.float32
