@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -32,3 +32,10 @@ def cached_tensors(function: Callable[..., T]) -> Callable[..., T]:
         return kept(*args) if keep else function(*args)
 
     return wrapper
+
+
+def tensor_of(numbers: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Make a tensor (N,) of sizes. Unlike `torch.tensor`, it keeps sizes open in an export."""
+    if not numbers:
+        return torch.empty(0, dtype=dtype, device=device)
+    return torch.stack([torch.scalar_tensor(n, dtype=dtype, device=device) for n in numbers])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...utils.tensor_cache import cached_tensors
+from ...utils.tensor_cache import cached_tensors, tensor_of
 from . import library
 from .checks import check_metadata, check_spatial_shapes, level_starts
 
@@ -81,14 +81,10 @@ def _tensors(
 ) -> tuple[Tensor, Tensor]:
     starts, _ = level_starts(spatial_shapes)
     sizes = [number for size in spatial_shapes for number in size]
-    return _tensor(sizes, device).view(-1, 2), _tensor(starts, device)
-
-
-def _tensor(numbers: Sequence[int], device: torch.device) -> Tensor:
-    if not numbers:
-        return torch.empty(0, dtype=torch.int64, device=device)
-    # torch.tensor(numbers) makes constants of them where torch 2.4 exports with open sizes.
-    return torch.stack([torch.scalar_tensor(n, dtype=torch.int64, device=device) for n in numbers])
+    return (
+        tensor_of(sizes, torch.int64, device).view(-1, 2),
+        tensor_of(starts, torch.int64, device),
+    )
 
 
 def reference_points(spatial_shapes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ from detectron2.modeling import SEM_SEG_HEADS_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...utils.tensor_cache import cached_tensors
+from ...utils.tensor_cache import cached_tensors, tensor_of
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
 from .base import DecodedFeatures, PixelDecoder, conv_norm
@@ -152,7 +152,7 @@ class MSDeformAttnTransformer(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Encode maps (B, C, H_l, W_l) to maps of the same shapes."""
-        shapes = tuple((int(m.shape[-2]), int(m.shape[-1])) for m in maps)
+        shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
         C, device = maps[0].shape[1], maps[0].device
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
         pos = torch.cat(
@@ -173,7 +173,8 @@ class MSDeformAttnTransformer(nn.Module):
 @cached_tensors
 def _pixels(shapes: Shapes, device: torch.device) -> Tensor:
     """Return the size (L, 2) of a pixel as (x, y), as a part of the size of its level."""
-    return 1 / torch.tensor([(w, h) for h, w in shapes], dtype=torch.float32, device=device)
+    sizes = [size for h, w in shapes for size in (w, h)]
+    return 1 / tensor_of(sizes, torch.float32, device).view(-1, 2)
 
 
 _reference_points = cached_tensors(reference_points)
