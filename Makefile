@@ -5,7 +5,8 @@
 # make fuzz         tests with damaged files, kills and sanitizers at length (FUZZ_CASES=10000 each)
 # make lint         ruff, mypy, clang-format; checks of the workflow, issue forms and citation
 # make docs         build this project's documentation: docs/_build/html/index.html
-# make bench        what the README's speed claims run
+# make bench        speed: against the limit of this machine and other implementations
+# BENCH=--quick     its options: see benchmarks/bench.py
 # VENV=DIR          the virtual environment to use, made if missing (default: .venv)
 
 VENV ?= .venv
@@ -78,9 +79,11 @@ docs: install
 	$(BIN)/sphinx-build -W -n --keep-going -b html docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
+# a machine that does nothing else: the tables say what other programs took. BENCH=--quick: minutes
 bench: install
+	$(BIN)/python benchmarks/bench.py $(BENCH)
+	$(BIN)/python benchmarks/stages.py --precision fp32 bf16
 	$(BIN)/python benchmarks/bench_ms_deform_attn.py
-	$(BIN)/python benchmarks/bench_inference.py
 	$(BIN)/python benchmarks/bench_evaluation.py
 
 clean:
