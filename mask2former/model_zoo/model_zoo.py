@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import detectron2.config
     import torch
-    from detectron2.config import CfgNode
-    from torch import nn
 
 WEIGHTS_TABLE = "https://github.com/facebookresearch/Mask2Former/blob/main/MODEL_ZOO.md"
 # The end of the name of the weights file, for the models for which it is certain.
@@ -26,7 +25,9 @@ WEIGHTS_HASHES = {
 }
 
 
-def get(name: str, trained: bool = True, device: str | torch.device | None = None) -> nn.Module:
+def get(
+    name: str, trained: bool = True, device: str | torch.device | None = None
+) -> torch.nn.Module:
     """Build a published model.
 
     The published weights are licensed CC BY-NC 4.0: no commercial use.
@@ -61,7 +62,7 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
     return model
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode:
+def get_config(name: str, trained: bool = False) -> detectron2.config.CfgNode:
     """Load the config of a published model.
 
     Args:
