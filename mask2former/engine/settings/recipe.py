@@ -21,7 +21,7 @@ _GB = 2**30
 _STRIDE = 32
 _SMALLEST = 128
 # Largest side of a training crop: by processor cores without a GPU, or by the GPU's memory in GB.
-_SIDE_OF_CORES = ((8, 512), (5, 384), (3, 320), (0, 256))
+_SIDE_OF_CORES = ((8, 512), (5, 384), (0, 320))
 _SIDE_OF_GPU = ((11, 1024), (7, 768), (0, 512))
 # Memory of training in bytes per pixel of the crop with a ResNet-50, in float32 and in 16 bits,
 # from `docs/benchmarks.md`; and what a process takes besides.
@@ -29,10 +29,10 @@ _BYTES_PER_PIXEL = {False: 5000, True: 2600}
 _PROCESS_BYTES = 1.5 * _GB
 # Images seen in a run: this times the square root of their number, by device and whether weights
 # are given. The hand-tuned run in `docs/benchmarks.md` saw 87 photographs 184 times each on a CPU,
-# from scratch; from ImageNet weights, 64 times come within 2 AP of it. COCO is seen 12 times, the
-# shortest schedule in common use.
+# from scratch; from ImageNet weights, larger images and a quarter of that give a higher AP. COCO is
+# seen 12 times, the shortest schedule in common use.
 _LENGTH = {
-    ("cpu", False): 1500, ("cpu", True): 600, ("cuda", False): 3000, ("cuda", True): 3000
+    ("cpu", False): 1500, ("cpu", True): 400, ("cuda", False): 3000, ("cuda", True): 3000
 }  # fmt: skip
 _EPOCHS = (12, 300)
 _ITERATIONS = {

@@ -82,7 +82,7 @@ def test_settings_are_consistent(name, machine, images):
 def test_own_photographs_do_not_train_as_long_as_coco(kind):
     """The hand-tuned run from scratch saw 16,000 images; published configs see 5.9 million."""
     cfg = settings(kind=kind)
-    assert 5000 < images_seen(cfg) < 32_000
+    assert 3000 < images_seen(cfg) < 32_000
 
 
 def test_training_from_weights_is_shorter_on_a_cpu():
@@ -169,7 +169,7 @@ def test_sizes_are_those_of_the_images_up_to_what_the_machine_can_train():
         for side in sides
     ]
     assert [input_.IMAGE_SIZE for input_ in found] == [128, 128, 224, 256, 608, 1024]
-    assert settings(replace(PHOTOS, long_side=3000), CPU, "published").INPUT.IMAGE_SIZE == 256
+    assert settings(replace(PHOTOS, long_side=3000), CPU, "published").INPUT.IMAGE_SIZE == 320
 
 
 def test_queries_hold_the_objects_of_an_image():
