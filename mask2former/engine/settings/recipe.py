@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from ...config.merge import get_value
 from ...tasks import TaskName
 from ...utils.text import counted
+from .facts import DataFacts, Machine
 
 _GB = 2**30
 # Sides of images are multiples of the coarsest stride. Smaller images are enlarged.
@@ -42,12 +43,15 @@ _ITERATIONS = {
 _BATCHES_PER_EPOCH = 16
 _SMALLEST_BATCH = 4
 _EVALUATIONS = 10
+# Runs of fewer iterations end before an average has forgotten its beginning (see `WeightAverage`).
+_LEAST_AVERAGED = 100
 # An image costs about this many times as much in training as in evaluation, and evaluations get at
 # most this share of the time.
 _TRAINING_COST = 3
 _EVALUATION_SHARE = 0.2
 # Encoders of timm whose convolutions are depthwise
 _DEPTHWISE = ("efficientnet", "mobilenet", "convnext")
+_WIDEST = 16  # characters of a value in the table
 METRICS: dict[TaskName, str] = {
     "instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"
 }  # fmt: skip
@@ -89,50 +93,6 @@ LENGTH_KEYS = (
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
 )
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    """What the recipe needs to know about the data.
-
-    Attributes:
-        task: "panoptic", "instance" or "semantic".
-        images: number of training images.
-        val_images: number of validation images.
-        short_side: median of the shorter sides of the training images, in pixels.
-        long_side: median of their longer sides.
-        elongation: longer side over shorter side, at least 1; 95th percentile.
-        objects: objects, segments or classes per image; 99th percentile.
-        most_objects: their largest number.
-    """
-
-    task: TaskName
-    images: int
-    val_images: int
-    short_side: int
-    long_side: int
-    elongation: float
-    objects: int
-    most_objects: int
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the recipe needs to know about the machine.
-
-    Attributes:
-        device: "cpu" or "cuda".
-        processes: processes that train together.
-        cores: processor cores that each process can use.
-        memory: free memory of the device for each process, in bytes.
-        fast_16_bit: whether the device computes faster in 16 bits than in float32.
-    """
-
-    device: str
-    processes: int
-    cores: int
-    memory: float
-    fast_16_bit: bool
 
 
 @dataclass(frozen=True)
@@ -212,34 +172,34 @@ class _Recipe:
         )  # fmt: skip
         most, limit = self._largest_side()
         side = min(max(_multiple(wanted), _SMALLEST), most)
-        seen = f"the {what} side of half of the images is at least {wanted} pixels"
+        seen = f"median of the images' {what} sides: {wanted} pixels"
         if side == most < wanted:
             seen = f"{limit}; {seen}"
         if is_jitter:
             side = self.choose("INPUT.IMAGE_SIZE", side, seen)
             shortest, longest = side, side
-            as_trained = "fits images into the square that training crops"
+            as_trained = "images fit into the square that is used in training"
         else:
             side = self._crop(side, seen)
             shortest, longest = side, _multiple(side * data.elongation)
-            as_trained = "the shorter side is that of the training crop"
+            as_trained = "the shorter side of images, as in the training crop"
         shortest = self.choose("INPUT.MIN_SIZE_TEST", shortest, as_trained)
         if "INPUT.MIN_SIZE_TEST" in self.given:
             longest = max(longest, _multiple(shortest * data.elongation))
         self.choose(
             "INPUT.MAX_SIZE_TEST",
             longest,
-            "as MIN_SIZE_TEST"
+            "the same as MIN_SIZE_TEST"
             if longest == shortest
-            else f"95 % of the images are at most {data.elongation:.2f} times as long as wide",
+            else f"at most {data.elongation:.2f} times the shorter side in 95 % of the images",
         )
 
     def _largest_side(self) -> tuple[int, str]:
         if self.machine.device == "cpu":
             cores = self.machine.cores * self.machine.processes
-            return _look_up(_SIDE_OF_CORES, cores), f"what {counted(cores, 'core')} can train"
+            return _look_up(_SIDE_OF_CORES, cores), f"the most for {counted(cores, 'core')}"
         memory = self.machine.memory / _GB
-        return _look_up(_SIDE_OF_GPU, memory), f"what {memory:.0f} GB of GPU memory hold"
+        return _look_up(_SIDE_OF_GPU, memory), f"the most for {memory:.0f} GB of GPU memory"
 
     def _crop(self, side: int, seen: str) -> int:
         """Choose the sizes of the mask_former_* mappers around a crop; return its shorter side."""
@@ -250,14 +210,16 @@ class _Recipe:
         else:
             scale = side / float(_median(before.MIN_SIZE_TRAIN))
         sizes = tuple(max(1, round(size * scale)) for size in before.MIN_SIZE_TRAIN)
-        self.choose("INPUT.MIN_SIZE_TRAIN", sizes, "the config's jitter around the crop")
+        self.choose("INPUT.MIN_SIZE_TRAIN", sizes, "as in the config, relative to the crop")
         longest = max(round(before.MAX_SIZE_TRAIN * scale), *sizes)
-        self.choose("INPUT.MAX_SIZE_TRAIN", longest, "the config's, for this crop")
+        self.choose("INPUT.MAX_SIZE_TRAIN", longest, "as in the config, relative to the crop")
         if self.value("INPUT.SIZE_DIVISIBILITY") > 0:
-            self.choose("INPUT.SIZE_DIVISIBILITY", _multiple(side), "pads to the crop")
+            self.choose(
+                "INPUT.SIZE_DIVISIBILITY", _multiple(side), "pads images to the crop's size"
+            )
         key = "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"
         if side % max(1, self.value(key)):
-            self.choose(key, _STRIDE, "the crop is not a multiple of the config's")
+            self.choose(key, _STRIDE, f"the crop is not a multiple of {self.value(key)}")
         return side
 
     def normalisation(self) -> None:
@@ -280,11 +242,12 @@ class _Recipe:
         lowest = min(0.1, before.NO_OBJECT_WEIGHT)
         weight = min(max(balance / number, lowest), before.NO_OBJECT_WEIGHT)
         if number > before.NUM_OBJECT_QUERIES and weight != before.NO_OBJECT_WEIGHT:
-            self.choose(f"{head}NO_OBJECT_WEIGHT", round(weight, 3), "more queries have no object")
+            why = "less than in the config, because more queries match no object"
+            self.choose(f"{head}NO_OBJECT_WEIGHT", round(weight, 3), why)
         most = math.ceil(data.most_objects * 1.25 / 10) * 10
         key = "TEST.DETECTIONS_PER_IMAGE"
         if data.task != "semantic" and most > self.value(key):
-            self.choose(key, most, f"an image has {data.most_objects} {unit}")
+            self.choose(key, most, f"one image has {data.most_objects} {unit}")
 
     def machine_settings(self) -> None:
         machine = self.machine
@@ -295,13 +258,14 @@ class _Recipe:
             name in model.TIMM.NAME for name in _DEPTHWISE
         )
         if is_cpu and is_depthwise:
-            self.choose("SOLVER.AMP.ENABLED", False, f"{what} is slower in this encoder on a CPU")
+            self.choose("SOLVER.AMP.ENABLED", False, f"{what} is slower with this encoder on a CPU")
         else:
-            why = f"{what} is {'' if machine.fast_16_bit else 'not '}faster here"
+            why = f"{what} is {'' if machine.fast_16_bit else 'not '}faster on this machine"
             self.choose("SOLVER.AMP.ENABLED", machine.fast_16_bit, why)
         workers = 1 + machine.cores // 8 if is_cpu else min(8, max(1, machine.cores - 1))
-        cores = counted(machine.cores, "core")
-        self.choose("DATALOADER.NUM_WORKERS", workers, f"{cores} per process")
+        share = " per process" if machine.processes > 1 else ""
+        why = f"for {counted(machine.cores, 'core')}{share}"
+        self.choose("DATALOADER.NUM_WORKERS", workers, why)
 
     def batch(self) -> None:
         data, processes = self.data, self.machine.processes
@@ -314,17 +278,18 @@ class _Recipe:
         if "SOLVER.ACCUMULATE_STEPS" in self.given:
             steps = self.value("SOLVER.ACCUMULATE_STEPS")
         why = (
-            "the config's batch"
+            "as in the config"
             if batch == usual
-            else f"a batch for {counted(data.images, 'image')}"
+            else f"less than in the config, for {counted(data.images, 'image')}"
         )
         if steps > 1:
-            why = f"{why} is {batch}; fits into {self.machine.memory / _GB:.1f} GB"
+            why = f"what fits into {self.machine.memory / _GB:.1f} GB; the whole batch is {batch}"
         chosen = self.choose("SOLVER.IMS_PER_BATCH", math.ceil(each / steps) * processes, why)
         if "SOLVER.IMS_PER_BATCH" in self.given:
             steps = 1
         if steps != self.value("SOLVER.ACCUMULATE_STEPS"):
-            self.choose("SOLVER.ACCUMULATE_STEPS", steps, f"a batch of {chosen * steps} images")
+            why = f"batches per step, of {chosen * steps} images together"
+            self.choose("SOLVER.ACCUMULATE_STEPS", steps, why)
 
     @property
     def _batch(self) -> int:
@@ -350,19 +315,20 @@ class _Recipe:
     def length(self, epochs: float | None) -> None:
         images, batch, device = self.data.images, self._batch, self.machine.device
         if epochs is not None:
-            iterations, why = math.ceil(epochs * images / batch), "--epochs"
+            iterations, why = math.ceil(epochs * images / batch), "as --epochs says"
         else:
             start = device, bool(self.cfg.MODEL.WEIGHTS)
             epochs = min(max(_LENGTH[start] / math.sqrt(images), _EPOCHS[0]), _EPOCHS[1])
             least, most = _ITERATIONS[start]
             wanted = math.ceil(epochs * images / batch)
             iterations = min(max(wanted, least), most)
-            why = "at least" if iterations > wanted else "at most" if iterations < wanted else ""
-            why = f"{why} {iterations} iterations" if why else "fewer the more images there are"
+            why = "shortest" if iterations > wanted else "longest" if iterations < wanted else ""
+            kind = "GPU" if device == "cuda" else "CPU"
+            why = f"the {why} run on a {kind}" if why else "the more images, the fewer epochs"
         key = "SOLVER.MAX_ITER"
         iterations = max(1, iterations)
         seen = iterations * batch / images
-        self.choose(key, iterations, f"{seen:.3g} epochs of {counted(images, 'image')}: {why}")
+        self.choose(key, iterations, f"{seen:.3g} epochs of {counted(images, 'image')}; {why}")
 
     def rates(self) -> None:
         solver, batch = self.published.SOLVER, self._batch
@@ -371,24 +337,23 @@ class _Recipe:
         # Adaptive methods keep their dynamics when the rate grows as the square root of the batch:
         # Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (2022).
         rate = float(f"{solver.BASE_LR * math.sqrt(batch / usual):.3g}")
-        why = f"{solver.BASE_LR:g} for a batch of {usual}"
+        why = f"as in the config, for a batch of {usual}"
         if batch != usual:
-            why += ", times the square root of the ratio"
+            why = f"{solver.BASE_LR:g} in the config, times the square root of {batch}/{usual}"
         self.choose("SOLVER.BASE_LR", rate, why)
         warm_up = min(500, math.ceil(iterations / 20))
         self.choose("SOLVER.WARMUP_ITERS", warm_up, "a twentieth of the run, at most 500")
         if self.value("SOLVER.WARMUP_ITERS") and self.value("SOLVER.WARMUP_FACTOR") == 1:
-            self.choose("SOLVER.WARMUP_FACTOR", 0.01, "the warm-up starts near 0")
+            self.choose("SOLVER.WARMUP_FACTOR", 0.01, "the warm-up starts at 1 % of the rate")
         if self.value("SOLVER.LR_SCHEDULER_NAME") == "WarmupMultiStepLR":
             steps = tuple(round(s * iterations / solver.MAX_ITER) for s in solver.STEPS)
-            self.choose("SOLVER.STEPS", steps, "the config's share of the run")
-        if self._is_evaluated:
+            self.choose("SOLVER.STEPS", steps, "as in the config, relative to the length")
+        if self._is_evaluated and iterations < _LEAST_AVERAGED:
+            self.choose("SOLVER.EMA_DECAY", 0.0, "the run is too short for an average of weights")
+        elif self._is_evaluated:
             window = max(10, iterations / 25)
-            self.choose(
-                "SOLVER.EMA_DECAY",
-                float(f"{1 - 1 / window:.4g}"),
-                f"averages about {window:.0f} iterations",
-            )
+            decay = float(f"{1 - 1 / window:.4g}")
+            self.choose("SOLVER.EMA_DECAY", decay, f"averages about {window:.0f} iterations")
 
     def periods(self, training_cost: float) -> None:
         data, iterations = self.data, self.value("SOLVER.MAX_ITER")
@@ -400,19 +365,22 @@ class _Recipe:
             affordable = iterations * self._batch * training_cost * _EVALUATION_SHARE
             count = max(1, min(count, int(affordable / (data.val_images * models))))
         period = min(iterations, max(epoch, math.ceil(iterations / count)))
-        times = f"{counted(round(iterations / period), 'time')} in the run"
+        times = round(iterations / period)
         if self._is_evaluated:
-            self.choose("TEST.EVAL_PERIOD", period, times)
-            self.choose("SOLVER.BEST_METRIC", METRICS[data.task], "of model_best.pth")
-        self.choose("SOLVER.CHECKPOINT_PERIOD", period, times)
-        self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "the newest ones")
+            often = "one evaluation, at the end" if times == 1 else f"{times} evaluations"
+            self.choose("TEST.EVAL_PERIOD", period, often)
+            self.choose("SOLVER.BEST_METRIC", METRICS[data.task], "decides on model_best.pth")
+        often = "one checkpoint, at the end" if times == 1 else f"{times} checkpoints"
+        self.choose("SOLVER.CHECKPOINT_PERIOD", period, often)
+        self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "older ones are deleted")
 
 
 def table(choices: Sequence[Choice]) -> str:
-    """Return the choices as lines of key, value and reason in columns."""
+    """Return the choices as lines of key, value and reason in columns; long values stick out."""
     rows = [(choice.key, _text(choice.value), choice.why) for choice in choices]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(2)]
-    return "\n".join(f"  {key:{widths[0]}}  {value:{widths[1]}}  {why}" for key, value, why in rows)
+    first = max((len(key) for key, _, _ in rows), default=0)
+    second = max((len(value) for _, value, _ in rows if len(value) <= _WIDEST), default=0)
+    return "\n".join(f"  {key:{first}}  {value:{second}}  {why}" for key, value, why in rows)
 
 
 def _text(value: Any) -> str:

@@ -8,30 +8,20 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.utils import comm
 
 from ...checkpoint.resume import newest_checkpoints
 from ...config import load_config
 from ...config.merge import get_value, written_keys
-from ...data.checks.report import ImageContent
 from ...data.mapper import MAPPER_PRESETS
 from ...data.own_data import Registered, on_main_process
 from ...model_zoo import config_folder
-from ...tasks import TaskName
-from ...utils.device import has_fast_bfloat16
 from ...utils.length_flags import LENGTHS
-from ...utils.resources import free_memory, usable_cores
-from .recipe import KEYS, LENGTH_KEYS, Choice, DataFacts, Machine, choose, table
+from .facts import data_facts, machine_facts
+from .recipe import KEYS, LENGTH_KEYS, Choice, choose, table
 from .schedule import scaled_schedule
-
-# Share of the free memory that training may take, and the memory of a machine that does not tell.
-_SHARE = {"cpu": 0.6, "cuda": 0.85}
-_USUAL_MEMORY = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -84,13 +74,13 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         kept = [key for key in KEYS if key not in given]
         set_values(cfg, [Choice(key, get_value(resumed, key), "") for key in kept])
         choices = []
-        heading = f"Settings that were not given are those of {cfg.OUTPUT_DIR}/config.yaml"
+        heading = f"Settings that you did not give are those of {cfg.OUTPUT_DIR}/config.yaml"
         if args.epochs is not None:
             cfg.SOLVER.MAX_ITER = _iterations(cfg, args.epochs, data.images)
     else:
         choices = choose(cfg, data, machine, given=given, published=published, epochs=args.epochs)
         set_values(cfg, choices)
-        heading = "Settings that were not given, chosen for this data and machine:"
+        heading = "Settings that you did not give, chosen for this data and this machine:"
         heading = heading if choices else ""
 
     def of_length(iterations: int, training_cost: float) -> list[Choice]:
@@ -186,50 +176,3 @@ def _resumed_config(cfg: CfgNode, args: argparse.Namespace) -> CfgNode | None:
     file = Path(cfg.OUTPUT_DIR, "config.yaml")
     is_resumed = args.resume and newest_checkpoints(file.parent) and file.is_file()
     return load_config(str(file)) if is_resumed else None
-
-
-def data_facts(task: TaskName, own: Registered) -> DataFacts:
-    """Return what the recipe needs to know about registered data."""
-    images = list(own.images.values())
-    sizes = [content.size for content in images if content.size is not None]
-    counts = sorted(_count(content, task) for content in images)
-    if task == "semantic" and not counts[-1]:  # the pixels of label maps were not read
-        counts = [len(own.classes)]
-    return DataFacts(
-        task=task,
-        images=max(1, len(images)),
-        val_images=own.num_val,
-        short_side=_percentile(sorted(map(min, sizes)), 0.5),
-        long_side=_percentile(sorted(map(max, sizes)), 0.5),
-        elongation=_percentile(sorted(max(size) / min(size) for size in sizes), 0.95),
-        objects=_percentile(counts, 0.99),
-        most_objects=counts[-1],
-    )
-
-
-def _count(content: ImageContent, task: TaskName) -> int:
-    return len(content.units) if task == "semantic" else content.units.total()
-
-
-def _percentile(values: Sequence[Any], share: float) -> Any:
-    """Return the value below which a share of the sorted values is."""
-    return values[min(len(values) - 1, int(share * len(values)))]
-
-
-def machine_facts(cfg: CfgNode) -> Machine:
-    """Return what the recipe needs to know about this machine, for one of the processes."""
-    device = torch.device(cfg.MODEL.DEVICE)
-    processes = comm.get_world_size()
-    here = comm.get_local_size()
-    if device.type == "cuda":
-        memory: float = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = free_memory()
-        memory = (_USUAL_MEMORY if free is None else free) / here
-    return Machine(
-        device=device.type,
-        processes=processes,
-        cores=max(1, usable_cores() // here),
-        memory=memory * _SHARE[device.type],
-        fast_16_bit=device.type == "cuda" or has_fast_bfloat16(),
-    )

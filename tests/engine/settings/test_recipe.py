@@ -11,7 +11,8 @@ from support import REPOSITORY
 from mask2former import load_config
 from mask2former.config.merge import get_value, merge_overrides
 from mask2former.config.validate import validate
-from mask2former.engine.settings.recipe import KEYS, DataFacts, Machine, choose, table
+from mask2former.engine.settings.facts import DataFacts, Machine
+from mask2former.engine.settings.recipe import KEYS, choose, table
 from mask2former.engine.settings.run_settings import set_values
 from mask2former.tasks import TASKS
 
@@ -203,6 +204,12 @@ def test_evaluation_takes_a_small_share_of_a_run():
         settings(opts=["TEST.EVAL_PERIOD", 0]),
     ):
         assert (cfg.SOLVER.EMA_DECAY, cfg.SOLVER.BEST_METRIC) == (0, "")
+
+
+def test_short_runs_have_no_average_of_weights():
+    """It would hardly differ from the weights, and take the time of a second evaluation."""
+    assert settings(epochs=1.0).SOLVER.EMA_DECAY == 0
+    assert 0 < settings(epochs=10.0).SOLVER.EMA_DECAY < 1
 
 
 def test_the_table_has_a_line_per_choice():
