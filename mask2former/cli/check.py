@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 
-from .flags import add_data
+from .flags import add_data, recognised_data
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print what was found and what is wrong with it."""
     from ..data.own_data import check_own_data
-    from ..data.own_folder import recognise_folder
 
-    found = recognise_folder(
-        args.data, args.task, class_file=args.classes, ignore_label=args.ignore_label
-    )
+    found = recognised_data(args)
     print(found.summary(), flush=True)
     check_own_data(found.train, found.val, pixels=args.pixel_check)
     return 0

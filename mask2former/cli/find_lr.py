@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import run_reporting_errors, start_output
-from .flags import add_config_flags, add_data, train_net_arguments
+from .flags import add_config_flags, add_data, recognised_data, train_net_arguments
 from .train import MODEL_CHOICE_HELP, choose_config
 
 if TYPE_CHECKING:
@@ -60,16 +60,16 @@ def run(args: argparse.Namespace) -> int:
     """Choose a model for the data as `mask2former train` does, and try learning rates."""
     import torch
 
-    from ..data.own_folder import recognise_folder
-
-    args.task = recognise_folder(args.data, args.task).task
+    found = recognised_data(args)
     config_file, why = choose_config(args.model, args.task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"Model: {config_file}, on {device}{why}", flush=True)
     overrides = ["MODEL.DEVICE", device, *args.opts]
     sweep = ["--steps", args.steps, "--range", *args.range, "--output", args.output]
     arguments = train_net_arguments(args, config_file, overrides)
-    return find(argument_parser().parse_args([*map(str, sweep), *arguments]))
+    parsed = argument_parser().parse_args([*map(str, sweep), *arguments])
+    parsed.found = found
+    return find(parsed)
 
 
 def find(args: argparse.Namespace) -> int:

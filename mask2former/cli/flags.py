@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..tasks import TASKS
 from ..utils.length_flags import LENGTHS
 from ..utils.trust_flags import add_trust_flags
+
+if TYPE_CHECKING:
+    from ..data.own_folder import OwnFolder
 
 MODEL_HELP = (
     "folder of a run, file of weights with its config beside it, Hugging Face folder or Hub id, or "
@@ -95,6 +98,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         ),
     ):
         pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)
+
+
+def recognised_data(args: argparse.Namespace) -> OwnFolder:
+    """Recognise the data of the flags of `add_data`; its task becomes that of the arguments."""
+    from ..data.own_folder import recognise_folder
+
+    found = recognise_folder(
+        args.data, args.task, class_file=args.classes, ignore_label=args.ignore_label
+    )
+    args.task = found.task
+    return found
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:

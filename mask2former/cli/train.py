@@ -21,11 +21,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..tasks import TaskName
 from ..utils.length_flags import add_length_flags
-from .flags import add_config_flags, add_data, add_split, train_net_arguments
+from .flags import add_config_flags, add_data, add_split, recognised_data, train_net_arguments
+
+if TYPE_CHECKING:
+    from ..data.own_folder import OwnFolder
 
 MODEL_CHOICE_HELP = (
     "a name of `mask2former zoo` or a YAML file (default: by the task and the machine)"
@@ -51,10 +54,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ..config import load_config
-    from ..data.own_folder import recognise_folder
     from ..utils.text import one_line
 
-    args.task = recognise_folder(args.data, args.task).task
+    found = recognised_data(args)
     output = args.output or str(Path("output", Path(args.data).resolve().name))
     before = Path(output, "config.yaml")
     if args.resume and args.model is None and before.is_file():
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         flush=True,
     )
     resume = ["--resume"] if args.resume else []
-    main([*resume, *train_net_arguments(args, config_file, changes)], args.prog)
+    main([*resume, *train_net_arguments(args, config_file, changes)], args.prog, found)
     print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
     return 0
 
@@ -86,13 +88,23 @@ def choose_config(model: str | None, task: TaskName) -> tuple[str, str]:
     return model_zoo.get_config_file(name), f" ({why})"
 
 
-def main(arguments: Sequence[str] | None = None, verb: str | None = None) -> None:
-    """Run the command line of `train_net.py`, perhaps for a verb of the command."""
+def main(
+    arguments: Sequence[str] | None = None,
+    verb: str | None = None,
+    found: OwnFolder | None = None,
+) -> None:
+    """Run the command line of `train_net.py`, perhaps for a verb of the command.
+
+    Args:
+        arguments: of the command line.
+        verb: with its program, such as "mask2former train".
+        found: what the verb has recognised in the folder of ``--data``.
+    """
     from ..engine import argument_parser, launch
     from ..utils.resources import process_age
 
     args = argument_parser().parse_args(arguments)
-    args.verb = verb
+    args.verb, args.found = verb, found
     args.started = time.monotonic() - process_age()
     launch(
         train,

@@ -29,6 +29,7 @@ ChooseSplit = Callable[[Mapping[str, ImageContent]], Split | None]
 
 def add_data_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that name a user's own data."""
+    parser.set_defaults(found=None)  # what a verb of the command has recognised in the folder
     data = parser.add_argument_group(
         "your own data",
         "Replaces DATASETS.TRAIN and DATASETS.TEST; checked before training.\n"
@@ -184,7 +185,7 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     if others:
         raise ValueError(f"--data and {others[0]}: give one or the other")
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
-    found = recognise_folder(
+    found = args.found or recognise_folder(
         args.data,
         args.task or (preset.targets if preset else None),
         class_file=args.classes,

@@ -8,6 +8,7 @@ from support import TINY
 
 from mask2former import Mask2Former, load_config
 from mask2former.cli.main import main
+from mask2former.data.own_folder import recognise_folder
 from mask2former.report.run_metrics import read_metrics
 
 
@@ -93,6 +94,24 @@ def test_a_folder_stands_for_its_best_weights(datasets, tmp_path):
     (folder / "model_best.pth").unlink()
     found = Mask2Former.from_pretrained(folder).network.state_dict()
     assert not any(values.any() for values in found.values())
+
+
+def test_the_folder_is_recognised_once(datasets, monkeypatch, capsys):
+    calls = []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        return recognise_folder(*arguments, **options)
+
+    for module in ("data.own_folder", "engine.data_flags"):
+        monkeypatch.setattr(f"mask2former.{module}.recognise_folder", counted)
+    data = ["--data", str(datasets / "synthetic_shapes"), "--model", "quickstart/panoptic"]
+    for verb in ("train", "find-lr"):
+        with pytest.raises(SystemExit):
+            main([verb, *data, "--opts", "INPUT.ALBUMENTATIONS", "absent.json"])
+        assert len(calls) == 1
+        assert "absent.json cannot be read" in capsys.readouterr().err
+        calls.clear()
 
 
 @pytest.mark.parametrize(
