@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from detectron2.engine import create_ddp_model
 from detectron2.utils import comm
@@ -21,7 +23,10 @@ def distributed_model(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if type(child) is nn.BatchNorm2d or type(child) is nn.SyncBatchNorm:
                 setattr(module, name, _synchronised(child))  # a subclass may do more
-    return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
+    with warnings.catch_warnings():
+        # PyTorch 2.14 gives `broadcast_buffers` another name.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return create_ddp_model(model, broadcast_buffers=False, device_ids=None)
 
 
 def _synchronised(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> nn.Module:

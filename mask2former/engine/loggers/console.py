@@ -101,6 +101,8 @@ def start_logging(output_dir: str, rank: int) -> None:
         rank: number of the process. All but 0 log to files alone.
     """
     os.makedirs(output_dir, exist_ok=True)
+    # Detectron2 imports it to describe the machine. It warns where there is CUDA, but no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     setup_logger(output_dir, distributed_rank=rank, name="fvcore")
     setup_logger(output_dir, distributed_rank=rank)
     setup_logger(output_dir, distributed_rank=rank, name="mask2former")
