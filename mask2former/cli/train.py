@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..tasks import TaskName
 from ..utils.length_flags import add_length_flags
@@ -29,6 +29,7 @@ from .flags import add_config_flags, add_data, add_split, recognised_data, train
 
 if TYPE_CHECKING:
     from ..data.own_folder import OwnFolder
+    from ..engine.processes import Mistake
 
 MODEL_CHOICE_HELP = (
     "a name of `mask2former zoo` or a YAML file (default: by the task and the machine)"
@@ -106,14 +107,20 @@ def main(
     args = argument_parser().parse_args(arguments)
     args.verb, args.found = verb, found
     args.started = time.monotonic() - process_age()
-    launch(
-        train,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            train,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except SystemExit as stop:
+        if verb is None or not isinstance(stop.code, str):
+            raise
+        print(f"{verb}: {stop.code}", file=sys.stderr)
+        sys.exit(getattr(stop, "status", 1))
 
 
 def train(args: argparse.Namespace) -> dict | None:
@@ -125,11 +132,13 @@ def train(args: argparse.Namespace) -> dict | None:
         with stop_on_signals():
             return _train(args)
     except OSError as error:  # a full disk or a folder that cannot be written to
-        _stop(args, f"{error}. Checkpoints written before are whole: continue with --resume")
+        raise _mistake(
+            f"{error}. Checkpoints written before are whole: continue with --resume"
+        ) from None
     except DatasetError as error:  # an image that cannot be used
-        _stop(args, error.reason)
+        raise _mistake(error.reason) from None
     except FloatingPointError as error:  # the losses became NaN or infinite
-        _stop(args, f"{error}. Checkpoints written before are kept")
+        raise _mistake(f"{error}. Checkpoints written before are kept") from None
 
 
 def _train(args: argparse.Namespace) -> dict | None:
@@ -145,15 +154,14 @@ def _train(args: argparse.Namespace) -> dict | None:
     try:
         run = prepare(args)
     except (ValueError, ImportError) as error:  # the message says how to fix them
-        _stop(args, str(error), status=1 if isinstance(error, DatasetError) else 2)
+        raise _mistake(str(error), 1 if isinstance(error, DatasetError) else 2) from None
     except OSError as error:  # nothing was trained yet
-        _stop(args, str(error))
+        raise _mistake(str(error)) from None
     return run()
 
 
-def _stop(args: argparse.Namespace, message: str, status: int = 1) -> NoReturn:
-    """End the process with one line on stderr; verbs have the exit status of `mask2former`."""
-    if args.verb is None:
-        sys.exit(f"error: {message}")
-    print(f"{args.verb}: error: {message}", file=sys.stderr)
-    sys.exit(status)
+def _mistake(message: str, status: int = 1) -> Mistake:
+    """Return what ends the process with one line; verbs have the exit status of `mask2former`."""
+    from ..engine.processes import Mistake
+
+    return Mistake(f"error: {message}", status)

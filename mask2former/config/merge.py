@@ -162,7 +162,7 @@ def _compose(config_file: str, named_by: str) -> yaml.MappingNode:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         # Without the line itself: a _BASE_ may name any file of this machine.
         mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
+        where = f": line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else ""
         raise ValueError(f"{config_file}{named_by} is not a YAML file{where}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"{config_file}{named_by} holds no 'KEY: value' lines")

@@ -250,7 +250,7 @@ def on_main_process(function: Callable[[], T]) -> T:
             result = error
     found = comm.all_gather(result)[0]
     if isinstance(found, ValueError):
-        raise found if comm.is_main_process() else DatasetError("see the main process")
+        raise found
     return found
 
 

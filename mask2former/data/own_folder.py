@@ -66,7 +66,11 @@ class OwnFolder:
         for split, data in (("train", self.train), ("val", self.val)):
             if data is not None:
                 parts = [value for value in vars(data).values() if isinstance(value, str)]
-                named = [os.path.relpath(part, self.folder) for part in parts]
+                inner = [os.path.relpath(part, self.folder) for part in parts]
+                named = [
+                    part if Path(short).parts[0] == os.pardir else short  # a file of --classes
+                    for part, short in zip(parts, inner, strict=True)
+                ]
                 lines.append(f"  {split if self.has_splits else 'all'}: {', '.join(named)}")
         return "\n".join(lines)
 

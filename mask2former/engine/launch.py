@@ -19,7 +19,7 @@ from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
 from ..utils.text import counted
-from .processes import run_processes
+from .processes import Mistake, run_processes
 
 # torchrun's environment variables
 NUMBERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
@@ -66,13 +66,21 @@ def launch(
         args: the arguments of `main`.
 
     Raises:
-        SystemExit: a process ended with this status or message, was killed or could not start.
+        SystemExit: a process ended with this status or message, was killed or could not start, or
+            the numbers are wrong (a `Mistake`).
         RuntimeError: a process raised an exception. The message contains its traceback.
     """
+    for flag, number in (("--num-gpus", num_gpus), ("--num-machines", num_machines)):
+        if number < 1:
+            raise Mistake(f"error: {flag} is {number}, but must be at least 1", 2)
+    if not 0 <= machine_rank < num_machines:
+        text = f"--machine-rank is {machine_rank}, but must be from 0 to {num_machines - 1}"
+        raise Mistake(f"error: {text}", 2)
     size = num_gpus * num_machines
     if os.environ.keys() >= {*NUMBERS, "MASTER_ADDR", "MASTER_PORT"}:
         if size > 1:
-            sys.exit("error: torchrun starts the processes: leave out --num-gpus, --num-machines")
+            text = "torchrun starts the processes: leave out --num-gpus, --num-machines"
+            raise Mistake(f"error: {text}", 2)
         local_rank, local_size, rank, size = (int(os.environ[name]) for name in NUMBERS)
         _run(_Place(local_rank, local_size, rank, size, "env://", timeout), main, args)
         return
@@ -81,10 +89,11 @@ def launch(
         return
     if torch.cuda.is_available() and num_gpus > torch.cuda.device_count():
         here = counted(torch.cuda.device_count(), "GPU")
-        sys.exit(f"error: --num-gpus is {num_gpus}, but this machine has {here}")
+        raise Mistake(f"error: --num-gpus is {num_gpus}, but this machine has {here}", 2)
     if dist_url == "auto":
         if num_machines > 1:
-            sys.exit("error: several machines need --dist-url tcp://HOST:PORT of machine 0")
+            text = "several machines need --dist-url tcp://HOST:PORT of machine 0"
+            raise Mistake(f"error: {text}", 2)
         dist_url = f"tcp://127.0.0.1:{_free_port()}"
     first = machine_rank * num_gpus
     places = [_Place(i, num_gpus, first + i, size, dist_url, timeout) for i in range(num_gpus)]

@@ -70,6 +70,16 @@ class Sweep:
         return float(self.rates[steepest]) if slopes[steepest] < 0 else None
 
 
+def check_sweep(low: float, high: float, steps: int) -> None:
+    """Raise `ValueError` unless a sweep has enough steps and a range of learning rates."""
+    if steps < _FEWEST_STEPS:
+        raise ValueError(f"{steps} steps: at least {_FEWEST_STEPS} are needed")
+    if not 0 < 10 * low <= high < math.inf:
+        raise ValueError(
+            f"learning rates from {low:g} to {high:g}: the last must be ten times the first or more"
+        )
+
+
 def find_learning_rate(
     cfg: CfgNode,
     *,
@@ -98,10 +108,7 @@ def find_learning_rate(
             beginning.
         DatasetError: an image cannot be used.
     """
-    if steps < _FEWEST_STEPS:
-        raise ValueError(f"{steps} steps: at least {_FEWEST_STEPS} are needed")
-    if not 0 < 10 * low <= high < math.inf:
-        raise ValueError(f"rates from {low:g} to {high:g}: the last must be ten times the first")
+    check_sweep(low, high, steps)
     rates = np.geomspace(low, high, steps)
     with seeded(max(cfg.SEED, 0)):
         loop, factors = _loop(cfg, allow_unsafe_weights)

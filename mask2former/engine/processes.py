@@ -26,12 +26,25 @@ GRACE_AFTER_STOP = 300.0
 _SPREAD = 1.0
 
 
+class Mistake(SystemExit):
+    """Ends the process with a message for the user, who can set things right.
+
+    Args:
+        message: one or more lines.
+        status: of the process, if the caller handles it; Python itself makes it 1.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class _Report(NamedTuple):
-    """When and why a process failed. It is a mistake of the user's if it has no traceback."""
+    """When and why a process failed; a mistake of the user's has a status, and no traceback."""
 
     time: float
     text: str
-    is_mistake: bool
+    mistake_status: int | None
 
 
 class _Child(NamedTuple):
@@ -51,8 +64,8 @@ def run_processes(function: Callable[..., Any], arguments: Sequence[tuple[Any, .
         arguments: of each process.
 
     Raises:
-        SystemExit: with the status or message of the process that ended first, or a message that
-            one was killed.
+        SystemExit: with the status or message of the process that ended first (a `Mistake`), or a
+            message that one was killed.
         RuntimeError: a process raised an exception. The message contains its traceback.
     """
     context = multiprocessing.get_context("spawn")
@@ -84,12 +97,12 @@ def _child(reports: Connection, function: Callable[..., Any], args: tuple[Any, .
     except SystemExit as error:
         if not error.code:
             raise
-        status = 1 if isinstance(error.code, str) else error.code
+        status = error.code if isinstance(error.code, int) else getattr(error, "status", 1)
         if isinstance(error.code, str):
-            reports.send(_Report(time.time(), error.code, is_mistake=True))
+            reports.send(_Report(time.time(), error.code, status))
     except BaseException:
         status = 1
-        reports.send(_Report(time.time(), traceback.format_exc()[-20000:], is_mistake=False))
+        reports.send(_Report(time.time(), traceback.format_exc()[-20000:], None))
     else:
         return
     # At a normal exit, threads of a process group that is still in use may abort the process.
@@ -178,9 +191,9 @@ def _raise_cause(failed: Sequence[_Child]) -> None:
             found.append((child.reports.recv(), child.rank))
         except EOFError:  # it has printed its message itself
             silent.append(child)
-    if silent and all(report.is_mistake for report, _ in found):
+    if silent and all(report.mistake_status is not None for report, _ in found):
         raise SystemExit(silent[0].process.exitcode)
-    report, rank = min(found)
-    if report.is_mistake:
-        raise SystemExit(report.text)
+    report, rank = min(found, key=lambda pair: pair[0].time)
+    if report.mistake_status is not None:
+        raise Mistake(report.text, report.mistake_status)
     raise RuntimeError(f"process {rank} failed:\n{report.text}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 from pathlib import Path
@@ -37,9 +36,9 @@ def check_run_folder(folder: Path, resume: bool) -> None:
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        raise OSError(f"{folder} cannot be the folder of a run: {there} is a file")
     if not os.access(there, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        raise OSError(f"{folder} cannot be the folder of a run: {there} cannot be written to")
     checkpoints = newest_checkpoints(folder)
     if checkpoints and not resume:
         raise ValueError(
@@ -60,7 +59,11 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
         ValueError: another process trains in the folder, or see `check_run_folder`.
         OSError: the folder cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"{folder} cannot be the folder of a run: {reason}") from error
     _lock(folder)
     check_run_folder(folder, resume)
     for path in remove_unfinished(folder):

@@ -30,7 +30,7 @@ from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
 from .loggers.trackers import check_loggers
 from .run_folder import check_run_folder, claim_run_folder
-from .settings.run_settings import Settings, set_up_run
+from .settings.run_settings import Settings, check_length, set_up_run
 from .settings.time_budget import fit_to_budget
 
 logger = logging.getLogger(__name__)
@@ -95,6 +95,7 @@ def checked_config(
     check_names(cfg)
     check_encoder(cfg)
     if not args.eval_only:
+        check_length(args)
         check_loggers(cfg.LOGGERS)
     if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")

@@ -159,5 +159,5 @@ def _suggestion(name: str) -> str:
     """Suggest names to write instead."""
     close = similar_names(name)
     if not close:
-        return "mask2former.model_zoo.model_names() lists the published models"
+        return "`mask2former zoo` lists the published models (model_zoo.model_names() in Python)"
     return f"Did you mean {', '.join(close)}?"

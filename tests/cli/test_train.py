@@ -140,6 +140,17 @@ def test_mistakes(arguments, status, message, datasets, capsys):
     assert message in err
 
 
+def test_a_mistake_in_two_processes_is_said_once(datasets, tmp_path, capfd):
+    data = ["--data", str(datasets / "synthetic_shapes"), "--output", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        main(["train", *data, "--num-gpus", "2", "--opts", "INPUT.ALBUMENTATIONS", "absent.json"])
+    assert end.value.code == 2
+    error = capfd.readouterr().err
+    assert error.count("absent.json") == 1
+    assert error.splitlines()[-1].startswith("mask2former train: error: INPUT.ALBUMENTATIONS")
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_of_the_run_itself(datasets, tmp_path, capfd):
     data = str(datasets / "synthetic_shapes")
     (tmp_path / "run").mkdir()

@@ -10,6 +10,7 @@ import torch
 from detectron2.utils import comm
 
 from mask2former.engine import launch
+from mask2former.engine.processes import Mistake
 
 two_processes = pytest.mark.skipif(
     torch.cuda.is_available(), reason="Detectron2's launcher would want two GPUs"
@@ -70,3 +71,20 @@ def test_a_single_process_is_this_one():
     pids = []
     launch(lambda name: pids.append((name, os.getpid())), 1, args=("a",))
     assert pids == [("a", os.getpid())]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"num_gpus": 0}, "--num-gpus is 0, but must be at least 1"),
+        ({"num_gpus": 1, "num_machines": -1}, "--num-machines is -1, but must be at least 1"),
+        (
+            {"num_gpus": 1, "num_machines": 2, "machine_rank": 2},
+            "--machine-rank is 2, but must be from 0 to 1",
+        ),
+    ],
+)
+def test_numbers_that_start_no_process_are_mistakes(numbers, message):
+    with pytest.raises(Mistake, match=message) as mistake:
+        launch(_fail_in_the_main_process, **numbers)
+    assert mistake.value.status == 2

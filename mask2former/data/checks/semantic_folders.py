@@ -48,7 +48,8 @@ def read_class_names(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig") as file:
             text = file.read(_MAX_TEXT + 1).strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"class names cannot be read: {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"class names cannot be read: {path}: {reason}") from error
     if len(text) > _MAX_TEXT:
         raise DatasetError(f"class names cannot be read: {path}: over {_MAX_TEXT} characters")
     if text.startswith(("[", "{")):

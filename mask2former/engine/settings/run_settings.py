@@ -57,10 +57,8 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         own: the user's own data, or None.
 
     Raises:
-        ValueError: the length of the run is not a sensible number, or given twice.
+        ValueError: there is not a single iteration.
     """
-    if not args.eval_only:
-        _check_length(args)
     preset = MAPPER_PRESETS.get(cfg.INPUT.DATASET_MAPPER_NAME)
     if args.eval_only or own is None or preset is None:
         return _of_config(cfg, args)
@@ -109,7 +107,8 @@ def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
         get_value(cfg, section)[key] = choice.value
 
 
-def _check_length(args: argparse.Namespace) -> None:
+def check_length(args: argparse.Namespace) -> None:
+    """Raise `ValueError` if the length of the run is no sensible number, or given twice."""
     for name in LENGTHS:
         value = getattr(args, name)
         if value is None:
