@@ -42,7 +42,9 @@ class Split:
     def summary(self) -> str:
         """Return the numbers of images in words."""
         images = counted(len(self.train) + len(self.val), "image")
-        return f"{len(self.val)} of {images} are for validation, as {SPLIT_FILE} in the run lists"
+        count = len(self.val)
+        verb = "is" if count == 1 else "are"
+        return f"{count} of {images} {verb} for validation: {SPLIT_FILE} in the folder of the run"
 
 
 def draw_split(images: Mapping[str, ImageContent], seed: int) -> Split | None:
