@@ -119,7 +119,8 @@ def test_a_signal_during_the_evaluation(datasets, tmp_path):
     keys = ["DATALOADER.NUM_WORKERS", 2, "SOLVER.MAX_ITER", 1, "INPUT.MIN_SIZE_TEST", 1600]
     running = Run(datasets, tmp_path, *keys, "INPUT.MAX_SIZE_TEST", 1600)
     until = time.monotonic() + 180
-    while "Start inference" not in running.log:
+    log = tmp_path / "log.txt"  # the console says what an evaluation found
+    while not log.exists() or "Start inference" not in log.read_text():
         assert time.monotonic() < until, running.log
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGTERM)
