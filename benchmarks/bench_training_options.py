@@ -45,6 +45,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--output", required=True, help="folder of the runs")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
+    )
     args = parser.parse_args()
     metric = METRICS[args.task]
     found: dict[str, list[tuple[float, float]]] = {}
@@ -70,7 +73,8 @@ def train(args: argparse.Namespace, option: str, seed: int, folder: Path) -> Non
     command = [
         *(sys.executable, "-m", "mask2former"),
         *("train", "--data", args.data, "--task", args.task, *model, "--output", str(folder)),
-        *("--time-budget", f"{args.minutes}m", "--opts", "SEED", str(seed), *OPTIONS[option]),
+        *("--time-budget", f"{args.minutes}m", "--opts", "SEED", str(seed)),
+        *(*OPTIONS[option], *args.opts),
     ]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
