@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mask2former.modeling.fused import convolution, linear
+from mask2former.modeling.fused import convolution, linear, softmax_of_few
 
 DTYPES = {None: 1e-6, torch.bfloat16: 0.01}
 
@@ -58,6 +58,20 @@ def test_convolution(layout, added, relu, dtype, kernel, stride, groups):
     assert found.is_contiguous(memory_format=layout)
     assert relative_error(found, expected) <= DTYPES[dtype]
     assert other is None or torch.equal(other, before)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 12), (4, 1), (0, 3)])
+def test_softmax(shape):
+    torch.manual_seed(0)
+    x = (torch.randn(shape) * 30).requires_grad_()
+    expected = x.double().softmax(-1)
+    found = softmax_of_few(x)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
+    weights = torch.randn(shape)
+    (grad,) = torch.autograd.grad((found * weights).sum(), x, retain_graph=True)
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), x)
+    torch.testing.assert_close(grad, expected_grad, rtol=0, atol=1e-6)
 
 
 def test_one_operator_unless_gradients_are_recorded():

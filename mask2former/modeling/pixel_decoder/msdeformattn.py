@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...utils.tensor_cache import cached_tensors, tensor_of
+from ..fused import linear, linear_of, softmax_of_few
 from ..ops import ms_deform_attn, reference_points
 from ..position_encoding import sine_position_encoding
 from .base import DecodedFeatures, PixelDecoder, conv_norm
@@ -79,11 +80,11 @@ class MSDeformAttn(nn.Module):
         """
         B, S, _ = query.shape
         H, L, P = self.num_heads, self.num_levels, self.num_points
-        value = self.value_proj(value).view(B, S, H, -1)
+        value = linear(self.value_proj, value).view(B, S, H, -1)
         # One projection gives both, the offsets as parts of a level's size instead of pixels.
         scale = _pixels(spatial_shapes, points.device, like=points)  # (L, 2)
         scale = scale[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
-        offsets, weights = F.linear(
+        offsets, weights = linear_of(
             query,
             torch.cat((self.sampling_offsets.weight * scale, self.attention_weights.weight)),
             torch.cat((self.sampling_offsets.bias * scale[:, 0], self.attention_weights.bias)),
@@ -91,8 +92,9 @@ class MSDeformAttn(nn.Module):
         # Positions and the softmax stay in float32 under autocast: bfloat16 could not tell
         # neighbouring pixels of a large map apart.
         locations = points[:, None, None, None] + offsets.view(B, S, H, L, P, 2).float()
-        weights = weights.view(B, S, H, L * P).float().softmax(-1).view(B, S, H, L, P)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        weights = softmax_of_few(weights.unflatten(-1, (H, L * P)).float()).view(B, S, H, L, P)
+        attended = ms_deform_attn(value, spatial_shapes, locations, weights)
+        return linear(self.output_proj, attended)
 
 
 class MSDeformAttnEncoderLayer(nn.Module):
@@ -117,14 +119,14 @@ class MSDeformAttnEncoderLayer(nn.Module):
         self.linear2 = nn.Linear(dim_feedforward, dim)
         self.norm2 = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
+        for layer in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(layer.weight)
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
         """Update x (B, S, C), whose position encoding is pos (S, C)."""
         x = self.norm1(x + self.dropout(self.self_attn(x + pos, x, points, spatial_shapes)))
-        hidden = self.dropout(F.relu(self.linear1(x)))
-        return self.norm2(x + self.dropout(self.linear2(hidden)))
+        hidden = self.dropout(linear(self.linear1, x, relu=True))
+        return self.norm2(x + self.dropout(linear(self.linear2, hidden)))
 
 
 class MSDeformAttnEncoder(nn.Module):
