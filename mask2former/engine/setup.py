@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from ..config import load_config
 from ..config.validate import check_early_stopping
-from ..data.mapper import build_mapper
+from ..data.mapper import MAPPER_PRESETS, build_mapper
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
 from ..evaluation import check_evaluation
@@ -106,7 +106,8 @@ def checked_config(
     check_datasets(cfg, args.eval_only)
     check_evaluation(cfg)
     if not args.eval_only:
-        build_mapper(cfg)  # reads the file of INPUT.ALBUMENTATIONS
+        if cfg.INPUT.DATASET_MAPPER_NAME in MAPPER_PRESETS:  # a trainer may have one of its own
+            build_mapper(cfg)  # reads the file of INPUT.ALBUMENTATIONS
         check_early_stopping(cfg)
     cfg.freeze()
     return cfg, own, settings
