@@ -17,9 +17,10 @@ from detectron2.utils.comm import get_world_size
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .losses import dice_loss, sample_points, sigmoid_ce_loss, uncertain_points
+from .losses import mask_losses, sample_points, uncertain_points
 from .matcher import HungarianMatcher
-from .targets import Target, packed_targets
+from .ops.cpu_kernels import cpu_kernel
+from .targets import Target, packed_targets, sample_target
 
 Matches = list[tuple[Tensor, Tensor]]
 
@@ -155,32 +156,36 @@ class SetCriterion(nn.Module):
         self, masks: Tensor, targets: list[Target], matches: Matches, num_masks: float
     ) -> tuple[Tensor, Tensor]:
         """Return binary cross-entropy and dice loss of the matched pairs at sampled points."""
-        predicted = torch.cat(
-            [m[queries.to(m.device)] for m, (queries, _) in zip(masks, matches, strict=True)]
-        ).float()  # (M, H, W)
-        if len(predicted) == 0:
+        Q, counts = masks.shape[1], [len(queries) for queries, _ in matches]
+        if sum(counts) == 0:
             # no target in the batch: keep every parameter in the graph, as DDP requires
             zero = masks.sum() * 0.0
             return zero, zero
-        counts = [len(queries) for queries, _ in matches]
+        predicted = masks.flatten(0, 1)  # (B * Q, H, W)
+        of: Tensor | None = torch.cat(
+            [queries + Q * image for image, (queries, _) in enumerate(matches)]
+        ).to(masks.device)  # (M,)
+        if cpu_kernel("sample_maps", predicted.detach()) is None:
+            predicted, of = predicted[of].float(), None  # once for all that follows
         points = uncertain_points(
             predicted,
             self.num_points,
             self.oversample_ratio,
             self.importance_sample_ratio,
             counts,
+            of,
         )  # (M, P, 2)
         with torch.no_grad():
             parts = points.split(counts)
             wanted = torch.cat(
                 [
-                    target["masks"].sample(part, indices)
+                    sample_target(target["masks"], part, indices)
                     for target, (_, indices), part in zip(targets, matches, parts, strict=True)
                     if len(indices)
                 ]
             )  # (M, P)
-        logits = sample_points(predicted, points)
-        return sigmoid_ce_loss(logits, wanted, num_masks), dice_loss(logits, wanted, num_masks)
+        logits = sample_points(predicted, points, of)
+        return mask_losses(logits, wanted, num_masks)
 
 
 def _share(amount: Tensor, least: float) -> Tensor:

@@ -14,8 +14,8 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
 from .draws import rand
-from .losses import pairwise_dice, pairwise_sigmoid_ce, sample_shared_points
-from .targets import Target, packed_targets
+from .losses import pairwise_mask_losses, sample_shared_points
+from .targets import Target, packed_targets, sample_target
 
 
 class HungarianMatcher(nn.Module):
@@ -97,12 +97,9 @@ class HungarianMatcher(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             probs = logits.float().softmax(-1)
             predicted = sample_shared_points(masks, points)
-            wanted = target["masks"].sample(points)
-            return {
-                "class": -probs[:, target["labels"]],
-                "mask": pairwise_sigmoid_ce(predicted, wanted),
-                "dice": pairwise_dice(predicted, wanted),
-            }
+            wanted = sample_target(target["masks"], points)
+            entropy, dice = pairwise_mask_losses(predicted, wanted)
+            return {"class": -probs[:, target["labels"]], "mask": entropy, "dice": dice}
 
 
 def _explain_non_finite(

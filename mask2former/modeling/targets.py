@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..structures import PackedMasks
 from ..utils.size import Size
+from .ops.cpu_kernels import cpu_kernel
 
 
 class Target(TypedDict):
@@ -91,3 +92,12 @@ def packed_targets(targets: Sequence[Mapping[str, Any]]) -> list[Target]:
         }
         for target in targets
     ]
+
+
+def sample_target(masks: PackedMasks, points: Tensor, of: Tensor | None = None) -> Tensor:
+    """Sample masks as `PackedMasks.sample` does, by a compiled kernel where there is one."""
+    kernel = cpu_kernel("sample_packed_masks", masks.planes, points)
+    if kernel is None:
+        return masks.sample(points, of)
+    of = torch.arange(len(masks)) if of is None else of
+    return kernel(masks.planes, len(masks), of, points.float(), masks.image_size)

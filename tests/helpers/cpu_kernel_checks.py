@@ -9,9 +9,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from mask2former.modeling.losses import (
+    dice_loss,
+    mask_losses,
+    pairwise_dice,
+    pairwise_mask_losses,
+    pairwise_sigmoid_ce,
+    sigmoid_ce_loss,
+)
 from mask2former.modeling.ops.cpu_kernels import cpu_kernel
 from mask2former.modeling.postprocessing import instance_masks, upsample_masks
 from mask2former.modeling.query_prediction import QueryPrediction
+from mask2former.structures import PackedMasks
 
 ODD = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 0.0, -0.0, 1e-40]
 
@@ -90,3 +99,127 @@ def check_instance_masks(count, seed=0):
         assert torch.equal(boxes, wanted[2]), case
         torch.testing.assert_close(scores, wanted[1], rtol=1e-5, atol=1e-6, msg=str(case))
     assert differing <= 1e-5 * pixels, (differing, pixels)
+
+
+def random_points(rng, *shape):
+    """Points in the image, some of them on borders and centres of pixels or a little outside."""
+    points = torch.rand(*shape, 2)
+    if rng.random() < 0.5:
+        points = (points * 8).round() / 8
+    return points * 1.1 - 0.05 if rng.random() < 0.3 else points
+
+
+def check_samples_of_maps(count, seed=0):
+    """Compare samples of maps, their gradients, and the choice of points."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(count):
+        Q, N, P = rng.randint(1, 5), rng.randint(0, 6), rng.choice([0, 1, 5, 16, 33, 200])
+        dtype = rng.choice([torch.float32, torch.bfloat16, torch.float16, torch.float64])
+        maps = torch.randn(Q, rng.randint(1, 40), rng.randint(1, 40)).to(dtype)
+        of = torch.tensor(rng.choices(range(Q), k=N), dtype=torch.long)
+        points = random_points(rng, N, P)
+        kernel = kernel_or_skip("sample_maps", maps, points)
+        given = in_other_memory(maps, rng), of, in_other_memory(points, rng)
+        wanted_maps = maps.float().requires_grad_()
+        grid = 2 * points[:, :, None] - 1
+        wanted = F.grid_sample(wanted_maps[of][:, None], grid, align_corners=False)[:, 0, :, 0]
+        # a coordinate is rounded to some 1e-7 of the size
+        close = {"rtol": 0, "atol": 2e-6 * max(maps.shape), "check_dtype": False}
+        torch.testing.assert_close(kernel(*given), wanted.detach(), **close)
+        grad = torch.randn(N, P)
+        wanted.backward(grad)
+        got = torch.ops.mask2former.sample_maps_backward(in_other_memory(grad, rng), *given)
+        assert got.dtype == dtype
+        rounding = {torch.bfloat16: 1e-2, torch.float16: 1e-3}.get(dtype, 0)
+        torch.testing.assert_close(
+            got, wanted_maps.grad, **(close | {"rtol": rounding, "atol": 3e-4})
+        )
+        shared = random_points(rng, P)
+        wanted = kernel(maps, of, shared.expand(N, -1, -1))
+        assert torch.equal(kernel(maps, of, shared), wanted)
+
+        chosen = torch.ops.mask2former.points_nearest_zero(*given, P // 3)
+        assert chosen.shape == (N, P // 3, 2)
+        distances = kernel(maps, of, points).abs()
+        nearest = distances.topk(P // 3, dim=1, largest=False).values
+        assert torch.equal(kernel(maps, of, chosen).abs().sort(1).values, nearest)
+
+
+def check_samples_of_bits(count, seed=0):
+    """Compare samples of packed masks of `count` problems."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(count):
+        masks = torch.rand(rng.randint(1, 20), rng.randint(1, 40), rng.randint(1, 40)) < 0.5
+        packed = PackedMasks.from_tensor(masks)
+        if rng.random() < 0.5:
+            packed = packed.pad(*(n + rng.randint(0, 9) for n in masks.shape[1:]))
+        N, P = rng.randint(0, 30), rng.choice([0, 1, 16, 100])
+        of = torch.tensor(rng.choices(range(len(masks)), k=N), dtype=torch.long)
+        kernel = kernel_or_skip("sample_packed_masks", packed.planes)
+        close = {"rtol": 0, "atol": 1e-6 * max(packed.image_size)}
+        for points in (random_points(rng, N, P), random_points(rng, P)):
+            got = kernel(
+                packed.planes, len(packed), of, in_other_memory(points, rng), packed.image_size
+            )
+            assert got.is_contiguous()
+            torch.testing.assert_close(got, packed.sample(points, of), **close)
+
+
+def check_mask_losses(count, seed=0):
+    """Compare the losses, their gradients and the matching costs of `count` problems."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    kernel_or_skip("mask_loss_sums")
+    for _ in range(count):
+        N, Q, P = rng.randint(1, 5), rng.randint(1, 5), rng.choice([1, 7, 16, 100, 1000, 1025])
+        scale = rng.choice([0.1, 3.0, 200.0])
+        logits, targets = torch.randn(N, P) * scale, torch.rand(N, P)
+        targets = targets.round() if rng.random() < 0.5 else targets
+        found = []
+        for losses in (mask_losses, pytorch_losses):
+            x = in_other_memory(logits, rng).detach().requires_grad_()
+            result = losses(x, in_other_memory(targets, rng), 3.0)
+            (gradient,) = torch.autograd.grad(result[0] * 5 + result[1] * 2, x)
+            found.append((*(loss.detach() for loss in result), gradient))
+        for got, wanted in zip(*found, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=2e-6, atol=2e-7)
+        logits = torch.randn(Q, P) * scale
+        exact = logits.double(), targets.double()
+        wanted = pairwise_sigmoid_ce(*exact), pairwise_dice(*exact)
+        for got, want in zip(pairwise_mask_losses(logits, targets), wanted, strict=True):
+            torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-6)
+
+
+def pytorch_losses(logits, targets, num_masks):
+    return sigmoid_ce_loss(logits, targets, num_masks), dice_loss(logits, targets, num_masks)
+
+
+def check_upsample_add(count, seed=0):
+    """Compare feature maps of `count` problems."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(count):
+        B, C = rng.randint(1, 2), rng.choice([1, 3, 16, 33, 64, 100])
+        size, above_size = ((rng.randint(1, 40), rng.randint(1, 80)) for _ in range(2))
+        if rng.random() < 0.5:
+            size = (2 * above_size[0], 2 * above_size[1])
+        dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16])
+        lateral, above = torch.randn(B, C, *size), torch.randn(B, C, *above_size)
+        if rng.random() < 0.2:
+            above.view(-1)[rng.randrange(above.numel())] = rng.choice(ODD)
+        lateral, above = lateral.to(dtype), above.to(dtype)
+        wanted = lateral.float() + F.interpolate(
+            above.float(), size=size, mode="bilinear", align_corners=False
+        )
+        memory = rng.choice([torch.contiguous_format, torch.channels_last])
+        given = lateral.clone(memory_format=memory)
+        kernel = kernel_or_skip("upsample_add_", given, above)
+        got = kernel(given, in_other_memory(above, rng))
+        assert got.data_ptr() == given.data_ptr() and got.dtype == dtype
+        assert got.stride() == given.stride()
+        close = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
+        torch.testing.assert_close(
+            got.float(), wanted.to(dtype).float(), rtol=close, atol=4 * close, equal_nan=True
+        )

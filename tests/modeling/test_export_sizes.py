@@ -41,4 +41,5 @@ def test_exported_at_one_size_it_computes_others(tiny_network, size):
     images = torch.randn(batch, 3, height, width)
     with torch.no_grad():
         for found, expected in zip(exported(images), network(images), strict=True):
-            assert torch.equal(found, expected)
+            # kernels for the CPU, which are not exported, round otherwise
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,5 @@
 import itertools
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mask2former.modeling import postprocessing
+from mask2former.modeling.ops.cpu_kernels import pytorch_forms
 from mask2former.modeling.postprocessing import (
     instance_inference,
     mask_boxes,
@@ -109,12 +111,12 @@ def given(class_logits, mask_logits, padded, image, output):
 def test_instances_equal_the_literal_rule(monkeypatch, output, chunk):
     if chunk is not None:  # else the compiled kernel, if there is one
         monkeypatch.setattr(postprocessing, "CHUNK_PIXELS", chunk)
-        monkeypatch.setattr(postprocessing, "cpu_kernel", lambda *_: None)
     torch.manual_seed(0)
     class_logits, mask_logits = torch.randn(6, 4), torch.randn(6, 8, 10) * 3
     mask_logits[2] = -1.0  # an empty mask
     where = (32, 40), (25, 36), output
-    got = instance_inference(*given(class_logits, mask_logits, *where), max_detections=10)
+    with nullcontext() if chunk is None else pytorch_forms():
+        got = instance_inference(*given(class_logits, mask_logits, *where), max_detections=10)
     wanted = list(literal_instances(class_logits, mask_logits, *where, 10))
     assert len(got) == 10 and got.image_size == output
     assert got.pred_masks.dtype == torch.bool
@@ -316,7 +318,6 @@ def test_no_tensor_is_larger_than_the_result_or_a_chunk(monkeypatch):
     with LargestTensor() as largest:
         instance_inference(*given(*logits, *where), max_detections=20)
     assert largest.floating <= 100 * 100 and largest.any == 20 * 100 * 100
-    monkeypatch.setattr(postprocessing, "cpu_kernel", lambda *_: None)
-    with LargestTensor() as largest:
+    with LargestTensor() as largest, pytorch_forms():
         instance_inference(*given(*logits, *where), max_detections=20)
     assert largest.floating == 100 * 100 and largest.any == 20 * 100 * 100

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ...utils.tensor_cache import cached_tensors, tensor_of
 from ..fused import linear, linear_of, softmax_of_few
 from ..ops import ms_deform_attn, reference_points
+from ..ops.cpu_kernels import cpu_kernel
 from ..position_encoding import sine_position_encoding
 from .base import DecodedFeatures, PixelDecoder, conv_norm
 
@@ -172,6 +173,17 @@ class MSDeformAttnTransformer(nn.Module):
         ]
 
 
+def upsampled_and_added(lateral: Tensor, above: Tensor) -> Tensor:
+    """Resize `above` to `lateral` (B, C, H, W) and add it, which may overwrite `lateral`."""
+    kernel = cpu_kernel("upsample_add_", lateral, above)
+    dense = lateral.is_contiguous() or lateral.is_contiguous(memory_format=torch.channels_last)
+    if kernel is not None and dense and lateral.dtype == above.dtype != torch.float64:
+        return kernel(lateral, above)
+    return lateral + F.interpolate(
+        above, size=lateral.shape[-2:], mode="bilinear", align_corners=False
+    )
+
+
 @cached_tensors
 def _pixels(shapes: Shapes, device: torch.device) -> Tensor:
     """Return the size (L, 2) of a pixel as (x, y), as a part of the size of its level."""
@@ -274,8 +286,5 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
             range(len(self.fpn_in_features), 0, -1), self.fpn_in_features, strict=True
         ):
             lateral = getattr(self, f"adapter_{number}")(features[name])
-            above = F.interpolate(
-                maps[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False
-            )
-            maps.append(getattr(self, f"layer_{number}")(lateral + above))
+            maps.append(getattr(self, f"layer_{number}")(upsampled_and_added(lateral, maps[-1])))
         return self.mask_features(maps[-1]), maps[0], maps[: self.num_output_levels]

@@ -8,7 +8,13 @@ import sys
 
 import pytest
 import torch
-from cpu_kernel_checks import check_instance_masks
+from cpu_kernel_checks import (
+    check_instance_masks,
+    check_mask_losses,
+    check_samples_of_bits,
+    check_samples_of_maps,
+    check_upsample_add,
+)
 from support import REPOSITORY
 
 from mask2former.modeling.ops import library
@@ -128,3 +134,7 @@ def test_sanitizers_find_nothing(objects, flags, count):
 if __name__ == "__main__":
     check_numbers()
     check_instance_masks(60)
+    check_samples_of_maps(40)
+    check_samples_of_bits(40)
+    check_mask_losses(20)
+    check_upsample_add(40)

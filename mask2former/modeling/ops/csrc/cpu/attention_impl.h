@@ -49,16 +49,8 @@ MASK2FORMER_INLINE Vector<C, 4> sums_of(const Vector<C, N>* v) {
 
 // --- Where to sample ---
 
-// Points, per head and query, that are located together.
-constexpr int kChunk = 16;
-
 // The corners of a pixel square, by number: bit 0 is right, bit 1 is bottom.
 constexpr int kCorners = 4;
-
-template <typename C>
-using Reals = Vector<C, kChunk>;
-template <typename C>
-using Ints = Vector<std::conditional_t<sizeof(C) == 8, int64_t, int32_t>, kChunk>;
 
 // The levels of a chunk of the L * P points, which are the same for all queries and heads.
 template <typename C>
@@ -115,15 +107,6 @@ struct Details {
   Reals<C> right, bottom;     // shares of the right column and of the bottom row
 };
 
-template <typename C, typename T>
-MASK2FORMER_INLINE Reals<C> load_reals(const T* p) {
-  constexpr int N = kLanes<C>;
-  Vector<C, N> parts[kChunk / N];
-#pragma GCC unroll 8
-  for (int i = 0; i < kChunk / N; ++i) parts[i] = load_vector(p + i * N);
-  return bits_as<Reals<C>>(parts);
-}
-
 // Locate the next `points` points, or a chunk if there are more. `readable` is the number of points
 // up to the end of the tensors; `stride` is that of a pixel in value.
 template <typename C, typename T>
@@ -141,11 +124,8 @@ MASK2FORMER_INLINE void locate(const Levels<C>& levels, const T* locations, cons
     weights = last_weights;
   }
   const Reals<C> zero{}, one = zero + 1;
-  const auto first = load_reals<C>(locations), second = load_reals<C>(locations + kChunk);
-  Reals<C> x = __builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
-                                       26, 28, 30);
-  Reals<C> y = __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25,
-                                       27, 29, 31);
+  Reals<C> x, y;
+  load_points<C>(locations, x, y);
   Reals<C> weight = load_reals<C>(weights);
   x = x * levels.width - C(0.5);
   y = y * levels.height - C(0.5);

@@ -1,9 +1,12 @@
-// The body of the CPU kernel of instance masks; see vectors.h.
+// The body of the CPU kernel of instance masks, and what resizes rows for other kernels, too; see
+// vectors.h.
 //
 // Each band of rows of a mask goes from logits to bits through a few rows at a time, which stay in
 // the first-level cache. Where no logit near a pixel is above 0, it is outside the mask: a sum with
 // shares that are not negative cannot be above 0 then, and rows and columns without any are
 // skipped.
+
+#pragma once
 
 #include "instance_masks.h"
 #include "vectors.h"
@@ -112,6 +115,11 @@ MASK2FORMER_INLINE Range outputs_of(const Axis& axis, const Range& range) {
 // Up to whole blocks. The tables' padding lets the last one be computed as a whole.
 MASK2FORMER_INLINE Range in_blocks(const Range& range) {
   return {range.begin / kBlock * kBlock, (range.end + kBlock - 1) / kBlock * kBlock};
+}
+
+// What `resize_row` wants behind a row.
+MASK2FORMER_INLINE void pad_row(float* row, int64_t count) {
+  for (int i = 0; i <= kFloats; ++i) row[count + i] = row[count - 1];
 }
 
 // Resize a row along x. The outputs are whole blocks; behind the inputs of the row are as many
@@ -326,7 +334,7 @@ class Band {
         store_vector(mixed_ + x,
                      mixed(load_vector(above + x), share, load_vector(below + x), next_share));
       }
-      pad(mixed_, p_.columns[0].outputs);
+      pad_row(mixed_, p_.columns[0].outputs);
       resize_row(p_.columns[1], mixed_, blocks_, to);
     });
   }
@@ -335,13 +343,9 @@ class Band {
     return once_.get(number, [&](int64_t n, float* to) {
       const float* logits = row_of_logits(p_, query_, n, row_);
       if (logits != row_) std::memcpy(row_, logits, p_.w * sizeof(float));
-      pad(row_, p_.w);
+      pad_row(row_, p_.w);
       resize_row(p_.columns[0], row_, once_columns_, to);
     });
-  }
-
-  static MASK2FORMER_INLINE void pad(float* row, int64_t count) {
-    for (int i = 0; i <= kFloats; ++i) row[count + i] = row[count - 1];
   }
 
   const InstanceMasksProblem& p_;

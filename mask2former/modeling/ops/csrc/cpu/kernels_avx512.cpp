@@ -2,6 +2,9 @@
 
 #include "instance_masks.h"
 #include "kernels.h"
+#include "mask_losses.h"
+#include "point_samples.h"
+#include "upsample_add.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
 
@@ -23,6 +26,9 @@
 #define MASK2FORMER_F16C
 #include "attention_impl.h"
 #include "instance_masks_impl.h"
+#include "mask_losses_impl.h"
+#include "point_samples_impl.h"
+#include "upsample_add_impl.h"
 #ifdef __clang__
 #pragma clang attribute pop
 #else
@@ -35,6 +41,9 @@ namespace mask2former {
 namespace avx512 {
 Kernels kernels(Type, Type) { return {}; }
 InstanceMasksKernel instance_masks_kernel() { return nullptr; }
+PointKernels point_kernels() { return {}; }
+MaskLossKernels mask_loss_kernels() { return {}; }
+UpsampleAddKernel upsample_add_kernel() { return nullptr; }
 }  // namespace avx512
 }  // namespace mask2former
 

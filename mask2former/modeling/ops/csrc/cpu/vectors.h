@@ -171,6 +171,49 @@ struct Pair<BFloat16> {
   }
 };
 
+// As `store_vector`, of floats to any type.
+template <typename T>
+MASK2FORMER_INLINE void store_floats(T* p, const Vector<float, kLanes<float>>& x) {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    using Bits = Vector<uint32_t, kLanes<float>>;
+    const Bits bits = bits_as<Bits>(x);
+    const Bits rounded = x != x ? Bits{} + 0x7fc0u : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    const auto halves = __builtin_convertvector(rounded, Vector<uint16_t, kLanes<float>>);
+    std::memcpy(p, &halves, sizeof(halves));
+  } else {
+    store_vector(p, x);
+  }
+}
+
+// --- Sixteen numbers at a time, whatever the width of a register ---
+
+// Points that are located together.
+constexpr int kChunk = 16;
+
+template <typename C>
+using Reals = Vector<C, kChunk>;
+template <typename C>
+using Ints = Vector<std::conditional_t<sizeof(C) == 8, int64_t, int32_t>, kChunk>;
+
+template <typename C, typename T>
+MASK2FORMER_INLINE Reals<C> load_reals(const T* p) {
+  constexpr int N = kLanes<C>;
+  Vector<C, N> parts[kChunk / N];
+#pragma GCC unroll 8
+  for (int i = 0; i < kChunk / N; ++i) parts[i] = load_vector(p + i * N);
+  return bits_as<Reals<C>>(parts);
+}
+
+// Sixteen points (x, y) as their x and their y.
+template <typename C, typename T>
+MASK2FORMER_INLINE void load_points(const T* p, Reals<C>& x, Reals<C>& y) {
+  const auto first = load_reals<C>(p), second = load_reals<C>(p + kChunk);
+  x = __builtin_shufflevector(first, second, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                              30);
+  y = __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
+                              31);
+}
+
 }  // namespace
 }  // namespace MASK2FORMER_ISA
 }  // namespace mask2former
