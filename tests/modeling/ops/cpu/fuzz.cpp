@@ -15,6 +15,9 @@
 #include "mask2former/modeling/ops/csrc/cpu/axis_tables.h"
 #include "mask2former/modeling/ops/csrc/cpu/instance_masks.h"
 #include "mask2former/modeling/ops/csrc/cpu/kernels.h"
+#include "mask2former/modeling/ops/csrc/cpu/mask_losses.h"
+#include "mask2former/modeling/ops/csrc/cpu/point_samples.h"
+#include "mask2former/modeling/ops/csrc/cpu/upsample_add.h"
 
 using namespace mask2former;
 
@@ -197,6 +200,125 @@ void resize_random_masks(Random& random, Type type) {
   }
 }
 
+template <typename Random>
+void sample_random_points(Random& random, Type type) {
+  const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  PointSamples p{};
+  const int64_t maps = upto(20), rows = upto(20);
+  p.P = upto(60) - 1;
+  p.H = upto(12);
+  p.W = upto(12);
+  p.height = p.H + upto(3) - 1;
+  p.width = p.W + upto(3) - 1;
+  p.shared = random() % 2;
+  Buffer points(Type::kFloat, 2 * p.P * (p.shared ? 1 : rows)), numbers(type, maps * p.H * p.W);
+  Buffer samples(Type::kFloat, rows * p.P), grad_samples(Type::kFloat, rows * p.P);
+  Buffer grad_maps(Type::kFloat, maps * p.H * p.W);
+  std::vector<uint8_t> planes((maps + 7) / 8 * p.H * p.W);
+  std::uniform_real_distribution<double> uniform(-0.1, 1.1);
+  for (int64_t i = 0; i < 2 * p.P * (p.shared ? 1 : rows); ++i) {
+    points.set(i, random() % 50 ? uniform(random) : kOdd[random() % 8]);
+  }
+  for (int64_t i = 0; i < maps * p.H * p.W; ++i) {
+    numbers.set(i, random() % 50 ? uniform(random) - 0.5 : kOdd[random() % 8]);
+  }
+  for (int64_t i = 0; i < rows * p.P; ++i) grad_samples.set(i, uniform(random));
+  for (uint8_t& byte : planes) byte = random();
+  p.chosen = upto(p.P + 1) - 1;
+  Buffer chosen(Type::kFloat, 2 * rows * p.chosen);
+  std::vector<int64_t> of, starts(maps + 1), by_map;
+  for (int64_t i = 0; i < rows; ++i) of.push_back(upto(maps) - 1);
+  for (int64_t q = 0; q < maps; ++q) {
+    for (int64_t i = 0; i < rows; ++i) {
+      if (of[i] == q) by_map.push_back(i);
+    }
+    starts[q + 1] = by_map.size();
+  }
+  p.points = static_cast<float*>(points.data());
+  p.of = of.data();
+  p.type = type;
+  p.maps = numbers.data();
+  p.planes = planes.data();
+  p.samples = static_cast<float*>(samples.data());
+  p.starts = starts.data();
+  p.rows = by_map.data();
+  p.grad_samples = static_cast<float*>(grad_samples.data());
+  p.grad_maps = static_cast<float*>(grad_maps.data());
+  p.chosen_points = static_cast<float*>(chosen.data());
+  for (const PointKernels& kernels :
+       of_this_processor(portable::point_kernels, avx2::point_kernels, avx512::point_kernels)) {
+    divide(rows, [&](int64_t begin, int64_t end) {
+      PointSamples whole = p;  // the image of a map of numbers is the map
+      whole.height = p.H;
+      whole.width = p.W;
+      kernels.sample_maps(whole, begin, end);
+      std::vector<uint32_t> scratch(scratch_of(whole));
+      kernels.choose(whole, begin, end, scratch.data());
+    });
+    divide(rows, [&](int64_t begin, int64_t end) { kernels.sample_bits(p, begin, end); });
+    divide(maps, [&](int64_t begin, int64_t end) { kernels.backward(p, begin, end); });
+  }
+}
+
+template <typename Random>
+void add_random_maps(Random& random, Type type) {
+  const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  UpsampleAddProblem p{};
+  p.B = upto(2);
+  p.C = upto(2) == 1 ? upto(70) : int64_t{16} << random() % 3;
+  p.h = upto(8);
+  p.w = upto(24);
+  p.H = random() % 2 ? 2 * p.h : upto(20);
+  p.W = random() % 2 ? 2 * p.w : upto(80);
+  p.channels_last = random() % 2;
+  p.type = type;
+  const AxisTables rows(p.h, p.H, p.H, true), columns(p.w, p.W, p.W, true);
+  p.rows = rows.axis();
+  p.columns = columns.axis();
+  Buffer above(type, p.B * p.C * p.h * p.w), lateral(type, p.B * p.C * p.H * p.W);
+  std::uniform_real_distribution<double> uniform(-1, 1);
+  for (int64_t i = 0; i < p.B * p.C * p.h * p.w; ++i) {
+    above.set(i, random() % 50 ? uniform(random) : kOdd[random() % 8]);
+  }
+  for (int64_t i = 0; i < p.B * p.C * p.H * p.W; ++i) lateral.set(i, uniform(random));
+  p.above = above.data();
+  p.lateral = lateral.data();
+  for (const UpsampleAddKernel kernel : of_this_processor(
+           portable::upsample_add_kernel, avx2::upsample_add_kernel, avx512::upsample_add_kernel)) {
+    divide(p.B * (p.channels_last ? p.H : p.C), [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(scratch_of(p));
+      kernel(p, begin, end, scratch.data());
+    });
+  }
+}
+
+template <typename Random>
+void sum_random_losses(Random& random) {
+  const int64_t rows = random() % 6, P = random() % 1200;
+  Buffer logits(Type::kFloat, rows * P), targets(Type::kFloat, rows * P);
+  Buffer grad_sums(Type::kFloat, rows * kLossSums), output(Type::kFloat, rows * P);
+  std::uniform_real_distribution<double> uniform(-20, 20);
+  for (int64_t i = 0; i < rows * P; ++i) {
+    logits.set(i, random() % 50 ? uniform(random) : kOdd[random() % 8]);
+    targets.set(i, random() % 2);
+  }
+  for (int64_t i = 0; i < rows * kLossSums; ++i) grad_sums.set(i, uniform(random));
+  std::vector<double> sums(rows * kLossSums);
+  MaskLossProblem p{};
+  p.P = P;
+  p.logits = static_cast<float*>(logits.data());
+  p.targets = static_cast<float*>(targets.data());
+  p.sums = sums.data();
+  p.grad_sums = static_cast<float*>(grad_sums.data());
+  p.output = static_cast<float*>(output.data());
+  for (const MaskLossKernels& kernels : of_this_processor(
+           portable::mask_loss_kernels, avx2::mask_loss_kernels, avx512::mask_loss_kernels)) {
+    for (const MaskLossKernel kernel : {kernels.sums, kernels.backward, kernels.probabilities}) {
+      divide(rows, [&](int64_t begin, int64_t end) { kernel(p, begin, end); });
+    }
+  }
+}
+
 }  // namespace
 
 #ifdef LIBFUZZER
@@ -234,6 +356,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   Given given{data + 1, data + size};
   const Type types[] = {Type::kFloat, Type::kDouble, Type::kBFloat16, Type::kHalf};
   const Type value = types[data[0] % 4];
+  if (data[0] & 32) {
+    add_random_maps(given, value == Type::kDouble ? Type::kFloat : value);
+    sum_random_losses(given);
+    return 0;
+  }
+  if (data[0] & 16) {
+    sample_random_points(given, value == Type::kDouble ? Type::kFloat : value);
+    return 0;
+  }
   if (data[0] & 8) {
     resize_random_masks(given, value == Type::kDouble ? Type::kFloat : value);
     return 0;
@@ -255,7 +386,12 @@ int main(int, char** arguments) {
     work_on_random_problem(random, float64, float64);
     work_on_random_problem(random, bfloat16, i % 2 ? bfloat16 : float32);
     work_on_random_problem(random, float16, i % 2 ? float16 : float32);
-    for (const Type type : {float32, bfloat16, float16}) resize_random_masks(random, type);
+    for (const Type type : {float32, bfloat16, float16}) {
+      resize_random_masks(random, type);
+      sample_random_points(random, type);
+      add_random_maps(random, type);
+    }
+    sum_random_losses(random);
   }
   std::printf("%d problems of each type\n", count);
 }
