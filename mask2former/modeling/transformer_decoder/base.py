@@ -110,7 +110,32 @@ class QueryDecoder(nn.Module):
             ``pred_logits`` (B, Q, K + 1), which is missing where the queries do not predict
             classes, and ``pred_masks`` (B, Q, H, W) logits.
         """
-        masks = torch.einsum("bqc,bchw->bqhw", mask_embed, mask_features)
+        masks = mask_product(mask_embed, mask_features)
         if not hasattr(self, "class_embed"):
             return {"pred_masks": masks}
         return {"pred_logits": self.class_embed(queries), "pred_masks": masks}
+
+
+def mask_product(mask_embed: Tensor, mask_features: Tensor) -> Tensor:
+    """Multiply embeddings (B, Q, C) by mask features (B, C, H, W): logits (B, Q, H, W)."""
+    if _one_by_one(mask_embed, mask_features):
+        products = [
+            torch.mm(embed, features.flatten(1))
+            for embed, features in zip(mask_embed, mask_features, strict=True)
+        ]
+        return torch.stack(products).unflatten(2, mask_features.shape[2:])
+    return torch.einsum("bqc,bchw->bqhw", mask_embed, mask_features)
+
+
+def _one_by_one(mask_embed: Tensor, mask_features: Tensor) -> bool:
+    """Return whether one product per image is faster than one per batch.
+
+    On a CPU in bfloat16 it is, six times, if the features' channels come last; not its backward.
+    """
+    if torch.compiler.is_compiling() or not mask_features.is_cpu or mask_features.is_contiguous():
+        return False
+    if torch.is_grad_enabled() and (mask_embed.requires_grad or mask_features.requires_grad):
+        return False
+    autocast = torch.is_autocast_enabled("cpu")
+    dtype = torch.get_autocast_dtype("cpu") if autocast else mask_features.dtype
+    return dtype == torch.bfloat16 and len(mask_features) > 0

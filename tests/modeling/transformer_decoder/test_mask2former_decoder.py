@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mask2former.modeling.position_encoding import sine_position_encoding
+from mask2former.modeling.transformer_decoder.base import mask_product
 from mask2former.modeling.transformer_decoder.layers import MultiheadAttention
 from mask2former.modeling.transformer_decoder.mask2former_decoder import attention_mask
 
@@ -174,3 +175,18 @@ def test_fewer_layers_at_inference_give_the_prediction_of_training(layers):
 def test_more_layers_at_inference_than_there_are_is_refused():
     with pytest.raises(ValueError, match=r"TEST\.DEC_LAYERS is 6, but .*DEC_LAYERS is 5"):
         build(test_layers=5)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_mask_product_is_the_sum_over_channels(memory, autocast):
+    torch.manual_seed(0)
+    embed, features = torch.randn(2, 5, 16), torch.randn(2, 16, 7, 9)
+    wanted = (embed.bfloat16().float() @ features.bfloat16().float().flatten(2)).view(2, 5, 7, 9)
+    if not autocast:
+        embed, features = embed.bfloat16(), features.bfloat16()
+    features = features.contiguous(memory_format=memory)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        got = mask_product(embed, features)
+    assert got.dtype == torch.bfloat16
+    torch.testing.assert_close(got.float(), wanted, rtol=1e-2, atol=2e-2)
