@@ -21,6 +21,7 @@ from ..inference.segmenters import DEFAULT_THRESHOLD
 from ..tasks import TASKS
 from ..utils.trust_flags import add_trust_flags
 from .errors import run_reporting_errors, start_output
+from .flags import add_precision
 from .predict import probability, segment
 from .selection_flags import add_selection_flags
 
@@ -72,6 +73,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "semantic: not allowed, because each pixel gets the class with the highest score",
     )
     add_selection_flags(parser)
+    add_precision(parser)
     add_trust_flags(parser)
     parser.add_argument(
         "--opts",

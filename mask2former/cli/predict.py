@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .flags import add_model, add_model_flags, add_task, model_overrides
+from .flags import add_model, add_model_flags, add_precision, add_task, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_selection_flags(parser)
     add_model_flags(parser)
+    add_precision(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,7 +78,8 @@ def segment(
 
     Args:
         work: the inputs and the pictures of them.
-        args: ``json``, ``task``, ``threshold``, and the flags of a selection and of trust.
+        args: ``json``, ``task``, ``threshold``, ``precision``, and the flags of a selection and of
+            trust.
         config_file: see `load_model`.
         overrides: of the config.
 
@@ -88,8 +90,11 @@ def segment(
         ValueError: the command, the config or the weights cannot be used.
         OSError: the results cannot be written.
     """
+    import torch
+
     from ..inference.results import build_results
     from ..inference.segmenters import load_model
+    from ..utils.device import choose_precision
     from ..utils.memory import reuse_freed_memory
 
     model = load_model(
@@ -99,7 +104,9 @@ def segment(
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,
     )
-    if model.cfg.MODEL.DEVICE == "cpu":
+    device = torch.device(model.cfg.MODEL.DEVICE)
+    model.predictor.precision = choose_precision(args.precision, device)
+    if device.type == "cpu":
         reuse_freed_memory()
     segmenter = model.segmenter(threshold=args.threshold)
     selection = selection_of(args, segmenter.classes, segmenter.task)

@@ -17,7 +17,7 @@ import argparse
 import os
 from pathlib import Path
 
-from .flags import add_model, add_model_flags, add_task
+from .flags import add_model, add_model_flags, add_precision, add_task
 
 MEBIBYTE = 2**20
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_task(parser, "for requests that name none")
     add_model_flags(parser)
+    add_precision(parser)
     where = parser.add_argument_group("who may use it")
     where.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         args.model,
         task=args.task,
         device=args.device,
+        precision=args.precision,
         overrides=args.opts,
         allow_unsafe_config=args.allow_unsafe_config,
         allow_unsafe_weights=args.allow_unsafe_weights,

@@ -15,6 +15,9 @@ _PRECISIONS = {
     "float16": torch.float16,
     "half": torch.float16,
     "bfloat16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
 }
 # As Linux names the CPU's instructions for bfloat16: of x86 and of Arm
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
@@ -45,8 +48,8 @@ def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> 
     """Return the type of mixed precision for inference, and log the choice.
 
     Args:
-        wanted: "float32", "float16", "bfloat16", a type of torch, "auto" for the fastest of them,
-            or None for float32.
+        wanted: "float32", "float16" or "bfloat16", in short "fp32", "fp16" or "bf16"; a type of
+            torch; "auto" for the fastest of them; or None for float32.
         device: where the model runs. On a CPU without instructions for bfloat16, which would be
             slower than float32, the choice is float32.
 

@@ -8,6 +8,7 @@ from demo_runs import CONFIG, IDS, NAMES, make_run
 from PIL import Image
 
 from mask2former.cli.main import main
+from mask2former.utils.device import has_fast_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,18 @@ def test_weights_and_run_folder_are_the_same_model(run_folder, images):
     assert (images / "a.json").read_bytes() == (images / "b.json").read_bytes()
 
 
+@pytest.mark.skipif(not has_fast_bfloat16(), reason="the CPU is not faster with bfloat16")
+def test_precision(run_folder, images):
+    scores = {}
+    for precision in ("fp32", "bf16"):
+        arguments = ["predict", str(run_folder), "0.png", "--device", "cpu", "--threshold", "0.05"]
+        assert main([*arguments, "--precision", precision, "--json", "found.json"]) == 0
+        found = json.loads((images / "found.json").read_text())
+        scores[precision] = [result["score"] for result in found]
+    assert scores["bf16"] != scores["fp32"]
+    assert max(scores["bf16"]) == pytest.approx(max(scores["fp32"]), abs=0.05)
+
+
 def test_an_animation_is_a_video(run_folder, images, capsys):
     pytest.importorskip("cv2")
     assert main(["predict", str(run_folder), "moving.gif", "--json", "frames.json"]) == 0
@@ -59,6 +72,7 @@ def test_an_animation_is_a_video(run_folder, images, capsys):
     [
         (["0.png", "film.mp4"], 2, "film.mp4 is a video: give one video, and no other input"),
         (["0.png", "--device", "cuda:99"], 2, "MODEL.DEVICE"),
+        (["0.png", "--device", "cpu", "--precision", "fp16"], 2, "float16 is for GPUs"),
         (["0.png", "--threshold", "2"], 2, "2 is not between 0 and 1"),
         (["*.tif"], 2, "the pattern *.tif matches no image"),
         (["0.png", "--class", "unicorn"], 2, "unicorn"),
