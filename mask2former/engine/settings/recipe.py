@@ -30,14 +30,14 @@ _BYTES_PER_PIXEL = {False: 5000, True: 2600}
 _PROCESS_BYTES = 1.5 * _GB
 # Images seen in a run: this times the square root of their number, by device and whether weights
 # are given. The hand-tuned run in `docs/benchmarks.md` saw 87 photographs 184 times each on a CPU,
-# from scratch; from ImageNet weights, larger images and a quarter of that give a higher AP. COCO is
+# from scratch; from ImageNet weights, larger images and a fifth of that give a higher AP. COCO is
 # seen 12 times, the shortest schedule in common use.
 _LENGTH = {
-    ("cpu", False): 1500, ("cpu", True): 400, ("cuda", False): 3000, ("cuda", True): 3000
+    ("cpu", False): 1500, ("cpu", True): 300, ("cuda", False): 3000, ("cuda", True): 3000
 }  # fmt: skip
 _EPOCHS = (12, 300)
 _ITERATIONS = {
-    ("cpu", False): (1000, 30_000), ("cpu", True): (500, 30_000),
+    ("cpu", False): (1000, 30_000), ("cpu", True): (400, 30_000),
     ("cuda", False): (1500, 370_000), ("cuda", True): (1500, 370_000),
 }  # fmt: skip
 _BATCHES_PER_EPOCH = 16

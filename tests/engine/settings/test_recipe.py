@@ -83,7 +83,7 @@ def test_settings_are_consistent(name, machine, images):
 def test_own_photographs_do_not_train_as_long_as_coco(kind):
     """The hand-tuned run from scratch saw 16,000 images; published configs see 5.9 million."""
     cfg = settings(kind=kind)
-    assert 3000 < images_seen(cfg) < 32_000
+    assert 2500 < images_seen(cfg) < 32_000
 
 
 def test_training_from_weights_is_shorter_on_a_cpu():
