@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import re
 import socket
@@ -113,6 +114,9 @@ def _free_port() -> int:
 
 def _run(place: _Place, main: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Join the other processes, call the function, and leave them."""
+    # `DistributedDataParallel` imports it, and if there are process groups by then, they are kept
+    # alive: see `_destroy_process_groups`.
+    importlib.import_module("torch._dynamo")
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(place.local_rank)
