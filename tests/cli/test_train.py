@@ -1,6 +1,7 @@
 """`mask2former train`: what it finds in a folder decides what it trains."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from mask2former.report.run_metrics import read_metrics
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
 def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capfd):
-    data = datasets / "synthetic_shapes"
+    data = tmp_path / f"shapes_{task}"  # Detectron2 opens a log of the same name once per process
+    shutil.copytree(datasets / "synthetic_shapes", data)
     if task == "panoptic":
         arguments = ["--data", str(data)]  # it has annotations for all tasks, this one first
     elif task == "instance":
@@ -30,7 +32,7 @@ def test_folder_decides_on_the_model(task, datasets, tmp_path, monkeypatch, capf
         (data / "classes.txt").write_text("\n".join(names))
         arguments = ["--data", str(data)]
     monkeypatch.chdir(tmp_path)
-    options = [str(option) for option in (*TINY, "TEST.EVAL_PERIOD", 4)]
+    options = [*map(str, (*TINY, "TEST.EVAL_PERIOD", 4, "SOLVER.EMA_DECAY", 0.5))]
     arguments += ["--model", f"quickstart/{task}"]
     assert main(["train", *arguments, "--opts", *options, "INPUT.CROP.SIZE", "[64, 64]"]) == 0
     out = capfd.readouterr().out

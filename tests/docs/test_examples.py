@@ -113,6 +113,8 @@ def check_python(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
         patch.setattr(sys, "argv", [name, *rest])
+        if not is_module:  # as Python does, so that programs find the modules beside them
+            patch.syspath_prepend(str(Path(name).parent))
         run = runpy.run_module if is_module else runpy.run_path
         with pytest.raises(CommandAccepted):
             run(name, run_name="__main__")

@@ -65,8 +65,8 @@ def test_addresses_of_the_weights():
         (SWIN_L.replace("swin/", ""), rf"Did you mean {SWIN_L}, "),
         ("maskformer_R50_bs16_300k", r"Did you mean mapillary-vistas/panoptic-segmentation/mask"),
         (f"../configs/{R50}", rf"Did you mean {R50}, "),
-        ("resnet", r"model_names\(\) lists"),
-        ("", r"model_names\(\) lists"),
+        ("resnet", r"model_names\(\) in Python"),
+        ("", r"model_names\(\) in Python"),
     ],
 )
 def test_unknown_name(name, message):

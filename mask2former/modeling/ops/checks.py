@@ -143,7 +143,7 @@ def level_starts(spatial_shapes: Sequence[Sequence[int]]) -> tuple[list[int], in
     starts, total = [], 0
     for height, width in spatial_shapes:
         starts.append(total)
-        total += height * width
+        total = total + height * width  # not in place: sizes are tensors in tracing
     return starts, total
 
 

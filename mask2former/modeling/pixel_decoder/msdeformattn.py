@@ -156,6 +156,8 @@ class MSDeformAttnTransformer(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Encode maps (B, C, H_l, W_l) to maps of the same shapes."""
         shapes = tuple((m.shape[-2], m.shape[-1]) for m in maps)
+        if torch.jit.is_tracing():  # which makes tensors of them
+            shapes = tuple((int(h), int(w)) for h, w in shapes)
         C, device = maps[0].shape[1], maps[0].device
         x = torch.cat([m.flatten(2).transpose(1, 2) for m in maps], dim=1)  # (B, S, C)
         pos = torch.cat(

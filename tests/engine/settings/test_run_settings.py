@@ -9,7 +9,7 @@ from mask2former import load_config
 from mask2former.config.merge import get_value, written_keys
 from mask2former.engine.data_flags import register_run_datasets
 from mask2former.engine.settings.recipe import KEYS
-from mask2former.engine.settings.run_settings import set_up_run
+from mask2former.engine.settings.run_settings import check_length, set_up_run
 from mask2former.engine.setup import argument_parser
 from mask2former.model_zoo import config_folder, model_names
 
@@ -19,6 +19,7 @@ R50 = REPOSITORY / "configs/coco/instance-segmentation/maskformer2_R50_bs16_50ep
 def settings(*arguments, config=QUICKSTART):
     """Return the config of a run, and what it says about its choices."""
     args = argument_parser().parse_args(list(map(str, ["--config-file", config, *arguments])))
+    check_length(args)
     cfg = load_config(args.config_file, args.opts)
     found = set_up_run(cfg, args, register_run_datasets(cfg, args))
     return cfg, str(found)
