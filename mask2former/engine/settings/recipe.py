@@ -64,7 +64,6 @@ KEYS = (
     "INPUT.SIZE_DIVISIBILITY",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
-    "MODEL.TIMM.FREEZE_NORM",
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
@@ -132,7 +131,6 @@ def choose(
     """
     recipe = _Recipe(cfg, published or cfg, data, machine, given)
     recipe.sizes()
-    recipe.normalisation()
     recipe.queries()
     recipe.machine_settings()
     recipe.batch()
@@ -221,11 +219,6 @@ class _Recipe:
         if side % max(1, self.value(key)):
             self.choose(key, _STRIDE, f"the crop is not a multiple of {self.value(key)}")
         return side
-
-    def normalisation(self) -> None:
-        key = "MODEL.TIMM.FREEZE_NORM"
-        if self.value(key) and not self.cfg.MODEL.WEIGHTS:
-            self.choose(key, False, "random weights have no statistics to keep")
 
     def queries(self) -> None:
         data, head = self.data, "MODEL.MASK_FORMER."

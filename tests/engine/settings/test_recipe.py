@@ -100,14 +100,6 @@ def test_more_images_are_seen_longer_but_less_often(machine):
     assert all(a >= 0.99 * b for a, b in itertools.pairwise(epochs))
 
 
-def test_statistics_of_normalisation_are_kept_where_there_are_some():
-    key = "MODEL.TIMM.FREEZE_NORM"
-    assert settings(kind="photos").MODEL.TIMM.FREEZE_NORM
-    assert not settings(kind="photos", opts=["MODEL.WEIGHTS", ""]).MODEL.TIMM.FREEZE_NORM
-    given = ["MODEL.WEIGHTS", "", key, True]
-    assert settings(kind="photos", opts=given).MODEL.TIMM.FREEZE_NORM
-
-
 def test_learning_rate_follows_the_root_of_the_batch():
     rate = load_config(FILES["published-instance"]).SOLVER.BASE_LR
     for batch, steps in ((1, 1), (4, 1), (4, 4), (16, 4)):
