@@ -24,14 +24,8 @@ namespace {
 using at::Tensor;
 
 InstanceMasksKernel find_kernel() {
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return avx512::instance_masks_kernel();
-    case InstructionSet::kAvx2:
-      return avx2::instance_masks_kernel();
-    default:
-      return portable::instance_masks_kernel();
-  }
+  return chosen(avx512::instance_masks_kernel, avx2::instance_masks_kernel,
+                portable::instance_masks_kernel)();
 }
 
 void check_size(at::IntArrayRef size, const char* name) {

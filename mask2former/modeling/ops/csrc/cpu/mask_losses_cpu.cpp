@@ -17,14 +17,7 @@ namespace {
 using at::Tensor;
 
 MaskLossKernels find_kernels() {
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return avx512::mask_loss_kernels();
-    case InstructionSet::kAvx2:
-      return avx2::mask_loss_kernels();
-    default:
-      return portable::mask_loss_kernels();
-  }
+  return chosen(avx512::mask_loss_kernels, avx2::mask_loss_kernels, portable::mask_loss_kernels)();
 }
 
 void check(const Tensor& tensor, at::IntArrayRef shape, const char* name) {

@@ -21,14 +21,7 @@ namespace {
 using at::Tensor;
 
 Kernels find_kernels(Type value, Type coordinates) {
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return avx512::kernels(value, coordinates);
-    case InstructionSet::kAvx2:
-      return avx2::kernels(value, coordinates);
-    default:
-      return portable::kernels(value, coordinates);
-  }
+  return chosen(avx512::kernels, avx2::kernels, portable::kernels)(value, coordinates);
 }
 
 // Contiguous arguments, and the problem that points to them.

@@ -18,14 +18,7 @@ namespace {
 using at::Tensor;
 
 PointKernels find_kernels() {
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return avx512::point_kernels();
-    case InstructionSet::kAvx2:
-      return avx2::point_kernels();
-    default:
-      return portable::point_kernels();
-  }
+  return chosen(avx512::point_kernels, avx2::point_kernels, portable::point_kernels)();
 }
 
 // Checked, contiguous arguments, and a problem that points to them.

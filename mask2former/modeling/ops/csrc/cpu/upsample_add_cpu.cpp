@@ -17,14 +17,8 @@ namespace {
 using at::Tensor;
 
 UpsampleAddKernel find_kernel() {
-  switch (instruction_set()) {
-    case InstructionSet::kAvx512:
-      return avx512::upsample_add_kernel();
-    case InstructionSet::kAvx2:
-      return avx2::upsample_add_kernel();
-    default:
-      return portable::upsample_add_kernel();
-  }
+  return chosen(avx512::upsample_add_kernel, avx2::upsample_add_kernel,
+                portable::upsample_add_kernel)();
 }
 
 void check_arguments(const Tensor& lateral, const Tensor& above) {
