@@ -15,7 +15,7 @@ TORCH ?= torch==2.14.1 torchvision==0.29.1
 INSTALL_TORCH ?= $(BIN)/pip install
 export DETECTRON2_DATASETS ?= datasets
 # this checkout, even if the environment was made for another one
-export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR):$(CURDIR)/runtime$(if $(PYTHONPATH),:$(PYTHONPATH))
 TASK ?= instance
 FUZZ_CASES ?= 10000
 OUTPUT ?= output/quickstart/$(TASK)
@@ -31,12 +31,12 @@ CPP = $(shell git ls-files '*.cpp' '*.cu' '*.h' '*.cuh')
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
+$(INSTALLED): pyproject.toml runtime/pyproject.toml setup.py tools/install_detectron2.py $(CSRC)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --upgrade pip "setuptools<81" wheel
 	$(INSTALL_TORCH) $(TORCH)
 	$(BIN)/python tools/install_detectron2.py
-	$(BIN)/pip install --no-build-isolation -e ".[dev,docs]"
+	$(BIN)/pip install --no-build-isolation -e ./runtime -e ".[dev,docs]"
 # evaluators that tests compare with; some ask for an old NumPy that they do not need
 	$(BIN)/pip install --no-deps panopticapi-lite==0.2.0 cityscapesscripts==2.3.0 \
 		pyquaternion==0.9.9 faster-coco-eval==1.8.0
@@ -87,4 +87,4 @@ bench: install
 	$(BIN)/python benchmarks/bench_evaluation.py
 
 clean:
-	rm -rf build docs/_build *.egg-info mask2former/_C*.so .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build runtime/build docs/_build *.egg-info runtime/*.egg-info mask2former/_C*.so .mypy_cache .pytest_cache .ruff_cache

@@ -1,8 +1,9 @@
 """Build script; the project's metadata is in pyproject.toml.
 
 Compiles the deformable-attention operator into `mask2former/_C*.so`. This needs a compiler and an
-installed PyTorch, which pip's build isolation hides: `pip install --no-build-isolation .`. Without
-them the install is pure Python. `python -m mask2former.collect_env` shows which one is installed.
+installed PyTorch, which pip's build isolation hides:
+`pip install --no-build-isolation ./runtime .`. Without them the install is pure Python.
+`python -m mask2former.collect_env` shows which one is installed.
 
 Environment variables:
     FORCE_CUDA=1          compile the CUDA kernels even without a GPU; stop if that fails

@@ -55,7 +55,9 @@ class Bench:
             "OMP_WAIT_POLICY": "PASSIVE",
             **os.environ,
             "OMP_NUM_THREADS": str(args.threads),
-            "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(REPOSITORY), str(REPOSITORY / "runtime"), os.environ.get("PYTHONPATH", "")]
+            ),
             "PYTHONWARNINGS": "ignore",
         }
         self._rates: dict[str, float] = {}

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-sys.path[:0] = [str(DOCS.parent), str(DOCS / "_ext")]
+sys.path[:0] = [str(DOCS.parent), str(DOCS.parent / "runtime"), str(DOCS / "_ext")]
 
 import mask2former  # noqa: E402  of this checkout
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.config import CfgNode
 from support import QUICKSTART, REPOSITORY, TINY
-from wheels import build_wheel
+from wheels import build_wheels
 
 from mask2former import load_config
 from mask2former.data import register_synthetic
@@ -45,6 +45,6 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel of the checkout."""
-    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
+def wheels(tmp_path_factory) -> list[Path]:
+    """The wheels of the checkout: the package, then its runtime."""
+    return build_wheels(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))

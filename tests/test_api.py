@@ -15,8 +15,8 @@ from PIL import Image
 
 from mask2former import Mask2Former
 from mask2former.data.image import read_image
-from mask2former.inference.predictions import InstancePrediction, PanopticPrediction
 from mask2former.inference.segmenters import load_model
+from mask2former_runtime.predictions import InstancePrediction, PanopticPrediction
 
 TASKS = ("instance", "panoptic", "semantic")
 

@@ -12,7 +12,7 @@ import torch
 from hf_models import CLASSES, model_config, published_config, random_model, save, swin_config
 from PIL import Image
 from small_hub import SmallHub
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 from transformers import AutoImageProcessor, Mask2FormerForUniversalSegmentation
 
 from mask2former import Mask2Former
@@ -147,7 +147,7 @@ def test_models_go_to_the_hub_and_come_back(folder, photo, tmp_path):
         cache = {"HF_HOME": str(tmp_path / "cache"), "HF_TOKEN": "hf_x"}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code, *map(str, arguments)],
-            env={**os.environ, **cache, "PYTHONPATH": str(REPOSITORY), **environment},
+            env={**os.environ, **cache, "PYTHONPATH": SOURCES, **environment},
             capture_output=True,
             text=True,
             check=False,

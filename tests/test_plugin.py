@@ -6,7 +6,7 @@ import sys
 import textwrap
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 SETUP = """
 import os
@@ -188,7 +188,7 @@ def test_a_users_script_works(name, tmp_path, shapes):
     environment = {
         **os.environ,
         "DETECTRON2_DATASETS": str(shapes.parent),
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([SOURCES, os.environ.get("PYTHONPATH", "")]),
     }
     result = subprocess.run(
         [sys.executable, script.name],

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 # The module that each script runs; install_detectron2 is a script of its own.
 MODULES = {
@@ -20,7 +20,7 @@ def usage(folder, *command) -> tuple[str, str]:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command, "--help"],
         cwd=folder,  # outside the checkout, where only an installed package is found
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "100"},
+        env={**os.environ, "PYTHONPATH": SOURCES, "COLUMNS": "100"},
         capture_output=True,
         text=True,
     )

@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from mask2former_runtime.text import some_of
+
 from ..modeling.backbone.swin_blocks import relative_position_index
-from ..utils.text import some_of
 from .files import State, WeightsError, as_weights_error
 
 # Maps a library's names, as regular expressions, to ours without the prefix "backbone.".

@@ -13,9 +13,10 @@ from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from fvcore.common.checkpoint import _IncompatibleKeys
 from torch import Tensor, nn
 
+from mask2former_runtime.files import write_atomically
+
 from ..modeling.backbone import TimmBackbone
 from ..modeling.meta_arch.mask_former_head import migrate_names
-from ..utils.files import write_atomically
 from .backbones import convert_backbone
 from .files import (
     State,

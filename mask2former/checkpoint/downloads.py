@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 
 from iopath.common.file_io import file_lock, get_cache_dir
 
-from ..utils.files import write_atomically
+from mask2former_runtime.files import write_atomically
+
 from ..utils.progress import with_progress
 from .files import WeightsError
 

@@ -16,7 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from ..utils.files import read_json, write_atomically
+from mask2former_runtime.files import read_json, write_atomically
+
 from .digests import METADATA, append_digest, digest_holds, insert_digest
 from .pickles import is_zip, read_archive, read_pickle
 from .rebuild import WEIGHT_DTYPES, NotPlain

@@ -26,6 +26,8 @@ from detectron2.data.transforms import ResizeShortestEdge
 from tabulate import tabulate
 from torch import nn
 
+from mask2former_runtime.image import IMAGE_SUFFIXES
+
 from .. import load_config
 from ..analysis import (
     OperatorCounts,
@@ -36,7 +38,6 @@ from ..analysis import (
 )
 from ..data.checks.image_files import image_header
 from ..data.files import require, walk_files
-from ..data.image import IMAGE_SUFFIXES
 from ..utils.progress import with_progress
 from ..utils.size import Size
 

@@ -25,6 +25,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from mask2former_runtime.files import moved_at_the_end, write_atomically
+
 from .. import add_maskformer2_config, load_config
 from ..checkpoint import (
     WeightsError,
@@ -40,7 +42,6 @@ from ..data.metadata import METADATA_FILE, find_classes, write_metadata
 from ..inference.run_folder import config_beside
 from ..structures import Classes
 from ..tasks import TASKS
-from ..utils.files import moved_at_the_end, write_atomically
 from ..utils.trust_flags import add_trust_flags
 
 FORMS = ("hf", "d2")

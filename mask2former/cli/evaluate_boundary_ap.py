@@ -9,6 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mask2former_runtime.files import write_json
+
 from ..data.coco_format import read_coco, read_results
 from ..evaluation.boundary import (
     DILATION_RATIO,
@@ -17,7 +19,6 @@ from ..evaluation.boundary import (
     boundary_average_precision,
 )
 from ..evaluation.tables import class_table
-from ..utils.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,9 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mask2former_runtime.files import write_json
+
 from ..evaluation.panoptic import panoptic_table
 from ..evaluation.panoptic_files import evaluate_files, read_folder
-from ..utils.files import write_json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -80,9 +80,10 @@ def find(args: argparse.Namespace) -> int:
             finite.
         OSError: the picture cannot be written.
     """
+    from mask2former_runtime.files import write_atomically
+
     from ..engine.lr_finder import check_sweep, find_learning_rate
     from ..engine.setup import checked_config
-    from ..utils.files import write_atomically
 
     kind = _kind(Path(args.output))
     check_sweep(args.range[0], args.range[1], args.steps)

@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mask2former_runtime.files import write_atomically
+
 from ..report.run_metrics import (
     AVERAGE,
     GRADIENT_NORM,
@@ -26,7 +28,6 @@ from ..report.run_metrics import (
     read_metrics,
     upper_limit,
 )
-from ..utils.files import write_atomically
 from ..visualization import palette_color
 
 # Colours of the palette that are dark enough for lines on white.

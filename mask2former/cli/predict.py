@@ -92,7 +92,8 @@ def segment(
     """
     import torch
 
-    from ..inference.results import build_results
+    from mask2former_runtime.result_files import build_results
+
     from ..inference.segmenters import load_model
     from ..utils.device import choose_precision
     from ..utils.memory import reuse_freed_memory
@@ -112,7 +113,7 @@ def segment(
     selection = selection_of(args, segmenter.classes, segmenter.task)
     results = None
     if args.json is not None:
-        results = build_results(segmenter, Path(args.json))
+        results = build_results(segmenter.task, segmenter.classes, Path(args.json))
         work.check_results(results)
         results.path.parent.mkdir(parents=True, exist_ok=True)
     succeeded = work.run(segmenter, results, selection)

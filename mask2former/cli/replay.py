@@ -79,12 +79,13 @@ def draw_samples(step: BadStep, cfg: CfgNode, folder: Path) -> Path:
     """Draw the samples of a step with their targets, and return the folder of the pictures."""
     import torch
 
+    from mask2former_runtime.files import write_atomically
+
     from ..data.mapper import get_preset
     from ..data.metadata import find_classes
     from ..engine.bad_step import CONFIG_FILE
     from ..report.training_samples import draw
     from ..structures import Classes
-    from ..utils.files import write_atomically
 
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
     classes = find_classes(cfg, str(folder / CONFIG_FILE)) or Classes.numbered(count)

@@ -54,8 +54,9 @@ def run(args: argparse.Namespace) -> int:
     """Choose a model for the data, say so, and train it as `train_net.py` does."""
     import torch
 
+    from mask2former_runtime.text import one_line
+
     from ..config import load_config
-    from ..utils.text import one_line
 
     found = recognised_data(args)
     output = args.output or str(Path("output", Path(args.data).resolve().name))

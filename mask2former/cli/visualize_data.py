@@ -23,12 +23,13 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from mask2former_runtime.files import write_atomically
+
 from .. import load_config
 from ..data.mapper import get_preset
 from ..engine.data_flags import FILES, add_data_flags, register_run_datasets
 from ..engine.settings.run_settings import set_up_run
 from ..report.training_samples import classes_of, draw, samples, summary
-from ..utils.files import write_atomically
 from ..utils.length_flags import LENGTHS
 from ..utils.progress import ResultLines
 

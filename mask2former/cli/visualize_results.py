@@ -29,10 +29,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mask2former_runtime.files import write_atomically
+
 from ..data.own_data import OWN_DATA, register_own_data
 from ..report.comparison import Comparison
 from ..tasks import TASKS
-from ..utils.files import write_atomically
 from ..utils.progress import ResultLines
 from ..visualization.result_files import ResultFile
 

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 from fvcore.common.config import BASE_KEY
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
 
 # The path of a config file and its content, parsed but not turned into Python objects.
 ComposedFile = tuple[str, yaml.MappingNode]

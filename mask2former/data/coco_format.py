@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
+from mask2former_runtime.files import read_json
+
 from ..structures import Classes
-from ..utils.files import read_json
 from .errors import DatasetError
 from .segmentation import is_whole_number
 

@@ -76,14 +76,6 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(pixels, dtype="<u4").reshape(size) & np.uint32(0xFFFFFF)
 
 
-def ids_to_rgb(segment_ids: np.ndarray) -> np.ndarray:
-    """Return the (H, W, 3) uint8 colours of (H, W) ids below 2**24: id = R + 256 G + 65536 B."""
-    little_endian = np.ascontiguousarray(segment_ids, dtype="<i4")
-    return np.ascontiguousarray(
-        little_endian.view(np.uint8).reshape(*segment_ids.shape, 4)[..., :3]
-    )
-
-
 def check_size(path: str, size: Sequence[int], image_path: str, image_size: Sequence[int]) -> None:
     """Raise `DatasetError` unless the (height, width) of a label map are those of its image."""
     (height, width), (image_height, image_width) = size, image_size

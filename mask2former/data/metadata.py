@@ -15,8 +15,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from mask2former_runtime.files import read_json, write_json
+
 from ..structures import Classes
-from ..utils.files import read_json, write_json
 from ..utils.schema import CLASS_NAMES, COLORS, MOST_CLASSES, Field, check_fields, is_whole, whole
 
 logger = logging.getLogger(__name__)

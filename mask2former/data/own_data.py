@@ -11,8 +11,9 @@ from typing import ClassVar, TypeVar
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
+from mask2former_runtime.text import counted
+
 from ..structures import Classes
-from ..utils.text import counted
 from .checks.coco_instances import check_coco_json
 from .checks.coco_panoptic import check_panoptic_json
 from .checks.report import ImageContent, Report

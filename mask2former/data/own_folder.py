@@ -22,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mask2former_runtime.text import some_of
+
 from ..tasks import TASKS
-from ..utils.text import some_of
 from .checks.coco_file import kind_of_json
 from .errors import DatasetError
 from .files import walk_files

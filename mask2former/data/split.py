@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import read_json, write_json
-from ..utils.text import counted, some_of
+from mask2former_runtime.files import read_json, write_json
+from mask2former_runtime.text import counted, some_of
+
 from .checks.report import ImageContent
 from .errors import DatasetError
 

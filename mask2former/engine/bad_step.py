@@ -20,10 +20,11 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mask2former_runtime.files import write_atomically
+
 from ..data.metadata import METADATA_FILE
 from ..modeling.targets import packed_gt_masks
 from ..structures import PackedMasks
-from ..utils.files import write_atomically
 from .train_loop import TrainLoop
 
 FOLDER, STEP_FILE, CONFIG_FILE = "bad_batch", "step.pth", "config.yaml"

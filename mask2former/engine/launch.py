@@ -19,7 +19,8 @@ import torch.distributed as dist
 from detectron2.engine.launch import DEFAULT_TIMEOUT
 from detectron2.utils import comm
 
-from ..utils.text import counted
+from mask2former_runtime.text import counted
+
 from .processes import Mistake, run_processes
 
 # torchrun's environment variables

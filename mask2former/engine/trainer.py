@@ -18,6 +18,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage, EventWriter
 from detectron2.utils.logger import setup_logger
 
+from mask2former_runtime.text import counted
+
 from ..checkpoint import Checkpointer
 from ..data import ResumableSampler, build_test_loader, build_train_loader
 from ..data.bad_images import TrainLoader
@@ -26,7 +28,6 @@ from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
 from ..utils.progress import on_terminal
-from ..utils.text import counted
 from .averaging import WeightAverage
 from .bad_step import keep_step
 from .distributed import distributed_model

@@ -25,10 +25,11 @@ from detectron2.utils import comm
 from PIL import Image
 from tabulate import tabulate
 
+from mask2former_runtime.files import write_json
+from mask2former_runtime.maps import ids_to_rgb
+from mask2former_runtime.text import some_of
+
 from ..data.errors import DatasetError
-from ..data.label_maps import ids_to_rgb
-from ..utils.files import write_json
-from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment, panoptic_classes
 from .panoptic_analysis import PanopticAnalysis, analyze_panoptic
 from .panoptic_quality import (

@@ -8,10 +8,11 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from mask2former_runtime.text import some_of
+
 from ..data.errors import DatasetError
 from ..data.label_maps import read_panoptic_png
 from ..utils.progress import with_progress
-from ..utils.text import some_of
 from .ground_truth import PanopticTruth, Segment
 from .panoptic_quality import Counts, PanopticQuality, match_segments, panoptic_quality
 

@@ -24,11 +24,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from mask2former_runtime.files import write_atomically
+from mask2former_runtime.text import some_of
+
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segment_labels import semantic_labels
-from ..utils.files import write_atomically
-from ..utils.text import some_of
 from .ground_truth import panoptic_classes
 from .tables import class_table
 

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 from types import ModuleType
 
+from mask2former_runtime.text import one_line
+
 from ..checkpoint.files import HF_WEIGHT_FILES, WeightsError
-from ..utils.text import one_line
 
 logger = logging.getLogger(__name__)
 

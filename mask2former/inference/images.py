@@ -21,10 +21,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ..data.image import IMAGE_FORMATS, ImageReadError, decode_image, pixels_of, read_image
-from ..utils.text import one_line
-from .inputs import expand_inputs
-from .prediction import ImageSource
+from mask2former_runtime.image import IMAGE_FORMATS, ImageReadError, pixels_of
+from mask2former_runtime.inputs import expand_inputs
+from mask2former_runtime.prediction import ImageSource
+from mask2former_runtime.text import one_line
+
+from ..data.image import decode_image, read_image
 from .video import is_video, open_video
 
 Pixels = tuple[np.ndarray, ImageSource]

@@ -8,12 +8,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from mask2former_runtime.text import one_line, some_of
+
 from .. import model_zoo
 from ..checkpoint.files import HF_WEIGHT_FILES, WeightsError
 from ..checkpoint.huggingface.config import CONFIG_FILE
 from ..checkpoint.resume import FINAL
 from ..model_zoo.model_zoo import similar_names
-from ..utils.text import one_line, some_of
 from .hub import download_model
 from .run_folder import checkpoint_of_run, config_beside
 

@@ -10,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.image import IMAGE_SUFFIXES, ImageReadError, read_image
+from mask2former_runtime.drawing.scenes import Scene
+from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
+from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
+from mask2former_runtime.prediction import Prediction, save_picture
+from mask2former_runtime.result_files import MapResults, Results, check_map_paths
+from mask2former_runtime.text import clock
+
+from ..data.image import read_image
 from ..structures import Classes
 from ..utils.progress import ResultLines
-from ..utils.text import clock
 from ..visualization.object_colors import SteadyColors
-from ..visualization.scenes import Scene
-from .inputs import expand_inputs, image_ids, map_names, output_paths
-from .prediction import Prediction, save_picture
-from .results import MapResults, Results, check_map_paths
 from .segmenters import Segmenter
 from .selection import Selection, select
 from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video

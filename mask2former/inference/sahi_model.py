@@ -9,7 +9,7 @@ from sahi.models.base import DetectionModel
 from sahi.prediction import ObjectPrediction
 from sahi.utils.cv import get_coco_segmentation_from_bool_mask
 
-from .prediction import Prediction
+from mask2former_runtime.prediction import Prediction
 
 
 class SahiModel(DetectionModel):

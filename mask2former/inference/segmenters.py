@@ -14,19 +14,15 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from mask2former_runtime.predictions import ImageSource, Prediction, SemanticPrediction
+
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, find_classes
 from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
-from .predictions import (
-    ImageSource,
-    InstancePrediction,
-    PanopticPrediction,
-    Prediction,
-    SemanticPrediction,
-)
+from .predictions import of_instances, of_panoptic_seg
 from .predictor import Predictor, confident
 from .run_folder import register_classes, weights_of_run
 
@@ -88,9 +84,9 @@ class Segmenter:
         found = output[TASKS[self.task].output]
         source = _kept(image, source)
         if self.task == "panoptic":
-            return PanopticPrediction.from_output(found, self.classes, source)
+            return of_panoptic_seg(found, self.classes, source)
         instances = confident(found, self.threshold)
-        return InstancePrediction.from_instances(instances, self.classes, source)
+        return of_instances(instances, self.classes, source)
 
 
 def _kept(image: np.ndarray, source: ImageSource | None) -> ImageSource:

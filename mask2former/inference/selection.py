@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_util
 
+from mask2former_runtime.prediction import Prediction
+from mask2former_runtime.text import one_line, some_of
+
 from ..structures import Classes
-from ..utils.text import one_line, some_of
-from .prediction import Prediction
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..data.image import (
-    IMAGE_SUFFIXES,
-    ImageReadError,
-    frame_numbers,
-    frame_times,
-    open_image,
-    read_frames,
-)
+from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError, frame_numbers
+
+from ..data.image import frame_times, open_image, read_frames
 
 VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
 

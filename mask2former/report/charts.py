@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
 
 # The size of a chart in units of the drawing, about pixels on a phone.
 _WIDTH, _HEIGHT = 420, 270

@@ -15,7 +15,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
 
 _LONGEST_NAME = 60
 _LONGEST_TEXT = 2000

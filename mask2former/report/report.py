@@ -12,11 +12,12 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
+from mask2former_runtime.files import write_atomically
+
 from ..data import SeededMapDataset
 from ..evaluation import COCOInstanceEvaluator, PanopticEvaluator, SemanticEvaluator
 from ..evaluation.instance_analysis import InstanceAnalysis
 from ..evaluation.panoptic_analysis import PanopticAnalysis
-from ..utils.files import write_atomically
 from .evaluation import instance_section, numbers, panoptic_section, semantic_section, tiles
 from .images import MOST, image_blocks
 from .page import Pictures, Section, Text, render

@@ -11,12 +11,13 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
+from mask2former_runtime.drawing.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
+from mask2former_runtime.text import counted
+
 from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build_mapper
 from ..data.mapper import get_preset
 from ..data.training_set import load_training_set
 from ..structures import Classes
-from ..utils.text import counted
-from ..visualization.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
 
 # Distance between the lines of the hatching, as a share of the longer side.
 _HATCHING = 1 / 40

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from ..inference.predictions import Prediction
-from ..structures.polygons import polygon_area
-from ..visualization.colors import shade_numbers
-from ..visualization.scenes import shades
+from mask2former_runtime.drawing.colors import shade_numbers
+from mask2former_runtime.drawing.scenes import shades
+from mask2former_runtime.polygons import polygon_area
+from mask2former_runtime.predictions import Prediction
 
 Format = Literal["rle", "polygons", "overlay", "labels"]
 

@@ -14,8 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from mask2former_runtime.predictions import Prediction
+
 from .. import __version__
-from ..inference.predictions import Prediction
 from ..inference.selection import Selection, select
 from ..tasks import TaskName
 from .answers import Format, encode

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.predictions import Prediction
-from ..structures.polygons import mask_to_polygons, polygon_area
-from ..utils.text import one_line, some_of
+from mask2former_runtime.polygons import mask_to_polygons, polygon_area
+from mask2former_runtime.predictions import Prediction
+from mask2former_runtime.text import one_line, some_of
+
 from .brush import encode_brush
 from .errors import RequestError
 

@@ -16,8 +16,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..data.image import ImageReadError, TooManyPixelsError, check_header, decode_image
-from ..inference.predictions import Prediction
+from mask2former_runtime.image import ImageReadError, TooManyPixelsError
+from mask2former_runtime.predictions import Prediction
+
+from ..data.image import check_header, decode_image
 from ..utils.size import Size
 from .errors import RequestError
 from .limits import Limits

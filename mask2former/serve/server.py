@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import uvicorn
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
+
 from .app import build_app
 from .connections import protocol_class
 from .limits import Limits

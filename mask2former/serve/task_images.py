@@ -14,7 +14,8 @@ import urllib.request
 from typing import Any
 from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
+
 from .errors import RequestError
 from .limits import Limits
 

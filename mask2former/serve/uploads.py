@@ -12,7 +12,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from ..utils.text import one_line
+from mask2former_runtime.text import one_line
+
 from .errors import ClientGoneError, RequestError
 from .limits import Limits
 

@@ -1,6 +1,7 @@
 """What the other rooms hand to each other: masks and classes."""
 
-from .classes import Classes, Color
+from mask2former_runtime.classes import Classes, Color
+
 from .packed_masks import PackedMasks
 
 __all__ = ["Classes", "Color", "PackedMasks"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .text import clock
+from mask2former_runtime.text import clock
 
 # Seconds between lines in a log.
 LOG_SECONDS = 10.0

@@ -11,9 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_util
 
+from mask2former_runtime.drawing.colors import Color, shade_numbers
+from mask2former_runtime.drawing.scenes import (
+    InstanceScene,
+    PanopticScene,
+    Scene,
+    SemanticScene,
+    shades,
+)
+
 from ..structures import Classes
-from .colors import Color, shade_numbers
-from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene, shades
+from .scenes import RunLengthMasks
 
 # Objects of one class and of at least this IoU are taken for the same.
 _SAME = 0.5

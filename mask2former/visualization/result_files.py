@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
+from mask2former_runtime.drawing.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
+from mask2former_runtime.files import read_json
+
 from ..data.coco_format import check_coco, check_records
 from ..data.errors import DatasetError
 from ..data.label_maps import read_label_map, read_panoptic_png
 from ..data.segmentation import to_rle
 from ..structures import Classes
-from ..utils.files import read_json
-from .scenes import InstanceScene, PanopticScene, RunLengthMasks, Scene, SemanticScene
+from .scenes import RunLengthMasks
 
 _SEGMENT = "id category_id score?"
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from .canvas import INK, PAPER
-from .labels import LabelStyle
+from mask2former_runtime.drawing.canvas import INK, PAPER
+from mask2former_runtime.drawing.labels import LabelStyle
 
 
 def side_by_side(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -10,8 +10,8 @@ import sys
 from urllib.request import urlopen
 
 import pytest
-from support import REPOSITORY, TINY
-from wheels import install_wheel
+from support import REPOSITORY, SOURCES, TINY
+from wheels import install_wheels
 
 from mask2former.cli.main import VERBS
 
@@ -21,8 +21,8 @@ R50 = "coco/instance-segmentation/maskformer2_R50_bs16_50ep"
 
 
 @pytest.fixture(scope="module")
-def programs(wheel, tmp_path_factory):
-    return install_wheel(wheel, tmp_path_factory.mktemp("installed"))
+def programs(wheels, tmp_path_factory):
+    return install_wheels(wheels, tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_predictions_are_those_of_the_demo(mask2former, model, datasets, folder,
     demo = [sys.executable, REPOSITORY / "demo/demo.py", "--config-file", model / "config.yaml"]
     demo += ["--input", images, "--output", tmp_path / "out", "--json", tmp_path / "results.json"]
     demo += ["--confidence-threshold", "0.05"]
-    variables = {**os.environ, **OPERATOR, "PYTHONPATH": str(REPOSITORY)}
+    variables = {**os.environ, **OPERATOR, "PYTHONPATH": SOURCES}
     subprocess.run([str(word) for word in demo], check=True, env=variables, cwd=tmp_path)
 
     results = (folder / "results.json").read_bytes()

@@ -25,7 +25,7 @@ from mask2former.visualization import (
     palette_color,
     shade,
 )
-from mask2former.visualization.colors import shade_numbers
+from mask2former_runtime.drawing.colors import shade_numbers
 
 
 @pytest.fixture

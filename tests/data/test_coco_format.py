@@ -8,7 +8,7 @@ from sound_files import panoptic_content
 
 from mask2former.data import DatasetError, check_panoptic_json, register_coco_json
 from mask2former.data.coco_format import check_records, classes_of, read_coco, read_results
-from mask2former.utils.text import one_line as shortened
+from mask2former_runtime.text import one_line as shortened
 
 PARTS = {
     "images": "id file_name height? width?",

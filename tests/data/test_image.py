@@ -11,17 +11,9 @@ from matplotlib import cbook
 from PIL import Image
 
 from mask2former.data.checks.image_files import image_header, read_header
-from mask2former.data.image import (
-    ImageReadError,
-    TooManyPixelsError,
-    check_header,
-    decode_image,
-    frame_times,
-    read_frames,
-    read_image,
-    stored_bits,
-)
+from mask2former.data.image import check_header, decode_image, frame_times, read_frames, read_image
 from mask2former.data.label_maps import read_label_map, read_panoptic_png
+from mask2former_runtime.image import ImageReadError, TooManyPixelsError, stored_bits
 
 # How the stored pixels follow from the upright ones, for each EXIF orientation.
 STORED = {

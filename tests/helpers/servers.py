@@ -21,7 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 from PIL import Image
-from support import REPOSITORY
+from support import SOURCES
 
 from mask2former.api import Mask2Former
 from mask2former.serve.limits import Limits
@@ -113,7 +113,7 @@ def running(
         key: for that.
         limits: entries of `Limits`.
     """
-    environment = {"PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}"}
+    environment = {"PYTHONPATH": f"{SOURCES}:{Path(__file__).parent}"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["servers"])
     arguments = (config_file, log, host, token, label_studio, key, Limits(**limits))

@@ -1,8 +1,11 @@
 """Where things are, and the settings of a model that trains in seconds."""
 
+import os
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
+# For the PYTHONPATH of other processes.
+SOURCES = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "runtime")])
 FIXTURES = REPOSITORY / "tests/fixtures"
 QUICKSTART = REPOSITORY / "configs/quickstart/instance.yaml"
 TINY = [

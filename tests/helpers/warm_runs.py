@@ -19,7 +19,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 import mask2former.engine  # noqa: F401  for the processes that are forked
 from mask2former.data import register_synthetic
@@ -42,7 +42,7 @@ def start(
             crosses it is short, the next one fails.
     """
     # Python 3.11 imports the preloaded modules from the path of the environment.
-    environment = {"PYTHONPATH": f"{REPOSITORY}:{Path(__file__).parent}"}
+    environment = {"PYTHONPATH": f"{SOURCES}:{Path(__file__).parent}"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["warm_runs"])
     process = context.Process(target=_run, args=(arguments, log, datasets, kill_at, file_limit))

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 
 from support import REPOSITORY
@@ -12,6 +13,7 @@ from support import REPOSITORY
 SOURCES = (
     "configs",
     "mask2former",
+    "runtime",
     "LICENSE",
     "MANIFEST.in",
     "README.md",
@@ -20,25 +22,30 @@ SOURCES = (
 )
 
 
-def build_wheel(source: Path, folder: Path) -> Path:
-    """Build a pure-Python wheel in `folder`; a build leaves files in `source`, so it is a copy."""
+def build_wheels(source: Path, folder: Path) -> list[Path]:
+    """Build pure-Python wheels of both distributions in `folder`.
+
+    A build leaves files in `source`, so it is a copy.
+    """
     for name in SOURCES:
         path = REPOSITORY / name
         if path.is_dir():
-            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("*.so"))
+            shutil.copytree(
+                path, source / name, ignore=shutil.ignore_patterns("*.so", "*.egg-info", "build")
+            )
         else:
             shutil.copy(path, source / name)
     command = ("wheel", "-q", "--no-deps", "--no-build-isolation", "--no-index", "-w", folder)
     subprocess.run(
-        [sys.executable, "-m", "pip", *command, source],
+        [sys.executable, "-m", "pip", *command, source, source / "runtime"],
         check=True,
         env={**os.environ, "FORCE_PURE_PYTHON": "1"},
     )
-    return next(folder.glob("*.whl"))
+    return sorted(folder.glob("*.whl"))
 
 
-def install_wheel(wheel: Path, folder: Path) -> Path:
-    """Make an environment with the wheel and this environment's other packages.
+def install_wheels(wheels: Sequence[Path], folder: Path) -> Path:
+    """Make an environment with the wheels and this environment's other packages.
 
     Returns:
         The environment's folder of programs.
@@ -49,6 +56,6 @@ def install_wheel(wheel: Path, folder: Path) -> Path:
     # A path in a .pth file is not searched for further .pth files, such as that of the checkout.
     paths = sysconfig.get_paths()
     (site / "others.pth").write_text("\n".join(dict.fromkeys((paths["purelib"], paths["platlib"]))))
-    command = ("install", "-q", "--no-deps", "--no-index", "--ignore-installed", wheel)
+    command = ("install", "-q", "--no-deps", "--no-index", "--ignore-installed", *wheels)
     subprocess.run([sys.executable, "-m", "pip", "--python", python, *command], check=True)
     return folder / "bin"

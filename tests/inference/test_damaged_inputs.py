@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from mask2former.inference.inputs import expand_inputs, image_ids
 from mask2former.inference.segmenters import Segmenter
+from mask2former_runtime.inputs import expand_inputs, image_ids
 
 
 def huge_png(path):
@@ -118,7 +118,7 @@ def test_results_that_cannot_be_written(demo, photo, tmp_path, monkeypatch):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mask2former.inference.results.write_json", full)
+    monkeypatch.setattr("mask2former_runtime.result_files.write_json", full)
     status, _, err = demo("--input", tmp_path, "--json", tmp_path / "r.json")
     assert status == 1
     assert f"error: {tmp_path}/r.json: No space left on device" in err

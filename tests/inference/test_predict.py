@@ -14,7 +14,7 @@ import torch
 from demo_runs import CONFIG, IDS, NAMES
 from detectron2.engine import DefaultPredictor
 from PIL import Image
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 from mask2former.config import load_config
 from mask2former.data.image import read_image
@@ -35,7 +35,7 @@ def test_script_on_a_real_photograph(run_folder, photo, tmp_path):
         "--config-file", str(run_folder / "config.yaml"), "--input", "139.png",
         "--output", "out", "--confidence-threshold", "0.05", "--json", "out/results.json",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    environment = {**os.environ, "PYTHONPATH": SOURCES}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )

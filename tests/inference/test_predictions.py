@@ -13,10 +13,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from torch import tensor
 
-from mask2former.inference.predictions import ImageSource, InstancePrediction, Prediction
+from mask2former.inference.predictions import of_instances
 from mask2former.inference.segmenters import load_model
 from mask2former.structures import Classes
-from mask2former.structures.polygons import polygon_area
+from mask2former_runtime.polygons import polygon_area
+from mask2former_runtime.predictions import ImageSource, Prediction
 
 TASKS = ("instance", "panoptic", "semantic")
 
@@ -208,7 +209,7 @@ def test_repr_says_what_was_found():
     instances.pred_classes = tensor([1, 0, 1])
     instances.scores = tensor([0.9, 0.8, 0.7])
     classes = Classes(["dog", "person"], [1, 2])
-    found = InstancePrediction.from_instances(instances, classes, ImageSource("dir/photo.jpg"))
+    found = of_instances(instances, classes, ImageSource("dir/photo.jpg"))
     assert repr(found) == "InstancePrediction(photo.jpg, 4\u00d76: 2 person, 1 dog)"
     assert repr(found[[]]) == "InstancePrediction(photo.jpg, 4\u00d76: nothing)"
     # Models other than Mask2Former may give no boxes.

@@ -10,14 +10,14 @@ from detectron2.structures import Instances
 from PIL import Image
 
 from mask2former.data.label_maps import read_label_map
-from mask2former.inference.predictions import (
-    ImageSource,
-    InstancePrediction,
-    PanopticPrediction,
-    SemanticPrediction,
-)
+from mask2former.inference.predictions import of_instances, of_panoptic_seg
 from mask2former.inference.selection import Selection, build_selection, class_indices, select
 from mask2former.structures import Classes
+from mask2former_runtime.predictions import (
+    ImageSource,
+    InstancePrediction,
+    SemanticPrediction,
+)
 
 CLASSES = Classes(["cat", "dog", "Person", "bed, made", "bed"], range(5), ignore_label=255)
 
@@ -33,7 +33,7 @@ def instances(seed: int, count: int = 40) -> InstancePrediction:
     found.pred_masks = torch.from_numpy(masks)
     found.pred_classes = torch.from_numpy(rng.integers(0, 3, count))
     found.scores = torch.from_numpy(np.sort(rng.random(count))[::-1].copy())
-    return InstancePrediction.from_instances(found, CLASSES, ImageSource())
+    return of_instances(found, CLASSES, ImageSource())
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -79,7 +79,7 @@ def test_segments():
         (Selection(frozenset({2})), []),
     ]:
         output = torch.from_numpy(ids), segments
-        kept = select(PanopticPrediction.from_output(output, CLASSES, ImageSource()), selection)
+        kept = select(of_panoptic_seg(output, CLASSES, ImageSource()), selection)
         assert kept.ids == expected
         rows = [[i if i in expected else 0 for i in row] for row in ids]
         assert kept.segment_map.tolist() == rows

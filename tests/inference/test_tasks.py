@@ -20,12 +20,12 @@ from mask2former.config import load_config
 from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map
 from mask2former.data.metadata import find_classes
-from mask2former.inference.predictions import ImageSource, SemanticPrediction
 from mask2former.inference.predictor import best_classes
 from mask2former.inference.run_folder import register_classes
 from mask2former.inference.segmenters import choose_task, load_model
 from mask2former.structures import Classes
 from mask2former.visualization import draw_panoptic, draw_semantic
+from mask2former_runtime.predictions import ImageSource, SemanticPrediction
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_best_classes_are_those_of_the_resized_scores(chunk_pixels, size):
 
 
 def test_many_classes_need_16_bits(tmp_path):
-    from mask2former.inference.results import SemanticResults
+    from mask2former_runtime.result_files import SemanticResults
 
     labels = np.arange(600, dtype=np.int32).reshape(20, 30) % 300
     classes = Classes([f"class {i}" for i in range(300)], range(300))

@@ -122,8 +122,8 @@ def test_trained_model_comes_from_the_cache(monkeypatch, tmp_path):
         model_zoo.get(R50, device="cpu")
 
 
-def test_wheel_carries_every_config(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path)
+def test_wheel_carries_every_config(wheels, tmp_path):
+    zipfile.ZipFile(wheels[0]).extractall(tmp_path)
     installed = tmp_path / "mask2former/model_zoo/configs"
     configs = REPOSITORY / "configs"
     files = {str(file.relative_to(configs)) for file in configs.rglob("*.yaml")}
@@ -135,17 +135,22 @@ def test_wheel_carries_every_config(wheel, tmp_path):
     }
 
 
-def test_wheel_carries_the_whole_package(wheel):
+def test_wheel_carries_the_whole_package(wheels):
     package = REPOSITORY / "mask2former"
     files = [*package.rglob("*.py"), *package.rglob("*.json"), package / "py.typed"]
     expected = {str(file.relative_to(REPOSITORY)) for file in files}
     assert {"mask2former/cli/predict.py", "mask2former/data/datasets/ade20k.json"} <= expected
-    assert expected - set(zipfile.ZipFile(wheel).namelist()) == set()
+    carried = [set(zipfile.ZipFile(wheel).namelist()) for wheel in wheels]
+    assert expected - carried[0] == set()
+    assert not carried[0] & carried[1]
+    package = REPOSITORY / "runtime/mask2former_runtime"
+    files = {file.relative_to(package.parent) for file in package.rglob("*.*")}
+    assert {f for f in map(str, files) if "__pycache__" not in f} - carried[1] == set()
 
 
-def test_installed_wheel_gives_configs(wheel, tmp_path):
+def test_installed_wheel_gives_configs(wheels, tmp_path):
     site = tmp_path / "site"
-    command = ("install", "-q", "--no-deps", "--no-index", "--target", site, wheel)
+    command = ("install", "-q", "--no-deps", "--no-index", "--target", site, *wheels)
     subprocess.run([sys.executable, "-m", "pip", *command], check=True)
     script = (
         "from mask2former import model_zoo\n"

@@ -22,7 +22,7 @@ from mask2former.evaluation.average_precision import (
     load_ground_truth,
     match_results,
 )
-from mask2former.utils.files import read_json
+from mask2former_runtime.files import read_json
 
 
 @pytest.fixture(scope="module")

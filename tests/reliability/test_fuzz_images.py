@@ -12,8 +12,9 @@ from PIL import Image, features
 
 from mask2former.data.checks.image_files import read_header
 from mask2former.data.errors import DatasetError
-from mask2former.data.image import ImageReadError, read_image
+from mask2former.data.image import read_image
 from mask2former.data.label_maps import read_label_map, read_panoptic_png
+from mask2former_runtime.image import ImageReadError
 
 # One per format that is decoded, and kinds of pixels that have decoders of their own.
 KINDS = {

@@ -9,7 +9,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from fuzzing import cases, mutated_bytes, mutated_json, run_cases
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 from mask2former.data.segmentation import (
     check_segmentation,
@@ -165,7 +165,7 @@ def test_segmentations_guided_by_coverage(tmp_path):
     pytest.importorskip("atheris")
     limits = [f"-runs={cases(10_000)}", "-max_len=300", "-len_control=0", "-seed=1", "-timeout=10"]
     fuzzer = REPOSITORY / "tests/reliability/guided_segmentations.py"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([SOURCES, *sys.path])}
     result = subprocess.run(
         [sys.executable, str(fuzzer), *limits, str(tmp_path)],
         env=environment, capture_output=True, text=True,

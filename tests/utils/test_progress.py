@@ -13,7 +13,7 @@ from support import REPOSITORY
 
 from mask2former.utils import progress
 from mask2former.utils.progress import ResultLines, with_progress
-from mask2former.utils.text import clock
+from mask2former_runtime.text import clock
 
 SLOW = """
 import time

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from support import REPOSITORY
+from support import SOURCES
 
 # The workers are stopped, so that both signals are pending and become one, as on a busy machine.
 EXITING = """
@@ -28,7 +28,7 @@ sys.modules["kept"] = batches  # as by a traceback: nothing else ends the worker
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the worker in /proc")
 def test_a_signal_from_elsewhere_does_not_hide_that_of_the_exiting_process():
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "PYTHONPATH": SOURCES}
     ended = subprocess.run(
         [sys.executable, "-c", EXITING],
         env=environment, timeout=180, capture_output=True, text=True,

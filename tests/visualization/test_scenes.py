@@ -9,19 +9,15 @@ import pytest
 from detectron2.data import DatasetCatalog
 from PIL import Image
 
+from mask2former.data.segmentation import to_rle
 from mask2former.structures import Classes
 from mask2former.visualization import palette_color, shade
-from mask2former.visualization.labels import LabelStyle
 from mask2former.visualization.object_colors import SteadyColors, shared_colors
 from mask2former.visualization.result_files import ResultFile
-from mask2former.visualization.scenes import (
-    InstanceScene,
-    PanopticScene,
-    RunLengthMasks,
-    to_rle,
-    true_scene,
-)
+from mask2former.visualization.scenes import RunLengthMasks, true_scene
 from mask2former.visualization.side_by_side import side_by_side
+from mask2former_runtime.drawing.labels import LabelStyle
+from mask2former_runtime.drawing.scenes import InstanceScene, PanopticScene
 
 CLASSES = Classes(["cat", "dog", "sky"], range(3), ignore_label=255)
 

@@ -22,9 +22,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from mask2former_runtime.files import read_json
+
 from ...structures import Classes
 from ...tasks import TASKS, tasks_of
-from ...utils.files import read_json
 from ..files import WeightsError
 from .config_keys import check_model, get_for_hf, set_from_hf
 from .preprocessor import PREPROCESSOR_FILE, set_preprocessing

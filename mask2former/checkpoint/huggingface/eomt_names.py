@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ...utils.text import some_of
+from mask2former_runtime.text import some_of
+
 from ..files import State, WeightsError
 
 _NET, _PREDICTOR = "backbone.net.", "sem_seg_head.predictor."

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from mask2former_runtime.files import moved_at_the_end, write_json
+
 from ...structures import Classes
-from ...utils.files import moved_at_the_end, write_json
 from ..files import HF_WEIGHT_FILES, State, WeightsError, write_checkpoint
 from .config import CONFIG_FILE, hf_config, task_of_cfg
 from .preprocessor import PREPROCESSOR_FILE, hf_preprocessor

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...utils.text import some_of
+from mask2former_runtime.text import some_of
+
 from ..backbones import add_relative_position_indices
 from ..files import State, WeightsError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...utils.files import is_special, read_json
+from mask2former_runtime.files import is_special, read_json
+
 from ..coco_format import classes_of, is_category_id, is_file_name, is_id, is_text
 from ..errors import DatasetError
 from .image_files import record_size

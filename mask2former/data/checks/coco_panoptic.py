@@ -10,8 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mask2former_runtime.text import some_of
+
 from ...utils.size import Size
-from ...utils.text import some_of
 from ..coco_format import is_category_id, is_file_name, is_id
 from ..errors import DatasetError
 from ..label_maps import read_panoptic_png

@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mask2former_runtime.image import ImageReadError, exif_orientation
+
 from ...utils.progress import with_progress
 from ...utils.size import Size
 from ..errors import DatasetError
-from ..image import ImageReadError, check_pixels, exif_orientation, open_image
+from ..image import check_pixels, open_image
 from ..segmentation import check_sides
 from .report import Report
 

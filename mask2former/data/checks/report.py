@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from mask2former_runtime.text import one_line
+
 from ...structures import Classes
 from ...utils.size import Size
-from ...utils.text import one_line
 
 _STORED_PER_KIND = 100
 _LISTED_PER_KIND = 5

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from mask2former_runtime.files import is_special
+from mask2former_runtime.image import IMAGE_SUFFIXES
+from mask2former_runtime.text import some_of
+
 from ...structures import Classes
-from ...utils.files import is_special
-from ...utils.text import some_of
 from ..coco_format import is_text
 from ..errors import DatasetError
 from ..files import files_by_stem, walk_files
-from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES, read_label_map
 from .image_files import (
     Header,

@@ -13,8 +13,9 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mask2former_runtime.text import some_of
+
 from ...structures import Classes
-from ...utils.text import some_of
 from ..coco_format import classes_of, read_coco
 from ..errors import DatasetError
 from ..files import missing_files, require

@@ -8,10 +8,11 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from ...utils.text import some_of
+from mask2former_runtime.image import IMAGE_SUFFIXES
+from mask2former_runtime.text import some_of
+
 from ..errors import DatasetError
 from ..files import files_by_stem, require
-from ..image import IMAGE_SUFFIXES
 from ..label_maps import LABEL_SUFFIXES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...utils.text import some_of
+from mask2former_runtime.text import some_of
 
 _LISTED = 8  # labels in a message
 

@@ -21,9 +21,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 
+from mask2former_runtime.image import IMAGE_FORMATS, ImageReadError
+
 from ...tasks import TaskName
 from ..errors import DatasetError
-from ..image import IMAGE_FORMATS, ImageReadError, read_image
+from ..image import read_image
 from ..label_maps import check_size, read_label_map
 from ..segment_labels import segment_classes
 from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from detectron2.data import transforms as T
 
+from mask2former_runtime.text import one_line
+
 from ...utils.size import Size
-from ...utils.text import one_line
 from ..errors import DatasetError
 from .labelled_input import PADDING_BYTE
 from .pipeline_file import KEY, moves_pixels, read_pipeline

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from ...utils.files import is_special, read_json
+from mask2former_runtime.files import is_special, read_json
+from mask2former_runtime.text import one_line
+
 from ...utils.schema import shown
-from ...utils.text import one_line
 
 KEY = "INPUT.ALBUMENTATIONS"
 _MOST_TRANSFORMS = 1000

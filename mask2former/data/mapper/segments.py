@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from mask2former_runtime.text import some_of
+
 from ...utils.size import Size
-from ...utils.text import some_of
 from ..errors import DatasetError
 from ..label_maps import check_size, read_panoptic_png
 from ..segment_labels import NUM_SEGMENT_IDS, number_segments

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from ...utils.text import some_of
+from mask2former_runtime.text import some_of
+
 from ..checks.coco_instances import check_coco_json
 from ..checks.coco_panoptic import check_panoptic_json
 from ..checks.image_files import image_header

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ...utils.files import write_atomically, write_json
+from mask2former_runtime.files import write_atomically, write_json
+
 from ...utils.progress import with_progress
 from ..checks.report import Report
 from ..errors import DatasetError

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from ..label_maps import ids_to_rgb
+from mask2former_runtime.maps import ids_to_rgb
+
 from ..segment_labels import NUM_SEGMENT_IDS
 
 

@@ -28,7 +28,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 from PIL import Image
 
-from ...utils.files import read_json
+from mask2former_runtime.files import read_json
+from mask2former_runtime.maps import ids_to_rgb
+
 from ...utils.progress import with_progress
 from ..datasets.synthetic_shapes import (
     FOLDER,
@@ -38,7 +40,6 @@ from ..datasets.synthetic_shapes import (
     THING_CLASSES,
     THING_IDS,
 )
-from ..label_maps import ids_to_rgb
 from .segments import distinct_id, regions_of
 from .synthetic_scenes import VOID, Scene, draw_scene
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from ...utils.text import one_line
+from mask2former_runtime.text import one_line
 
 # The project, or experiment, unless the tracker's own environment variable names another.
 PROJECT = "mask2former"

@@ -20,8 +20,9 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 
+from mask2former_runtime.files import read_json, write_atomically, write_json
+
 from ...report.run_metrics import METRICS_FILE
-from ...utils.files import read_json, write_atomically, write_json
 from .trackers import Tracker, start_tracker
 
 CSV_FILE = "metrics.csv"

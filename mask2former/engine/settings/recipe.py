@@ -12,9 +12,10 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from mask2former_runtime.text import counted
+
 from ...config.merge import get_value
 from ...tasks import TaskName
-from ...utils.text import counted
 from .facts import DataFacts, Machine
 
 _GB = 2**30

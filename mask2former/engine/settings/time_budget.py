@@ -19,8 +19,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from mask2former_runtime.text import clock, counted
+
 from ...data.loader import build_test_loader, build_train_loader
-from ...utils.text import clock, counted
 from ..distributed import distributed_model
 from ..train_loop import TrainLoop
 from ..trainer import Trainer, amp_precision, autocast

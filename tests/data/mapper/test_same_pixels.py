@@ -9,9 +9,10 @@ from PIL import Image
 from torch import nn
 
 from mask2former.data import DatasetError, SegmentationMapper
-from mask2former.data.image import IMAGE_FORMATS, read_image
+from mask2former.data.image import read_image
 from mask2former.inference.predictor import Predictor
 from mask2former.inference.test_time_augmentation import InferenceWithTTA
+from mask2former_runtime.image import IMAGE_FORMATS
 
 HEIGHT, WIDTH = 24, 36
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 import torch
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 from mask2former.collect_env import collect_env
 from mask2former.modeling.ops.library import find_compiled
@@ -30,7 +30,7 @@ for _ in range(2):
 def run(*command, **variables):
     chosen = ("MASK2FORMER_OPS", "TRITON_INTERPRET")
     environment = {k: v for k, v in os.environ.items() if k not in chosen}
-    path = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    path = [SOURCES, os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(path)
     return subprocess.run(
         [sys.executable, *command],

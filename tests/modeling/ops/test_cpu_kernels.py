@@ -15,7 +15,7 @@ from cpu_kernel_checks import (
     check_samples_of_maps,
     check_upsample_add,
 )
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 from mask2former.modeling.ops import library
 from mask2former.modeling.ops.pytorch import (
@@ -35,7 +35,7 @@ def test_the_operator_is_compiled_where_there_is_a_compiler():
     if CXX is None:
         pytest.skip("no C++ compiler")
     found, reason = library.find_compiled(REPOSITORY / "mask2former")
-    assert found is not None, f"{reason}: run pip install --no-build-isolation -e ."
+    assert found is not None, f"{reason}: run pip install --no-build-isolation -e ./runtime -e ."
 
 
 def problem(levels, channels, points, dtype, coordinates):
@@ -87,7 +87,7 @@ def test_numbers_with_every_instruction_set(capability):
         **os.environ,
         "ATEN_CPU_CAPABILITY": capability,
         "PYTHONPATH": os.pathsep.join(
-            [str(REPOSITORY), str(REPOSITORY / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
+            [SOURCES, str(REPOSITORY / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
         ),
         library.VARIABLE: "compiled",
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import REPOSITORY
+from support import REPOSITORY, SOURCES
 
 from mask2former.modeling.ops import library
 
@@ -49,7 +49,7 @@ def test_every_implementation_passes_the_same_tests_on_a_gpu(name):
 
 
 def run(name, files, *options, **variables):
-    path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([SOURCES, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, library.VARIABLE: name, "PYTHONPATH": path}
     environment.pop("TRITON_INTERPRET", None)
     done = subprocess.run(

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from mask2former.utils.files import read_json, write_atomically, write_json
+from mask2former_runtime.files import read_json, write_atomically, write_json
 
 
 def test_json_is_utf_8_whatever_the_options(tmp_path):

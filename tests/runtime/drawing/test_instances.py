@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mask2former.visualization import draw_instances, palette_color
-from mask2former.visualization.labels import least_overlap, moved_inside
+from mask2former_runtime.drawing.labels import least_overlap, moved_inside
 
 
 def disc(height: int, width: int, y: float, x: float, radius: float) -> np.ndarray:

@@ -17,6 +17,7 @@ from .colors import Color
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 Point = tuple[float, float]  # x, y
 
+_FONT = str(Path(__file__).with_name("DejaVuSans.ttf"))
 _BACKGROUND = (18, 18, 22, 205)
 # The largest share of a label that others may cover; beyond it, the label is left out.
 _MAX_COVERED = 0.3
@@ -81,10 +82,7 @@ class LabelStyle:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
-    return ImageFont.truetype(str(path), size)
+    return ImageFont.truetype(_FONT, size)
 
 
 def draw_labels(

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..data.label_maps import ids_to_rgb
-from ..structures import Classes
-from ..utils.files import write_atomically, write_json
-from ..utils.text import counted
+from .classes import Classes
+from .files import write_atomically, write_json
+from .maps import ids_to_rgb
 from .prediction import Prediction, coco_file, coco_image
 from .predictions import PanopticPrediction, SemanticPrediction
-from .segmenters import Segmenter
+from .text import counted
 
 
 class Results(ABC):
@@ -43,7 +42,7 @@ class Results(ABC):
         """Add what a segmenter found in an image.
 
         Args:
-            found: the result of `Segmenter.find`.
+            found: what a model found in the image.
             image_id: the id of the image.
             file_name: the path of the image.
             map_name: name of the PNG file for the image's map, if the format has maps.
@@ -206,9 +205,9 @@ _RESULTS: dict[str, type[Results]] = {
 }
 
 
-def build_results(segmenter: Segmenter, path: Path) -> Results:
-    """Build the collector of a segmenter's results, which writes the JSON file `path`."""
-    return _RESULTS[segmenter.task](path, segmenter.classes)
+def build_results(task: str, classes: Classes, path: Path) -> Results:
+    """Build the collector of the results for a task, which writes the JSON file `path`."""
+    return _RESULTS[task](path, classes)
 
 
 def map_folder(path: Path) -> Path:

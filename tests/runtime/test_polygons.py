@@ -6,7 +6,7 @@ import pytest
 from matplotlib.path import Path
 from scipy import ndimage
 
-from mask2former.structures.polygons import mask_to_polygons, polygon_area
+from mask2former_runtime.polygons import mask_to_polygons, polygon_area
 
 
 def filled(polygons, shape) -> np.ndarray:

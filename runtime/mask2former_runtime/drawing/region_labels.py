@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ..maps import boxes_of, connected_pieces, room_within
 from .colors import Color
 from .labels import Box, LabelAnchor, LabelStyle, Point, draw_labels
 from .legend import LegendEntry
@@ -20,7 +21,7 @@ from .legend import LegendEntry
 # The search for places of labels uses a map of at most this many pixels per side.
 _SEARCH_SIDE = 640
 # A label is several times as wide as it is high, so it needs more room to the left and right.
-_LABEL_ASPECT = 4.0
+_LABEL_ASPECT = 4
 # How many places within a region to try.
 _NUM_POINTS = 6
 # A label of stuff lies on its region, or few would know what it names: the least share of its area.
@@ -134,38 +135,41 @@ def _anchors(
     Things and stuff are each sorted by area, the largest first. A region in several pieces has its
     label on the largest and, if it is stuff, also on others that are nearly as large.
     """
-    from scipy import ndimage
-
     found: list[tuple[int, LabelAnchor]] = []
-    for i, (slices, region) in enumerate(zip(ndimage.find_objects(small), regions, strict=False)):
-        if slices is None:
+    boxes = boxes_of(small, range(1, len(regions) + 1)).tolist()
+    for i, ((left, top, right, bottom), region) in enumerate(zip(boxes, regions, strict=True)):
+        if right == 0:
             continue
-        pieces, count = ndimage.label(small[slices] == i + 1)
+        pieces, count = connected_pieces(small[top:bottom, left:right] == i + 1)
         areas = np.bincount(pieces.ravel(), minlength=count + 1)[1:]
         order = np.argsort(-areas, kind="stable")
         limit = 1 if region.is_thing else 3
         for piece in order[:limit]:
             if areas[piece] < areas[order[0]] / 3:
                 break
-            anchor = _anchor(pieces == piece + 1, slices, stride, region.is_thing)
+            anchor = _anchor(pieces == piece + 1, (left, top), stride, region.is_thing)
             found.append((i, anchor))
     found.sort(key=lambda item: (not regions[item[0]].is_thing, -item[1].area))
     return found
 
 
 def _anchor(
-    piece: np.ndarray, slices: tuple[slice, slice], stride: int, may_leave: bool
+    piece: np.ndarray, corner: tuple[int, int], stride: int, may_leave: bool
 ) -> LabelAnchor:
-    """Find the points with the most room within a piece, a crop at 1/stride of the size."""
-    from scipy import ndimage
+    """Find the points with the most room within a piece, a crop at 1/stride of the size.
 
-    rows, columns = slices
+    Args:
+        piece: bool.
+        corner: (x, y) of the crop.
+        stride: pixels of the picture per pixel of the crop.
+        may_leave: whether the label may stand beside the piece.
+    """
+    left, top = corner
 
     def point(y: float, x: float) -> Point:
-        return (columns.start + x) * stride, (rows.start + y) * stride
+        return (left + x) * stride, (top + y) * stride
 
-    room = ndimage.distance_transform_edt(np.pad(piece, 1), sampling=(_LABEL_ASPECT, 1))
-    room = room[1:-1, 1:-1]
+    room = room_within(piece, _LABEL_ASPECT)
     points: list[Point] = []
     best = float(room.max())
     while len(points) < _NUM_POINTS:
@@ -178,12 +182,12 @@ def _anchor(
         room[max(0, y - dy) : y + dy + 1, max(0, x - dx) : x + dx + 1] = 0
     ys, xs = np.nonzero(piece)
     # The outermost pixels; of several, the middle one.
-    top, bottom = (np.median(xs[ys == y]) + 0.5 for y in (ys.min(), ys.max()))
-    left, right = (np.median(ys[xs == x]) + 0.5 for x in (xs.min(), xs.max()))
+    ends_x = [float(np.median(xs[ys == y])) + 0.5 for y in (ys.min(), ys.max())]
+    ends_y = [float(np.median(ys[xs == x])) + 0.5 for x in (xs.min(), xs.max())]
     tips = (
-        point(ys.min(), float(top)),
-        point(ys.max() + 1, float(bottom)),
-        point(float(left), xs.min()),
-        point(float(right), xs.max() + 1),
+        point(ys.min(), ends_x[0]),
+        point(ys.max() + 1, ends_x[1]),
+        point(ends_y[0], xs.min()),
+        point(ends_y[1], xs.max() + 1),
     )
     return LabelAnchor(float(piece.sum()) * stride**2, points, tips if may_leave else None)

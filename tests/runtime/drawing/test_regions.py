@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from mask2former.visualization import draw_panoptic, draw_semantic, palette_color, shade
-from mask2former.visualization.labels import LabelStyle
+from mask2former_runtime.drawing.labels import LabelStyle
 
 H, W = 600, 800
 NAMES = ["sky", "road", "car", "person"]

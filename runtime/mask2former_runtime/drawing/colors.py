@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from ..structures import Classes, Color
+from ..classes import Classes, Color
 
 # Okabe and Ito, "Color universal design" (2008), without black, which vanishes in shadows; in an
 # order in which each is far from those before it.

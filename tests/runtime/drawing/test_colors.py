@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mask2former.structures import Classes
-from mask2former.visualization.colors import (
+from mask2former_runtime.drawing.colors import (
     NUM_SHADES,
     class_color,
     palette_color,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mask2former.inference.inputs import expand_inputs, image_ids, output_paths
+from mask2former_runtime.inputs import expand_inputs, image_ids, output_paths
 
 
 @pytest.fixture

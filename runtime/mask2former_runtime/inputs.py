@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..data.image import IMAGE_SUFFIXES
+from .image import IMAGE_SUFFIXES
 
 # COCO's tools have 64 bits for the id of an image.
 _MAX_DIGITS = 18

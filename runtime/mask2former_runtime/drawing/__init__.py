@@ -1,0 +1,1 @@
+"""Drawing instances, panoptic segments and semantic maps on images."""
