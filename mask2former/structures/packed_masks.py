@@ -186,6 +186,19 @@ class PackedMasks:
         """Return whether each mask has a pixel: bool (N,)."""
         return self._projected(1).any(1)
 
+    def union(self) -> Tensor:
+        """Return where at least one mask is: bool (H, W)."""
+        found = torch.zeros((1, *self.planes.shape[1:]), dtype=torch.bool, device=self.device)
+        for plane in self.planes:
+            found |= plane != 0
+        return _padded(found, *self.image_size)[0]
+
+    def without(self, pixels: Tensor) -> PackedMasks:
+        """Copy the masks without the pixels where a bool tensor (H, W) is True."""
+        _, h, w = self.planes.shape
+        planes = self.planes.masked_fill(pixels[:h, :w], 0)
+        return PackedMasks(planes, len(self), self.image_size)
+
     def get_bounding_boxes(self) -> Boxes:
         """Return tight boxes (N, 4), upper ends exclusive as in Detectron2; zeros if empty."""
         return Boxes(boxes_of_projections(self._projected(1), self._projected(2)))

@@ -40,6 +40,17 @@ def test_planes_are_the_bits_that_numpy_packs(masks):
     assert len(packed) == len(masks) and packed.image_size == SIZE
 
 
+def test_union_and_what_is_left_without_some_pixels(masks):
+    packed = PackedMasks.from_tensor(masks)
+    assert torch.equal(packed.union(), masks.any(0))
+    gone = random_masks(2, seed=9)[1]
+    padded = packed.pad(20, 15)
+    assert torch.equal(packed.without(gone).tensor, masks & ~gone)
+    assert torch.equal(padded.union(), F.pad(masks.any(0), (0, 5, 0, 7)))
+    assert torch.equal(padded.without(padded.union()).tensor, torch.zeros_like(padded.tensor))
+    assert torch.equal(packed.tensor, masks)  # unchanged
+
+
 def test_every_way_of_packing_gives_the_masks(masks):
     arrays = list(masks.numpy())
     assert torch.equal(PackedMasks.from_masks(arrays, SIZE).tensor, masks)

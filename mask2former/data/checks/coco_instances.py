@@ -138,8 +138,9 @@ class _AnnotationChecker:
     def _check_box(self, annotation: dict[str, Any], image: dict[str, Any]) -> None:
         if annotation.get("bbox") is None:
             is_crowd = annotation.get("iscrowd", 0) != 0  # others need a segmentation anyway
-            if self.evaluated and is_crowd and not annotation.get("segmentation"):
-                self._error("crowd region without bbox and segmentation", "it has no place")
+            if is_crowd and not annotation.get("segmentation"):
+                kind, detail = "crowd region without bbox and segmentation", "it has no place"
+                self.report.add(kind, self.evaluated, detail, **self.where)
             return
         box = annotation["bbox"]
         if not is_box(box):

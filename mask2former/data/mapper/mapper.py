@@ -32,7 +32,7 @@ from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_c
 from .classes import present_classes
 from .labelled_input import PADDING_BYTE, LabelledInput
 from .segments import read_segments
-from .targets import instance_targets, panoptic_targets, semantic_targets
+from .targets import crowd_pixels, instance_targets, panoptic_targets, semantic_targets
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class SegmentationMapper:
             ("semantic").
         num_classes: classes in the ground truth must be 0 to this - 1; None does not check.
         ignore_label: value of pixels without a class in the label map.
+        ignore_regions: whether to add ``ignored_mask`` to training samples.
 
     Raises:
         ValueError: `image_format` is neither "RGB" nor "BGR".
@@ -82,6 +83,7 @@ class SegmentationMapper:
         targets: TaskName = "instance",
         num_classes: int | None = None,
         ignore_label: int = 255,
+        ignore_regions: bool = False,
     ):
         if image_format not in IMAGE_FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR'.")
@@ -91,6 +93,7 @@ class SegmentationMapper:
         self.targets = targets
         self.num_classes = num_classes
         self.ignore_label = ignore_label
+        self.ignore_regions = ignore_regions
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -110,6 +113,7 @@ class SegmentationMapper:
             "image_format": cfg.INPUT.FORMAT,
             "targets": preset.targets,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
+            "ignore_regions": cfg.MODEL.MASK_FORMER.IGNORE_REGIONS,
         }
         return arguments if ignore_label is None else {**arguments, "ignore_label": ignore_label}
 
@@ -133,7 +137,11 @@ class SegmentationMapper:
               and ``gt_masks``, N masks (H, W); for annotations also ``gt_boxes`` tight around
               the masks. Crowds, and objects outside the crop, are left out; N may be 0;
             * ``sem_seg``: (H, W) int64, classes and `ignore_label`, also on padding. Present for
-              semantic targets, and for panoptic targets if the data set has label maps.
+              semantic targets, and for panoptic targets if the data set has label maps;
+            * ``ignored_mask``, with `ignore_regions`: (H, W) bool, True on pixels of the image that
+              nobody labelled. For semantic and panoptic targets these are the pixels of none of
+              them, and for annotations the crowd regions outside the objects. It is False on
+              padding.
 
         Raises:
             DatasetError: a file cannot be read or does not have the expected size, or the ground
@@ -180,6 +188,12 @@ class SegmentationMapper:
             sample["instances"] = instance_targets(
                 dataset_dict, image.shape[:2], transforms, padding.shape, self.num_classes
             )
+        if self.ignore_regions:
+            # What an object, a segment or a class covers has a label.
+            ignored = ~sample["instances"].gt_masks.union().numpy() & ~padding
+            if self.targets == "instance":
+                ignored &= crowd_pixels(dataset_dict, image.shape[:2], transforms, padding.shape)
+            sample["ignored_mask"] = torch.from_numpy(ignored)
         return sample
 
     def _read_image(self, sample: dict[str, Any]) -> np.ndarray:

@@ -8,12 +8,13 @@ Shapes:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import transforms as T
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode, Instances
 
 from ...structures import PackedMasks
 from ...utils.size import Size
@@ -60,22 +61,17 @@ def instance_targets(
             "there are no annotations to train on. Is this a test set, or one for another "
             "INPUT.DATASET_MAPPER_NAME?"
         )
-    annotations = dataset_dict["annotations"]
     classes = []
 
     def masks() -> Iterator[np.ndarray]:
-        for number, annotation in enumerate(annotations):
+        for number, annotation in enumerate(dataset_dict["annotations"]):
             if annotation.get("iscrowd", 0):
                 continue
-            try:
+            with _errors_name(annotation, number):
                 check_class(annotation["category_id"], num_classes)
                 mask = transform_segmentation(
                     annotation.get("segmentation"), original_size, transforms, size
                 )
-            except ValueError as error:
-                name = f"annotation id {annotation['id']}" if "id" in annotation else None
-                name = name or f"annotation number {number} of the image, counted from 0"
-                raise DatasetError(f"{name}: {error}.") from error
             if mask.any():
                 classes.append(annotation["category_id"])
                 yield mask
@@ -83,6 +79,51 @@ def instance_targets(
     instances = _make_instances(PackedMasks.from_masks(masks(), size), classes)
     instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
     return instances
+
+
+def crowd_pixels(
+    dataset_dict: dict[str, Any], original_size: Size, transforms: T.TransformList, size: Size
+) -> np.ndarray:
+    """Return where crowd regions are in an augmented image: bool (H, W).
+
+    A region without a segmentation is its box. One that has neither is nowhere.
+
+    Args:
+        dataset_dict: with ``annotations``.
+        original_size: (height, width) of the image in the file.
+        transforms: how the image was augmented.
+        size: (height, width) of the augmented image.
+
+    Raises:
+        DatasetError: a region is unusable; the message names its annotation.
+    """
+    found = np.zeros(size, dtype=bool)
+    for number, annotation in enumerate(dataset_dict["annotations"]):
+        if not annotation.get("iscrowd", 0):
+            continue
+        segmentation = annotation.get("segmentation")
+        with _errors_name(annotation, number):
+            if segmentation is None or not len(segmentation):
+                if "bbox" not in annotation:
+                    continue
+                x0, y0, x1, y1 = BoxMode.convert(
+                    list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+                )
+                segmentation = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+            mask = transform_segmentation(segmentation, original_size, transforms, size)
+        found[: mask.shape[0], : mask.shape[1]] |= mask
+    return found
+
+
+@contextmanager
+def _errors_name(annotation: dict[str, Any], number: int) -> Iterator[None]:
+    """Within the block, turn `ValueError` into `DatasetError` that names an annotation."""
+    try:
+        yield
+    except ValueError as error:
+        name = f"annotation id {annotation['id']}" if "id" in annotation else None
+        name = name or f"annotation number {number} of the image, counted from 0"
+        raise DatasetError(f"{name}: {error}.") from error
 
 
 def transform_segmentation(
