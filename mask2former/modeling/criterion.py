@@ -20,15 +20,20 @@ from torch.nn import functional as F
 from .losses import mask_losses, sample_points, uncertain_points
 from .matcher import HungarianMatcher
 from .ops.cpu_kernels import cpu_kernel
-from .targets import Target, packed_targets, sample_target
+from .targets import Target, packed_targets, regions_of, sample_target
 
 Matches = list[tuple[Tensor, Tensor]]
+
+_NOT_TRAINED = -100  # the class of queries that have no loss, see `F.cross_entropy`
 
 _alone: ContextVar[bool] = ContextVar("_alone", default=False)
 
 
 class SetCriterion(nn.Module):
     """Classification and mask losses of every prediction, each matched to the targets on its own.
+
+    In images that have a `LabelledRegion`, masks are compared within it. A query that matches
+    nothing, and more than half of whose mask is on unknown pixels, has no classification loss.
 
     Args:
         num_classes: K.
@@ -77,7 +82,8 @@ class SetCriterion(nn.Module):
                 ``aux_outputs``, a list of such dicts, and ``piloted``, see
                 `MultiScaleMaskedTransformerDecoder.forward`.
             targets: for each image ``labels`` (N,) in [0, K) and ``masks``: PackedMasks, or a
-                tensor of booleans (N, H', W'), of the size of the network's input.
+                tensor of booleans (N, H', W'), of the size of the network's input. Optionally
+                ``region``, see `Target`.
 
         Returns:
             Scalars ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last prediction, and each with
@@ -137,20 +143,29 @@ class SetCriterion(nn.Module):
                 outputs["pred_masks"], targets, matches, num_masks
             )
             losses = {
-                "loss_ce": self._class_loss(outputs["pred_logits"], targets, matches),
+                "loss_ce": self._class_loss(outputs, targets, matches),
                 "loss_mask": loss_mask,
                 "loss_dice": loss_dice,
             }
         return {key + suffix: self.weight_dict[key] * loss for key, loss in losses.items()}
 
-    def _class_loss(self, logits: Tensor, targets: list[Target], matches: Matches) -> Tensor:
+    def _class_loss(
+        self, outputs: dict[str, Tensor], targets: list[Target], matches: Matches
+    ) -> Tensor:
         """Return the cross-entropy, with "no object" for the queries that are not matched."""
+        logits, masks = outputs["pred_logits"], outputs["pred_masks"].detach()
         wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
+        for row, image_masks, region in zip(wanted, masks, regions_of(targets), strict=True):
+            if region is not None:
+                row[region.mostly_unknown(image_masks)] = _NOT_TRAINED
         for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
             row[queries.to(row.device)] = target["labels"][indices.to(row.device)]
         logits = logits.float().transpose(1, 2)  # (B, K + 1, Q)
-        total = F.cross_entropy(logits, wanted, self.empty_weight, reduction="sum")
-        return total / _share(self.empty_weight[wanted].sum(), least=1e-6)
+        total = F.cross_entropy(
+            logits, wanted, self.empty_weight, ignore_index=_NOT_TRAINED, reduction="sum"
+        )
+        weights = self.empty_weight[wanted.clamp(min=0)] * (wanted != _NOT_TRAINED)
+        return total / _share(weights.sum(), least=1e-6)
 
     def _mask_losses(
         self, masks: Tensor, targets: list[Target], matches: Matches, num_masks: float
@@ -174,12 +189,13 @@ class SetCriterion(nn.Module):
             self.importance_sample_ratio,
             counts,
             of,
+            regions_of(targets),
         )  # (M, P, 2)
         with torch.no_grad():
             parts = points.split(counts)
             wanted = torch.cat(
                 [
-                    sample_target(target["masks"], part, indices)
+                    sample_target(target, part, indices)
                     for target, (_, indices), part in zip(targets, matches, parts, strict=True)
                     if len(indices)
                 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .draws import rand
+from .labelled_region import LabelledRegion, draw_points
 from .ops.cpu_kernels import cpu_kernel
 
 
@@ -167,6 +167,7 @@ def uncertain_points(
     importance_sample_ratio: float,
     counts: Sequence[int] | None = None,
     of: Tensor | None = None,
+    regions: Sequence[LabelledRegion | None] | None = None,
 ) -> Tensor:
     """Draw points where masks are least certain, and some anywhere (arXiv 1912.08193, section 3.1).
 
@@ -181,6 +182,7 @@ def uncertain_points(
         counts: rows of points of each image of the batch, in this order; None is for a single
             image.
         of: indices (N,) of the mask of each row of points; None is for all masks, where N is Q.
+        regions: of each image of the batch, where its points may be; None is for everywhere.
 
     Returns:
         (N, P, 2), (x, y) in [0, 1].
@@ -188,7 +190,8 @@ def uncertain_points(
     of = torch.arange(len(logits), device=logits.device) if of is None else of
     counts = [len(of)] if counts is None else counts
     num_uncertain = int(importance_sample_ratio * num_points)
-    candidates = rand(counts, int(num_points * oversample_ratio), 2, device=logits.device)
+    num_candidates = int(num_points * oversample_ratio)
+    candidates = draw_points(counts, num_candidates, regions, logits.device)
     kernel = cpu_kernel("points_nearest_zero", logits, candidates)
     if kernel is not None:
         uncertain = kernel(logits, of, candidates, num_uncertain)
@@ -196,5 +199,5 @@ def uncertain_points(
         distance = sample_points(logits, candidates, of).abs()  # of the logit from zero
         nearest = distance.topk(num_uncertain, dim=1, largest=False, sorted=False).indices
         uncertain = candidates.gather(1, nearest[..., None].expand(-1, -1, 2))
-    anywhere = rand(counts, num_points - num_uncertain, 2, device=logits.device)
+    anywhere = draw_points(counts, num_points - num_uncertain, regions, logits.device)
     return torch.cat((uncertain, anywhere), dim=1)

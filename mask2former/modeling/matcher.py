@@ -13,16 +13,17 @@ import torch
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor, nn
 
-from .draws import rand
+from .labelled_region import draw_points
 from .losses import pairwise_mask_losses, sample_shared_points
-from .targets import Target, packed_targets, sample_target
+from .targets import Target, packed_targets, regions_of, sample_target
 
 
 class HungarianMatcher(nn.Module):
     """Assigns predictions to the targets of an image such that the total cost is least.
 
     The cost of a pair is a weighted sum of minus the class probability, and of the binary
-    cross-entropy and the dice loss of the masks at random points, the same for all pairs.
+    cross-entropy and the dice loss of the masks at random points, the same for all pairs. In images
+    that have a `LabelledRegion` the points are in it.
 
     Args:
         cost_class: weight of the class cost.
@@ -71,7 +72,8 @@ class HungarianMatcher(nn.Module):
         from scipy.optimize import linear_sum_assignment  # takes as long as all of this package
 
         masks = outputs["pred_masks"]
-        points = rand([1] * len(masks), self.num_points, 2, device=masks.device)  # (B, P, 2)
+        regions = regions_of(targets)
+        points = draw_points([1] * len(masks), self.num_points, regions, masks.device)  # (B, P, 2)
         terms = [
             self._costs(*image)
             for image in zip(outputs["pred_logits"], masks, targets, points, strict=True)
@@ -97,7 +99,7 @@ class HungarianMatcher(nn.Module):
         with torch.autocast(logits.device.type, enabled=False):
             probs = logits.float().softmax(-1)
             predicted = sample_shared_points(masks, points)
-            wanted = sample_target(target["masks"], points)
+            wanted = sample_target(target, points)
             entropy, dice = pairwise_mask_losses(predicted, wanted)
             return {"class": -probs[:, target["labels"]], "mask": entropy, "dice": dice}
 

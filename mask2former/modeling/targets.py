@@ -11,18 +11,32 @@ from torch import Tensor
 
 from ..structures import PackedMasks
 from ..utils.size import Size
+from .labelled_region import LabelledRegion, find_labelled_region
 from .ops.cpu_kernels import cpu_kernel
 
 
-class Target(TypedDict):
-    """Labels (N,) in [0, K), int64, and the N masks of an image."""
-
+class _LabelsAndMasks(TypedDict):
     labels: Tensor
     masks: PackedMasks
 
 
+class Target(_LabelsAndMasks, total=False):
+    """Labels (N,) in [0, K), int64, and the N masks of an image.
+
+    ``region`` says which of its pixels count. Without it, all of them do. With it, masks do not
+    have other pixels.
+    """
+
+    region: LabelledRegion
+
+
 def image_target(
-    x: Mapping[str, Any], *, num_classes: int, padded_size: Size, device: torch.device
+    x: Mapping[str, Any],
+    *,
+    num_classes: int,
+    padded_size: Size,
+    device: torch.device,
+    ignore_regions: bool = False,
 ) -> Target:
     """Build the target of one input of the model.
 
@@ -32,6 +46,8 @@ def image_target(
         num_classes: K.
         padded_size: what the masks are padded to: the size of the network's input.
         device: of the result.
+        ignore_regions: whether the target has the ``region`` of `find_labelled_region`, if not all
+            pixels are labelled. Objects without a labelled pixel are left out.
 
     Raises:
         ValueError: something is missing or does not fit; the message names the file.
@@ -52,7 +68,19 @@ def image_target(
                 f"{name}: class {label} in the annotations, but MODEL.SEM_SEG_HEAD.NUM_CLASSES is "
                 f"{num_classes}"
             )
-    return {"labels": labels, "masks": masks.pad(*padded_size)}
+    target: Target = {"labels": labels, "masks": masks.pad(*padded_size)}
+    region = find_labelled_region(x, padded_size, device) if ignore_regions else None
+    return target if region is None else _within(region, target)
+
+
+def _within(region: LabelledRegion, target: Target) -> Target:
+    """Leave out the pixels that do not count, and the masks without any others."""
+    masks = target["masks"].without(region.ignored)
+    kept = masks.any()
+    labels = target["labels"]
+    if not bool(kept.all()):
+        labels, masks = labels[kept], masks[kept]
+    return {"labels": labels, "masks": masks, "region": region}
 
 
 def packed_gt_masks(instances: Instances, device: torch.device) -> PackedMasks:
@@ -83,19 +111,47 @@ def packed_gt_masks(instances: Instances, device: torch.device) -> PackedMasks:
 
 def packed_targets(targets: Sequence[Mapping[str, Any]]) -> list[Target]:
     """Pack the masks of targets, which may be tensors (N, H, W)."""
-    return [
-        {
-            "labels": target["labels"],
-            "masks": target["masks"]
-            if isinstance(target["masks"], PackedMasks)
-            else PackedMasks.from_tensor(target["masks"]),
-        }
-        for target in targets
-    ]
+    found = []
+    for target in targets:
+        masks = target["masks"]
+        if not isinstance(masks, PackedMasks):
+            masks = PackedMasks.from_tensor(masks)
+        packed: Target = {"labels": target["labels"], "masks": masks}
+        if target.get("region") is not None:
+            packed["region"] = target["region"]
+        found.append(packed)
+    return found
 
 
-def sample_target(masks: PackedMasks, points: Tensor, of: Tensor | None = None) -> Tensor:
-    """Sample masks as `PackedMasks.sample` does, by a compiled kernel where there is one."""
+def regions_of(targets: Sequence[Target]) -> list[LabelledRegion | None]:
+    """Return the region of each image, or None."""
+    return [target.get("region") for target in targets]
+
+
+def sample_target(target: Target, points: Tensor, of: Tensor | None = None) -> Tensor:
+    """Sample masks as `PackedMasks.sample` does, by a compiled kernel where there is one.
+
+    With a region, whose pixels the points must be in, only its pixels are interpolated.
+
+    Args:
+        target: of an image.
+        points: (x, y) in [0, 1]; (P, 2) for all masks, or (N, P, 2) with different points for each.
+        of: indices (N,) of the masks to take instead of all.
+
+    Returns:
+        (N, P), float32, in [0, 1].
+    """
+    values = _sample(target["masks"], points, of)
+    region = target.get("region")
+    if region is None or not len(values):
+        return values
+    shared = points.ndim == 2
+    first = None if shared else torch.zeros(len(points), dtype=torch.long, device=points.device)
+    # The pixel that a point is in has a quarter of the weight at least.
+    return values / (1 - _sample(region.plane, points, first))
+
+
+def _sample(masks: PackedMasks, points: Tensor, of: Tensor | None) -> Tensor:
     kernel = cpu_kernel("sample_packed_masks", masks.planes, points)
     if kernel is None:
         return masks.sample(points, of)

@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
+from criteria import make_criterion, make_matcher, random_case
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from mask2former.modeling import HungarianMatcher, SetCriterion
 from mask2former.modeling.losses import (
     dice_loss,
     pairwise_dice,
@@ -19,35 +19,6 @@ from mask2former.modeling.losses import (
 from mask2former.structures import PackedMasks
 
 WEIGHTS = {"class": 2.0, "mask": 5.0, "dice": 5.0}
-
-
-def make_matcher(num_points=512) -> HungarianMatcher:
-    return HungarianMatcher(cost_class=2.0, cost_mask=5.0, cost_dice=5.0, num_points=num_points)
-
-
-def make_criterion(num_points=512, num_classes=3, **changes) -> SetCriterion:
-    arguments: dict = dict(  # noqa: C408
-        matcher=make_matcher(num_points),
-        weight_dict={"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0},
-        deep_supervision=True,
-        no_object_weight=0.1,
-        num_points=num_points,
-        oversample_ratio=3.0,
-        importance_sample_ratio=0.75,
-    )
-    return SetCriterion(num_classes, **{**arguments, **changes})
-
-
-def random_case(counts, Q=4, K=3, size=8, dtype=torch.float32, scale=2.0):
-    outputs = {
-        "pred_logits": torch.randn(len(counts), Q, K + 1, dtype=dtype),
-        "pred_masks": torch.randn(len(counts), Q, size, size, dtype=dtype) * scale,
-    }
-    targets = [
-        {"labels": torch.randint(K, (n,)), "masks": torch.rand(n, 2 * size, 2 * size) < 0.5}
-        for n in counts
-    ]
-    return outputs, targets
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (4, 0), (6, 2)])  # equal to, fewer, more than queries

@@ -48,6 +48,7 @@ class MaskFormer(nn.Module):
             ``instances`` are of these only; None, without ``panoptic_seg``, is for ``instances`` of
             all classes.
         piloted: whether the head is given the targets in training, for mask-piloted training.
+        ignore_regions: whether pixels that nobody labelled, and padding, are left out of training.
     """
 
     pixel_mean: Tensor
@@ -72,6 +73,7 @@ class MaskFormer(nn.Module):
         overlap_threshold: float = 0.8,
         thing_classes: Collection[int] | None = None,
         piloted: bool = False,
+        ignore_regions: bool = False,
     ):
         super().__init__()
         if not (instance_on or semantic_on or panoptic_on):
@@ -96,6 +98,7 @@ class MaskFormer(nn.Module):
         self.overlap_threshold = overlap_threshold
         self.thing_classes = thing_classes
         self.piloted = piloted
+        self.ignore_regions = ignore_regions
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -153,6 +156,7 @@ class MaskFormer(nn.Module):
             "overlap_threshold": test.OVERLAP_THRESHOLD,
             "thing_classes": _thing_classes(cfg),
             "piloted": mask_former.PILOTED.GROUPS > 0,
+            "ignore_regions": mask_former.IGNORE_REGIONS,
         }
 
     @property
@@ -199,7 +203,9 @@ class MaskFormer(nn.Module):
             batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
                 ``instances`` with ``gt_classes`` and ``gt_masks`` (PackedMasks, BitMasks,
                 PolygonMasks or a tensor) in training, and optionally ``seed``, the seed of the
-                image's random draws; optionally ``height`` and ``width`` of the output.
+                image's random draws, and with `ignore_regions` ``ignored_mask`` and
+                ``padding_mask``, see `find_labelled_region`; optionally ``height`` and ``width`` of
+                the output.
 
         Returns:
             In training a dict of weighted losses; otherwise for each image a dict of what is
@@ -229,6 +235,7 @@ class MaskFormer(nn.Module):
                 num_classes=self.criterion.num_classes,
                 padded_size=_padded_size(batch),
                 device=self.device,
+                ignore_regions=self.ignore_regions,
             )
             for x in batched_inputs
         ]

@@ -1,0 +1,169 @@
+"""Losses on the pixels that somebody labelled.
+
+As published, pixels without a label are pixels outside every object. Here they do not count: the
+points at which masks are compared are drawn from the labelled pixels only, all of them alike, and
+what a point reads of a target is interpolated between labelled pixels. So the losses on masks
+estimate their means over the labelled pixels, and no label of another pixel has an effect.
+
+Shapes:
+    N: rows of points, P: points of a row, k: points that move, L: labelled pixels, Q: queries,
+    H, W: size of the padded image, h, w: of the masks of queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..structures import PackedMasks
+from ..utils.size import Size
+from .draws import rand
+
+# A query that matches nothing is left alone if more than this share of its mask is unknown.
+_MOSTLY = 0.5
+
+
+class LabelledRegion:
+    """The pixels of a padded image that count, and those that do not.
+
+    Args:
+        unknown: bool (H, W), pixels of the image that nobody labelled. They may show objects.
+        padding: bool (H, W), pixels beside the image. They show none.
+    """
+
+    def __init__(self, unknown: Tensor, padding: Tensor):
+        self.ignored = unknown | padding
+        self.plane = PackedMasks.from_tensor(self.ignored[None])
+        self._pixels = (~self.ignored).flatten().nonzero()[:, 0]  # (L,)
+        self._has_unknown = bool(unknown.any())
+        self._kinds = torch.stack((unknown, ~padding)).float()
+        self._shares: dict[Size, Tensor] = {}
+
+    def ignored_points(self, points: Tensor) -> Tensor:
+        """Return which of (N, P, 2) points, in [0, 1], are in ignored pixels, as indices (k,).
+
+        They count through all rows. If all pixels are ignored, there are none: no target is left,
+        and no point matters.
+        """
+        if not len(self._pixels):
+            return torch.zeros(0, dtype=torch.long, device=points.device)
+        cells, _ = self._split(points)
+        width = self.ignored.shape[1]
+        numbers = cells[..., 1].long() * width + cells[..., 0].long()
+        return self.ignored.flatten()[numbers.flatten()].nonzero()[:, 0]
+
+    def moved(self, points: Tensor, lots: Tensor) -> Tensor:
+        """Move points (k, 2) to labelled pixels drawn at random, to the same place within them.
+
+        Uniform points of which the ignored ones are moved are uniform in the labelled pixels.
+
+        Args:
+            points: (x, y) in [0, 1].
+            lots: (k, 2), uniform in [0, 1): the draws.
+        """
+        high, low = (lots * 65536).long().unbind(1)
+        pixels = self._pixels[(high * 65536 + low) * len(self._pixels) >> 32]
+        width = self.ignored.shape[1]
+        _, places = self._split(points)
+        cells = torch.stack((pixels % width, pixels // width), dim=1)
+        return (cells + places) / self._size(points)
+
+    def mostly_unknown(self, masks: Tensor) -> Tensor:
+        """Return whether more than half of each mask is on unknown pixels: bool (Q,).
+
+        What is on padding does not count. A mask without a pixel in the image is not unknown.
+
+        Args:
+            masks: logits (Q, h, w); a mask is where they are above 0.
+        """
+        if not self._has_unknown:
+            return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        size = (masks.shape[1], masks.shape[2])
+        if size not in self._shares:
+            self._shares[size] = F.adaptive_avg_pool2d(self._kinds, size).flatten(1)  # (2, h * w)
+        unknown, inside = ((masks > 0).flatten(1).float() @ self._shares[size].T).unbind(1)
+        return unknown > _MOSTLY * inside
+
+    def _split(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the pixel (x, y) of each point, and the place within it, 0 to 1."""
+        size = self._size(points)
+        scaled = points * size
+        cells = torch.minimum(scaled.floor(), size - 1)
+        return cells, scaled - cells
+
+    def _size(self, points: Tensor) -> Tensor:
+        height, width = self.ignored.shape
+        return points.new_tensor((width, height))
+
+
+def find_labelled_region(
+    x: Mapping[str, Any], padded_size: Size, device: torch.device
+) -> LabelledRegion | None:
+    """Return the region of one input of the model; None if all of the padded image is labelled.
+
+    Args:
+        x: Detectron2's input dict with ``image`` (3, H, W), and optionally ``ignored_mask`` and
+            ``padding_mask``, bool (H, W), as the mapper gives them. Without them the whole image is
+            labelled.
+        padded_size: of the network's input.
+        device: of the result.
+
+    Raises:
+        ValueError: a mask does not have the image's size; the message names the file.
+    """
+    size = tuple(x["image"].shape[-2:])
+    bottom, right = padded_size[0] - size[0], padded_size[1] - size[1]
+    padded = []
+    for key, beside in (("ignored_mask", False), ("padding_mask", True)):
+        mask = x.get(key)
+        mask = torch.zeros(size, dtype=torch.bool) if mask is None else torch.as_tensor(mask)
+        if tuple(mask.shape) != size:
+            raise ValueError(
+                f"{x.get('file_name', 'an image')}: {key} has the shape {tuple(mask.shape)}, the "
+                f"image {size}"
+            )
+        mask = mask.to(device=device, dtype=torch.bool)
+        padded.append(F.pad(mask, (0, right, 0, bottom), value=beside))
+    unknown, padding = padded
+    unknown &= ~padding
+    return LabelledRegion(unknown, padding) if bool((unknown | padding).any()) else None
+
+
+def draw_points(
+    counts: Sequence[int],
+    num_points: int,
+    regions: Sequence[LabelledRegion | None] | None,
+    device: torch.device,
+) -> Tensor:
+    """Draw points uniformly in the labelled pixels of images.
+
+    For images without a region, they are the points that `rand` draws.
+
+    Args:
+        counts: rows of points of each image of the batch.
+        num_points: P.
+        regions: of each image; None if no image has one.
+        device: of the result.
+
+    Returns:
+        (sum of `counts`, P, 2), (x, y) in [0, 1], float32.
+    """
+    points = rand(counts, num_points, 2, device=device)
+    if regions is None or not any(regions):
+        return points
+    rows = points.split(list(counts))
+    indices = [
+        part.new_zeros(0).long() if region is None else region.ignored_points(part)
+        for part, region in zip(rows, regions, strict=True)
+    ]
+    numbers = [len(i) for i in indices]
+    lots = rand(numbers, 2, device=device).split(numbers)
+    for part, region, i, lot in zip(rows, regions, indices, lots, strict=True):
+        if region is not None:
+            flat = part.view(-1, 2)
+            flat[i] = region.moved(flat[i], lot)
+    return points
