@@ -34,6 +34,8 @@ class DataFacts:
         elongation: longer side over shorter side, at least 1; 95th percentile.
         objects: objects, segments or classes per image; 99th percentile.
         most_objects: their largest number.
+        void_is_background: whether pixels without a label can only be the background of the
+            classes, as in panoptic data of things alone and in label maps of a single class.
     """
 
     task: TaskName
@@ -44,6 +46,7 @@ class DataFacts:
     elongation: float
     objects: int
     most_objects: int
+    void_is_background: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def data_facts(task: TaskName, own: Registered) -> DataFacts:
         elongation=_percentile(sorted(max(size) / min(size) for size in sizes), 0.95),
         objects=_percentile(counts, 0.99),
         most_objects=counts[-1],
+        void_is_background=(task == "semantic" and len(own.classes) == 1)
+        or (task == "panoptic" and len(own.classes.things or ()) == len(own.classes)),
     )
 
 

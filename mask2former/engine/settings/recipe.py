@@ -68,6 +68,7 @@ KEYS = (
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
     "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
+    "MODEL.MASK_FORMER.IGNORE_REGIONS",
     "DATALOADER.NUM_WORKERS",
     "SOLVER.AMP.ENABLED",
     "SOLVER.IMS_PER_BATCH",
@@ -133,6 +134,7 @@ def choose(
     recipe = _Recipe(cfg, published or cfg, data, machine, given)
     recipe.sizes()
     recipe.queries()
+    recipe.ignored_regions()
     recipe.machine_settings()
     recipe.batch()
     recipe.length(epochs)
@@ -242,6 +244,22 @@ class _Recipe:
         key = "TEST.DETECTIONS_PER_IMAGE"
         if data.task != "semantic" and most > self.value(key):
             self.choose(key, most, f"one image has {data.most_objects} {unit}")
+
+    def ignored_regions(self) -> None:
+        data = self.data
+        if self.cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
+            return
+        if data.void_is_background:
+            what = "of no segment" if data.task == "panoptic" else "without the only class"
+            why = f"pixels {what} are background"
+        else:
+            unlabelled = {
+                "instance": "crowd regions are",
+                "panoptic": "crowd regions and pixels of no segment are",
+                "semantic": "pixels without a class are",
+            }[data.task]
+            why = f"{unlabelled} unknown, not background"
+        self.choose("MODEL.MASK_FORMER.IGNORE_REGIONS", not data.void_is_background, why)
 
     def machine_settings(self) -> None:
         machine = self.machine

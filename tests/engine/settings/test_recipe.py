@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,12 @@ from support import REPOSITORY
 from mask2former import load_config
 from mask2former.config.merge import get_value, merge_overrides
 from mask2former.config.validate import validate
-from mask2former.engine.settings.facts import DataFacts, Machine
+from mask2former.data.checks.report import ImageContent
+from mask2former.data.own_data import Registered
+from mask2former.engine.settings.facts import DataFacts, Machine, data_facts
 from mask2former.engine.settings.recipe import KEYS, choose, table
 from mask2former.engine.settings.run_settings import set_values
+from mask2former.structures import Classes
 from mask2former.tasks import TASKS
 
 CPU = Machine("cpu", processes=1, cores=2, memory=8 * 2**30, fast_16_bit=False)
@@ -210,3 +214,32 @@ def test_the_table_has_a_line_per_choice():
     assert len(lines) == len(choices) > 10
     for line, choice in zip(lines, choices, strict=True):
         assert line.split()[0] == choice.key and line.endswith(choice.why)
+
+
+@pytest.mark.parametrize("kind", ["small", "photos", "published"])
+@pytest.mark.parametrize("task", TASKS)
+def test_what_nobody_labelled_is_ignored_unless_it_is_background(kind, task):
+    data = replace(PHOTOS, task=task)
+    assert settings(data, kind=kind).MODEL.MASK_FORMER.IGNORE_REGIONS
+    known = replace(data, void_is_background=True)
+    assert not settings(known, kind=kind).MODEL.MASK_FORMER.IGNORE_REGIONS
+    off = ["MODEL.MASK_FORMER.IGNORE_REGIONS", False]
+    assert not settings(data, kind=kind, opts=off).MODEL.MASK_FORMER.IGNORE_REGIONS
+
+
+@pytest.mark.parametrize(
+    ("task", "things", "count", "is_background"),
+    [
+        ("instance", 2, 2, False),
+        ("panoptic", 2, 2, True),
+        ("panoptic", 1, 2, False),
+        ("semantic", None, 1, True),
+        ("semantic", None, 2, False),
+    ],
+)
+def test_when_void_is_background(task, things, count, is_background):
+    known = None if things is None else frozenset(range(things))
+    classes = replace(Classes.numbered(count), things=known)
+    images = {"a.png": ImageContent((40, 50), Counter({0: 3}))}
+    own = Registered("train", None, classes, images, num_val=0)
+    assert data_facts(task, own).void_is_background == is_background
