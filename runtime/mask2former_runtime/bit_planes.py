@@ -7,24 +7,26 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
 
-def pack(masks: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
-    """Pack masks (H, W), bool, as they come; only one of them is held at a time.
+def empty(count: int, size: tuple[int, int]) -> np.ndarray:
+    """Return the planes of `count` masks (H, W) without a pixel."""
+    return np.zeros((-(-count // 8), *size), np.uint8)
+
+
+def add(planes: np.ndarray, n: int, mask: np.ndarray, corner: tuple[int, int] = (0, 0)) -> None:
+    """Add pixels to mask n.
 
     Args:
-        masks: N masks.
-        size: (H, W), also if there are no masks.
+        planes: are written to.
+        n: number of the mask.
+        mask: bool, the mask or a part of it.
+        corner: (row, column) of that part.
     """
-    planes: list[np.ndarray] = []
-    for n, mask in enumerate(masks):
-        if n % 8 == 0:
-            planes.append(np.zeros(size, np.uint8))
-        planes[-1] |= mask.view(np.uint8) << np.uint8(n % 8)
-    return np.stack(planes) if planes else np.zeros((0, *size), np.uint8)
+    (top, left), (height, width) = corner, mask.shape
+    part = planes[n // 8, top : top + height, left : left + width]
+    part |= mask.view(np.uint8) << np.uint8(n % 8)
 
 
 def unpack(planes: np.ndarray, n: int) -> np.ndarray:

@@ -37,6 +37,14 @@ def boxes_of(values: np.ndarray, keys: Sequence[int]) -> np.ndarray:
     return boxes[list(keys)]
 
 
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the box of a mask (H, W), as in `boxes_of`; zeros if the mask is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
 def connected_pieces(mask: np.ndarray) -> tuple[np.ndarray, int]:
     """Number the pieces of a mask whose pixels touch at an edge.
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .bit_planes import pack, unpack
+from .bit_planes import add, empty, unpack
 from .classes import Classes
 from .drawing.scenes import InstanceScene, PanopticScene, SemanticScene
 from .maps import boxes_of
@@ -65,12 +65,15 @@ class InstancePrediction(Prediction):
     def __getitem__(self, kept: Sequence[int] | np.ndarray) -> InstancePrediction:
         """Return a prediction of some of the objects: positions, or a bool array (N,)."""
         chosen = self._chosen(kept)
+        planes = empty(len(chosen), self.size)
+        for n, i in enumerate(chosen.tolist()):
+            add(planes, n, self.mask(i))
         return replace(
             self,
             labels=self.labels[chosen],
             scores=self.scores[chosen],
             boxes=self.boxes[chosen],
-            planes=pack((self.mask(i) for i in chosen), self.size),
+            planes=planes,
         )
 
 

@@ -7,6 +7,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, SEM_SEG_HEADS_REGISTRY
 from PIL import Image
 from support import QUICKSTART, REPOSITORY, TINY
+from tiny_exports import tiny_metadata, write_onnx
 
 from mask2former import load_config
 from mask2former.cli import convert_checkpoint
@@ -23,6 +24,7 @@ def example_files(datasets, tmp_path_factory) -> Path:
     (root / "configs").symlink_to(REPOSITORY / "configs")
     with Image.open(REPOSITORY / "docs/pictures/food.jpg") as picture:
         picture.crop((0, 0, 420, 420)).resize((128, 96)).save(root / "photo.jpg")
+    write_onnx(root / "mine.onnx", tiny_metadata())
 
     shapes = datasets / "synthetic_shapes"
     for split in ("train", "val"):

@@ -12,6 +12,7 @@ from markdown import PAGES, anchors, blocks, commands, local_links
 from support import REPOSITORY
 
 from mask2former.cli.main import argument_parser
+from mask2former_runtime import cli
 
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 SHELL_PAGES = [page for page in PAGES if commands(page)]
@@ -91,6 +92,8 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         check_python(arguments[arguments.index("train_net.py") :], monkeypatch)
     elif program == "mask2former":
         argument_parser().parse_args(arguments)
+    elif program == "mask2former-runtime":
+        cli.argument_parser().parse_args(arguments)
     else:
         assert program in OTHERS, f"unknown program: {words}"
 

@@ -13,9 +13,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
+from ..maps import box_of
 from .canvas import line_width, make_canvas, stripe_distance, stripes
 from .colors import Color
-from .labels import mask_bounds
 from .legend import add_legend
 from .region_labels import RegionLabel, label_regions, search_stride, strided
 
@@ -88,7 +88,7 @@ def _draw_mask(
     """
     H, W = mask.shape
     margin = math.ceil(2 * line_width / factor) + 1
-    x0, y0, x1, y1 = mask_bounds(mask)
+    x0, y0, x1, y1 = box_of(mask)
     x0, y0, x1, y1 = max(0, x0 - margin), max(0, y0 - margin), x1 + margin, y1 + margin
     crop = Image.fromarray(mask[y0 : min(y1, H), x0 : min(x1, W)].astype(np.uint8) * 255)
     if factor > 1:

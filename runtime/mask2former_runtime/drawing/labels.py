@@ -175,9 +175,3 @@ def covered(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
     b = np.array(others).reshape(1, -1, 4)
     shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     return shared.clip(min=0).prod(-1).sum(-1)
-
-
-def mask_bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return x0, y0, x1, y1 of a mask (H, W) that is not empty; x1 and y1 are exclusive."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

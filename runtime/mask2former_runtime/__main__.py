@@ -1,0 +1,7 @@
+"""The same as the command ``mask2former-runtime``."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,172 @@
+"""The command ``mask2former-runtime``: predict with an exported model, without PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .image import ImageReadError, read_image
+from .inputs import expand_inputs, image_ids, map_names, output_paths
+from .metadata import TASKS
+from .model import Segmenter, load
+from .prediction import save_picture
+from .result_files import MapResults, Results, build_results, check_map_paths
+from .text import one_line
+
+EPILOG = """\
+examples:
+  mask2former-runtime predict photo.jpg --model mine.onnx --output out/
+  mask2former-runtime predict 'photos/*.jpg' --model mine.onnx --json results.json --threshold 0.3
+
+exit status: 0 everything was done; 1 an image was skipped, or a file cannot be written; 2 nothing
+was done, because the command or the model is wrong; 130 interrupted.
+"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command."""
+    parser = argparse.ArgumentParser(
+        prog="mask2former-runtime", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    verb = verbs.add_parser(
+        "predict", help="segment images, and draw what is found",
+        description="Segment images with an exported model, and draw what it finds.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    verb.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders and quoted patterns such as 'dir/*.png'",
+    )
+    verb.add_argument(
+        "--model", required=True, metavar="FILE", help="exported model: .onnx, or .xml of OpenVINO"
+    )
+    verb.add_argument(
+        "--output",
+        metavar="PATH",
+        default="predictions",
+        help="a folder, or a file for one input (default: the folder predictions)",
+    )
+    verb.add_argument(
+        "--json", metavar="FILE", help="write the results too, in COCO's formats or as label maps"
+    )
+    verb.add_argument(
+        "--task", choices=TASKS, metavar="TASK",
+        help="panoptic, instance or semantic (default: what the model was exported for)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--threshold",
+        type=_probability,
+        metavar="SCORE",
+        help="lowest score, 0 to 1 (default: that of the model)",
+    )
+    verb.add_argument("--threads", type=int, metavar="N", help="threads that compute")
+    verb.add_argument(
+        "--provider",
+        action="append",
+        metavar="NAME",
+        help="execution provider of onnxruntime, or device of OpenVINO (default: the CPU)",
+    )
+    verb.add_argument(
+        "--operator-library", metavar="FILE", help="library with operators that the model needs"
+    )
+    verb.set_defaults(run=predict)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    args = argument_parser().parse_args(arguments)
+    try:
+        return args.run(args)
+    except OSError as error:
+        return _report(error, 1)
+    except ValueError as error:
+        return _report(error, 2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Segment the inputs; return 1 if one was skipped.
+
+    Raises:
+        ValueError: the command or the model cannot be used.
+        OSError: the results cannot be written.
+    """
+    inputs = expand_inputs(args.inputs)
+    outputs = output_paths(inputs, Path(args.output))
+    model = load(
+        args.model,
+        threads=args.threads,
+        providers=args.provider,
+        operator_library=args.operator_library,
+    )
+    segmenter = model.segmenter(args.task, args.threshold)
+    results = None
+    if args.json is not None:
+        results = build_results(segmenter.task, segmenter.classes, Path(args.json))
+        if isinstance(results, MapResults):
+            check_map_paths(results.folder, map_names(inputs), inputs, outputs)
+        results.path.parent.mkdir(parents=True, exist_ok=True)
+    skipped = 0
+    names = zip(inputs, outputs, image_ids(inputs), map_names(inputs), strict=True)
+    for number, (path, output, image_id, map_name) in enumerate(names, start=1):
+        start = time.perf_counter()
+        try:
+            image = read_image(path)
+            found = _find(segmenter, image, output, results, (image_id, str(path), map_name))
+        except (ImageReadError, OSError, MemoryError) as error:
+            reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
+            print(f"[{number}/{len(inputs)}] SKIPPED {reason}", file=sys.stderr)
+            skipped += 1
+            continue
+        seconds = time.perf_counter() - start
+        print(f"[{number}/{len(inputs)}] {path}: {found} in {seconds:.2f} s -> {output}")
+    if results is not None:
+        results.write()
+        print(f"{results.count()} written to {args.json}")
+    return 1 if skipped else 0
+
+
+def _find(
+    segmenter: Segmenter,
+    image: np.ndarray,
+    output: Path,
+    results: Results | None,
+    names: tuple[int, str, str],
+) -> str:
+    """Segment an image, write its picture, and return what was found, in words."""
+    found = segmenter.find(image)
+    if results is not None:
+        results.add(found, *names)
+    save_picture(found.plot(), output)
+    return found.summary()
+
+
+def _probability(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+def _short(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return one_line(str(error)) or "out of memory"
+
+
+def _report(error: Exception, status: int) -> int:
+    print(f"mask2former-runtime: error: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,131 @@
+"""Images of every kind that Python programs hold, as pixels with their source.
+
+Shapes:
+    H, W: height and width of an image, B: images in a batch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .image import IMAGE_FORMATS, pixels_of, read_image
+from .inputs import expand_inputs
+from .prediction import ImageSource
+
+Pixels = tuple[np.ndarray, ImageSource]
+"""An image (H, W, 3), uint8, BGR, and where it comes from."""
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class Images:
+    """One image, several, or a stream, read when it is their turn.
+
+    Attributes:
+        number: "one", "many" or "stream".
+        items: the images.
+    """
+
+    number: str
+    items: Iterator[Pixels]
+
+
+def open_images(
+    inputs: Any,
+    *,
+    channel_order: str = "RGB",
+    others: Callable[[Any], Images | None] = lambda inputs: None,
+    read: Callable[[Path], np.ndarray] = read_image,
+) -> Images:
+    """Open what a user gives to predict on.
+
+    Args:
+        inputs: a path, a Pillow image, an array, or an iterable of these.
+        channel_order: "RGB" or "BGR": that of arrays.
+        others: opens further kinds of inputs; None is for the kinds above.
+        read: reads a file.
+
+    Raises:
+        ValueError: the inputs are of another kind, or there are none.
+    """
+    if channel_order not in IMAGE_FORMATS:
+        raise ValueError(f"channel_order is {channel_order!r}: choose 'RGB' or 'BGR'")
+    other = others(inputs)
+    if other is not None:
+        return other
+    if isinstance(inputs, str | os.PathLike):
+        return _of_path(os.fspath(inputs), read)
+    if isinstance(inputs, Image.Image):
+        return one_image(pixels_of(inputs), getattr(inputs, "filename", ""))
+    if isinstance(inputs, np.ndarray) and inputs.ndim != 4:
+        return one_image(as_bgr(inputs, channel_order))
+    if not isinstance(inputs, Iterable):
+        raise ValueError(
+            f"cannot predict on a {type(inputs).__name__}: give a path, a Pillow image, an array "
+            "(H, W, 3), or a list of these"
+        )
+    opened = (open_images(x, channel_order=channel_order, others=others, read=read) for x in inputs)
+    items = itertools.chain.from_iterable(images.items for images in opened)
+    is_finite = hasattr(inputs, "__len__")
+    return Images("many" if is_finite else "stream", items)
+
+
+def one_image(image: np.ndarray, name: str = "") -> Images:
+    """Return an image (H, W, 3), uint8, BGR."""
+    return Images("one", iter([(image, ImageSource(name, pixels=image[:, :, ::-1]))]))
+
+
+def _of_path(path: str, read: Callable[[Path], np.ndarray]) -> Images:
+    files = expand_inputs([path])
+    several = len(files) > 1 or files[0] != Path(os.path.expanduser(path))
+    items = ((read(file), ImageSource(str(file), file=file)) for file in files)
+    return Images("many" if several else "one", items)
+
+
+def as_bgr(
+    image: np.ndarray,
+    channel_order: str,
+    wanted: str = "(H, W, 3) as array",
+    given: tuple[int, ...] | None = None,
+) -> np.ndarray:
+    """Return an array as (H, W, 3), uint8, BGR.
+
+    Args:
+        image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); uint8, 0 to 255, or float, 0 to 1.
+        channel_order: "RGB" or "BGR".
+        wanted: the right shape, for messages.
+        given: the shape that the user gave, for messages.
+
+    Raises:
+        ValueError: it is of another shape or type, or out of range.
+    """
+    pixels = image[:, :, None] if image.ndim == 2 else image
+    if pixels.ndim != 3 or pixels.shape[2] not in _MODES or 0 in pixels.shape:
+        raise ValueError(f"an image has the shape {wanted}; this one has {given or image.shape}")
+    if np.issubdtype(pixels.dtype, np.floating):
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):  # NaN too
+            raise ValueError(
+                f"pixels of type float are from 0 to 1; these are from {low:g} to {high:g}"
+            )
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"pixels are uint8, 0 to 255, or float, 0 to 1; these are {pixels.dtype}: scale them"
+        )
+    if channel_order == "BGR" and pixels.shape[2] >= 3:
+        pixels = pixels[:, :, [2, 1, 0, *range(3, pixels.shape[2])]]
+    if pixels.shape[2] == 3:
+        return np.ascontiguousarray(pixels[:, :, ::-1])
+    mode = _MODES[pixels.shape[2]]
+    flat = pixels[:, :, 0] if mode == "L" else pixels
+    return pixels_of(Image.fromarray(np.ascontiguousarray(flat)))

@@ -1,0 +1,250 @@
+"""Networks of exported files: what maps images to logits of classes and masks."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import ExportError
+from .metadata import KEY, Metadata, not_ours
+from .text import one_line, some_of
+
+_ONNX_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
+INPUT, OUTPUTS = "images", ("logits", "masks")
+
+
+class Network(Protocol):
+    """A network with its metadata.
+
+    Attributes:
+        metadata: what the file says of its model.
+    """
+
+    metadata: Metadata
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised and padded.
+
+        Returns:
+            Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4), float32.
+        """
+
+
+def open_network(
+    file: Path,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    operator_library: str | Path | None = None,
+) -> Network:
+    """Open the network of a file; see `load`.
+
+    Raises:
+        ExportError: the file, a package for it, a provider or the library cannot be used.
+    """
+    kinds: dict[str, Callable[..., Network]] = {".onnx": OnnxNetwork, ".xml": OpenVinoNetwork}
+    if file.suffix.lower() not in kinds:
+        hint = f": name {file.with_suffix('.xml')}" if file.suffix.lower() == ".bin" else ""
+        raise ExportError(f"{file}: exported models end in {' or '.join(kinds)}{hint}")
+    if not file.is_file():
+        raise ExportError(f"{file}: no such file")
+    if operator_library is not None and not Path(operator_library).is_file():
+        raise ExportError(f"operator_library {operator_library}: no such file")
+    library = None if operator_library is None else str(Path(operator_library).resolve())
+    return kinds[file.suffix.lower()](file, threads, providers, library)
+
+
+class OnnxNetwork:
+    """A network in onnxruntime.
+
+    Args:
+        file: the ONNX file.
+        threads: that compute; None for onnxruntime's choice.
+        providers: execution providers, in the order of preference; None for the CPU.
+        library: a library of custom operators.
+
+    Raises:
+        ExportError: see `open_network`.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        threads: int | None,
+        providers: Sequence[str] | None,
+        library: str | None,
+    ):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_package(file, "onnxruntime", "onnx") from error
+        providers = ["CPUExecutionProvider"] if providers is None else list(providers)
+        offered = onnxruntime.get_available_providers()
+        unknown = [name for name in providers if name not in offered]
+        if unknown:
+            raise ExportError(
+                f"this onnxruntime does not have the provider {some_of(unknown)}, but "
+                f"{some_of(offered)}"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what it says is in the exception too
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        self._file = file
+        if library is not None:
+            try:
+                options.register_custom_ops_library(library)
+            except Exception as error:  # its exceptions have no base of their own
+                raise _unusable_library(library, error) from error
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+        except Exception as error:  # see above
+            raise ExportError(_onnx_problem(file, str(error))) from error
+        text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
+        if text is None:
+            raise ExportError(not_ours(str(file)))
+        self.metadata = Metadata.from_text(text, str(file))
+        _check_names(
+            file,
+            [tensor.name for tensor in self._session.get_inputs()],
+            [tensor.name for tensor in self._session.get_outputs()],
+        )
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict; see `Network`."""
+        try:
+            logits, masks = self._session.run(list(OUTPUTS), {INPUT: images})
+        except Exception as error:  # see above
+            raise _failed(self._file, error) from error
+        return logits, masks
+
+
+class OpenVinoNetwork:
+    """A network in OpenVINO; it may be called from several threads, one after the other.
+
+    Args:
+        file: the XML file; the BIN file is beside it.
+        threads: that compute; None for OpenVINO's choice.
+        providers: one of OpenVINO's devices, such as "GPU"; None for the CPU.
+        library: an extension with custom operators.
+
+    Raises:
+        ExportError: see `open_network`.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        threads: int | None,
+        providers: Sequence[str] | None,
+        library: str | None,
+    ):
+        try:
+            import openvino
+        except ImportError as error:
+            raise missing_package(file, "openvino", "openvino") from error
+        if not file.with_suffix(".bin").is_file():
+            raise ExportError(f"{file.with_suffix('.bin')}, which belongs to {file}, is missing")
+        self._file, self._lock = file, threading.Lock()
+        with file.open("rb") as opened:
+            if b"<net" not in opened.read(4096):  # OpenVINO would try its readers of other formats
+                raise ExportError(f"{file} is not an OpenVINO model, or it is damaged")
+        core = openvino.Core()
+        if library is not None:
+            try:
+                core.add_extension(library)
+            except RuntimeError as error:
+                raise _unusable_library(library, error) from error
+        try:
+            model = core.read_model(str(file))
+        except RuntimeError as error:
+            raise ExportError(_openvino_problem(file, str(error))) from error
+        if not model.has_rt_info([KEY]):
+            raise ExportError(not_ours(str(file)))
+        self.metadata = Metadata.from_text(str(model.get_rt_info([KEY]).value), str(file))
+        _check_names(
+            file,
+            [name for tensor in model.inputs for name in tensor.get_names()],
+            [name for tensor in model.outputs for name in tensor.get_names()],
+        )
+        # By default, processors with bfloat16 compute everything with it.
+        precision = {"bf16": "bf16", "fp16": "f16"}.get(self.metadata.precision, "f32")
+        config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        device = "CPU" if providers is None else ",".join(providers)
+        try:
+            self._compiled = core.compile_model(model, device, config)
+            self._request = self._compiled.create_infer_request()
+        except RuntimeError as error:
+            raise ExportError(_openvino_problem(file, str(error))) from error
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict; see `Network`."""
+        try:
+            with self._lock:
+                results = self._request.infer({INPUT: images}, share_inputs=True)
+        except RuntimeError as error:
+            raise _failed(self._file, error) from error
+        logits, masks = (results[name] for name in OUTPUTS)
+        return logits, masks
+
+
+def missing_package(file: Path, package: str, extra: str) -> ExportError:
+    """Return the error about a package that a file needs."""
+    return ExportError(f'{file} needs {package}: pip install "mask2former-runtime[{extra}]"')
+
+
+def _unusable_library(library: str, error: Exception) -> ExportError:
+    lines = [line for line in str(error).splitlines() if not line.startswith("Exception from")]
+    reason = _ONNX_PREFIX.sub("", " ".join(lines))
+    return ExportError(f"operator_library {library} cannot be loaded: {one_line(reason, 400)}")
+
+
+def _check_names(file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    if INPUT not in inputs or not set(OUTPUTS) <= set(outputs):
+        raise ExportError(
+            f"{file} has the inputs {some_of(inputs)} and the outputs {some_of(outputs)}, and not "
+            f"{INPUT} and {', '.join(OUTPUTS)}: export it without post-processing"
+        )
+
+
+def _onnx_problem(file: Path, text: str) -> str:
+    """Return in words why onnxruntime does not open a file."""
+    reason = _ONNX_PREFIX.sub("", text)
+    if "Protobuf parsing failed" in reason or "No graph was found" in reason:
+        return f"{file} is not an ONNX file, or it is damaged or cut off"
+    if "not a registered function" in reason or "No Op registered" in reason:
+        return (
+            f"{file} needs operators that are missing: give their library as operator_library, or "
+            f"upgrade onnxruntime ({one_line(reason, 300)})"
+        )
+    return f"{file}: onnxruntime cannot open it: {one_line(reason, 400)}"
+
+
+def _openvino_problem(file: Path, text: str) -> str:
+    """Return in words why OpenVINO does not open a file."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("Exception from")]
+    reason = one_line(" ".join(lines) or text, 400)
+    if "doesn't contain the operation" in reason or "Cannot create" in reason:
+        return (
+            f"{file} needs operators that are missing: give their library as operator_library, or "
+            f"upgrade openvino ({reason})"
+        )
+    if "parsing" in reason:
+        return f"{file} is damaged or cut off ({reason})"
+    if "weights in bin file" in reason:
+        return f"{file.with_suffix('.bin')} is damaged or cut off, or belongs to another model"
+    return f"{file}: OpenVINO cannot open it: {reason}"
+
+
+def _failed(file: Path, error: Exception) -> ExportError:
+    return ExportError(f"{file}: the network failed: {one_line(str(error), 400)}")

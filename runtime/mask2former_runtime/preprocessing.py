@@ -1,0 +1,80 @@
+"""From an image to the input of the network.
+
+Shapes:
+    H, W: height and width of the image, h, w: of the resized one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from .metadata import InputSpec
+from .resizing import Size
+
+
+def network_size(height: int, width: int, min_size: int, max_size: int) -> Size:
+    """Return the size to which an image is resized, as by Detectron2's ``ResizeShortestEdge``.
+
+    Args:
+        height: H.
+        width: W.
+        min_size: length of the shorter side, or 0 to keep the size.
+        max_size: limit of the longer side, which takes precedence.
+
+    Returns:
+        (h, w), each at least 1.
+    """
+    if min_size == 0:
+        return height, width
+    factor = min_size / min(height, width)
+    # The shorter side is exact at first, and all is rounded at the end.
+    if height < width:
+        sides = float(min_size), factor * width
+    else:
+        sides = factor * height, float(min_size)
+    if max(sides) > max_size:
+        factor = max_size / max(sides)
+        sides = sides[0] * factor, sides[1] * factor
+    return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
+
+
+def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]:
+    """Resize, normalise and pad an image.
+
+    A file that takes one size only gets the image as large as fits into that.
+
+    Args:
+        image: (H, W, 3) uint8, BGR.
+        spec: what the network takes.
+
+    Returns:
+        (1, 3, padded h, padded w) float32, and (h, w).
+    """
+    height, width = network_size(image.shape[0], image.shape[1], spec.min_size, spec.max_size)
+    shrink = min((spec.height or height) / height, (spec.width or width) / width)
+    if shrink < 1:
+        height = max(1, min(int(height * shrink + 0.5), spec.height or height))
+        width = max(1, min(int(width * shrink + 0.5), spec.width or width))
+    if spec.channel_order == "RGB":
+        image = image[:, :, ::-1]
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    padded = np.zeros(
+        (
+            1,
+            3,
+            spec.height or _multiple(height, spec.size_divisibility),
+            spec.width or _multiple(width, spec.size_divisibility),
+        ),
+        np.float32,
+    )
+    for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
+        part = padded[0, channel, :height, :width]
+        np.subtract(resized[:, :, channel], np.float32(mean), out=part)
+        part /= np.float32(std)
+    return padded, (height, width)
+
+
+def _multiple(length: int, of: int) -> int:
+    return -(-length // of) * of
