@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform
+from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 from torch.nn import functional as F
+
+from mask2former_runtime.preprocessing import network_size
 
 from ..checkpoint import load_weights
 from ..modeling.postprocessing import CHUNK_PIXELS
@@ -154,10 +156,7 @@ class Predictor:
 
     def network_size(self, height: int, width: int) -> Size:
         """Return the size to which the model sees an image of this size resized."""
-        if self.min_size == 0:
-            return height, width
-        size = ResizeShortestEdge.get_output_shape(height, width, self.min_size, self.max_size)
-        return max(1, size[0]), max(1, size[1])
+        return network_size(height, width, self.min_size, self.max_size)
 
 
 def best_classes(

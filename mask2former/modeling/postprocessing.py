@@ -17,6 +17,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torch.nn import functional as F
 
+from mask2former_runtime.postprocessing import chosen_segments
+
 from ..structures.packed_masks import boxes_of_projections
 from ..utils.memory import return_freed_memory
 from ..utils.size import Size
@@ -241,47 +243,12 @@ def panoptic_inference(
         winner.masked_fill_(better, 2 * i).add_(inside & better)
     won = winner.flatten().bincount(minlength=2 * len(queries)).view(-1, 2)
     table = torch.stack((labels[queries], mask_areas, won.sum(1), won[:, 1]), dim=1)
-    ids, segments = _segments(
+    ids, segments = chosen_segments(
         table.tolist(), scores.tolist(), overlap_threshold, frozenset(thing_classes)
     )
     # 0 outside the mask
     lookup = torch.tensor([[0, i] for i in ids], dtype=torch.int32, device=device).flatten()
     return lookup.index_select(0, winner.flatten()).view(output_size), segments
-
-
-def _segments(
-    table: list[list[int]],
-    scores: list[float],
-    overlap_threshold: float,
-    thing_classes: frozenset[int],
-) -> tuple[list[int], list[dict[str, Any]]]:
-    """Return the segment id of each query, 0 for none, and the segments.
-
-    Args:
-        table: class, area of the mask, pixels won, and pixels won within the mask, of each query.
-        scores: class probability of each query.
-        overlap_threshold: least share of pixels won.
-        thing_classes: classes whose queries are not merged.
-    """
-    ids: list[int] = []
-    segments: list[dict[str, Any]] = []
-    stuff: dict[int, int] = {}  # segment id by class
-    for (label, area, won, visible), score in zip(table, scores, strict=True):
-        if visible == 0 or won / area < overlap_threshold:
-            ids.append(0)
-        elif label in stuff:
-            ids.append(stuff[label])
-            segment = segments[stuff[label] - 1]
-            segment["score"] = max(segment["score"], score)
-        else:
-            is_thing = label in thing_classes
-            ids.append(len(segments) + 1)
-            segments.append(
-                {"id": ids[-1], "isthing": is_thing, "category_id": label, "score": score}
-            )
-            if not is_thing:
-                stuff[label] = len(segments)
-    return ids, segments
 
 
 def _upsampled(
