@@ -38,7 +38,8 @@ class LabelledRegion:
     def __init__(self, unknown: Tensor, padding: Tensor):
         self.ignored = unknown | padding
         self.plane = PackedMasks.from_tensor(self.ignored[None])
-        self._pixels = (~self.ignored).flatten().nonzero()[:, 0]  # (L,)
+        # of the labelled pixels, (L,) each; one tensor (L, 2) would take ten times as long to index
+        self._rows, self._columns = (~self.ignored).nonzero().float().T.contiguous()
         self._has_unknown = bool(unknown.any())
         self._kinds = torch.stack((unknown, ~padding)).float()
         self._shares: dict[Size, Tensor] = {}
@@ -49,12 +50,13 @@ class LabelledRegion:
         They count through all rows. If all pixels are ignored, there are none: no target is left,
         and no point matters.
         """
-        if not len(self._pixels):
+        if not len(self._rows):
             return torch.zeros(0, dtype=torch.long, device=points.device)
-        cells, _ = self._split(points)
-        width = self.ignored.shape[1]
-        numbers = cells[..., 1].long() * width + cells[..., 0].long()
-        return self.ignored.flatten()[numbers.flatten()].nonzero()[:, 0]
+        height, width = self.ignored.shape
+        numbers = (points[..., 1] * height).long().mul_(width)
+        numbers += (points[..., 0] * width).long()
+        numbers = numbers.flatten().clamp_(max=height * width - 1)
+        return self.ignored.flatten().index_select(0, numbers).nonzero()[:, 0]
 
     def moved(self, points: Tensor, lots: Tensor) -> Tensor:
         """Move points (k, 2) to labelled pixels drawn at random, to the same place within them.
@@ -65,12 +67,13 @@ class LabelledRegion:
             points: (x, y) in [0, 1].
             lots: (k, 2), uniform in [0, 1): the draws.
         """
+        # 32 random bits, since the 24 of a draw do not choose evenly among a million pixels
         high, low = (lots * 65536).long().unbind(1)
-        pixels = self._pixels[(high * 65536 + low) * len(self._pixels) >> 32]
-        width = self.ignored.shape[1]
-        _, places = self._split(points)
-        cells = torch.stack((pixels % width, pixels // width), dim=1)
-        return (cells + places) / self._size(points)
+        chosen = (high * 65536 + low) * len(self._rows) >> 32
+        cells = torch.stack([x.index_select(0, chosen) for x in (self._columns, self._rows)], dim=1)
+        height, width = self.ignored.shape
+        size = points.new_tensor((width, height))
+        return cells.add_((points * size).frac_()).div_(size)
 
     def mostly_unknown(self, masks: Tensor) -> Tensor:
         """Return whether more than half of each mask is on unknown pixels: bool (Q,).
@@ -85,19 +88,9 @@ class LabelledRegion:
         size = (masks.shape[1], masks.shape[2])
         if size not in self._shares:
             self._shares[size] = F.adaptive_avg_pool2d(self._kinds, size).flatten(1)  # (2, h * w)
-        unknown, inside = ((masks > 0).flatten(1).float() @ self._shares[size].T).unbind(1)
+        # in this order of factors, ten times as fast as in the other
+        unknown, inside = self._shares[size] @ (masks > 0).flatten(1).float().T
         return unknown > _MOSTLY * inside
-
-    def _split(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pixel (x, y) of each point, and the place within it, 0 to 1."""
-        size = self._size(points)
-        scaled = points * size
-        cells = torch.minimum(scaled.floor(), size - 1)
-        return cells, scaled - cells
-
-    def _size(self, points: Tensor) -> Tensor:
-        height, width = self.ignored.shape
-        return points.new_tensor((width, height))
 
 
 def find_labelled_region(

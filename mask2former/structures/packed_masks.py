@@ -196,7 +196,7 @@ class PackedMasks:
     def without(self, pixels: Tensor) -> PackedMasks:
         """Copy the masks without the pixels where a bool tensor (H, W) is True."""
         _, h, w = self.planes.shape
-        planes = self.planes.masked_fill(pixels[:h, :w], 0)
+        planes = self.planes * ~pixels[:h, :w]  # several times as fast as `masked_fill`
         return PackedMasks(planes, len(self), self.image_size)
 
     def get_bounding_boxes(self) -> Boxes:
