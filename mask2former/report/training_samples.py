@@ -16,6 +16,7 @@ from mask2former_runtime.text import counted
 
 from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build_mapper
 from ..data.mapper import get_preset
+from ..data.mapper.targets import crowd_segmentation
 from ..data.training_set import load_training_set
 from ..structures import Classes
 
@@ -79,7 +80,14 @@ def _objects(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _crowds_only(record: dict[str, Any]) -> dict[str, Any]:
     """Return a dataset dict whose crowds are objects, and whose objects are crowds."""
-    swapped = [{**item, "iscrowd": int(not item.get("iscrowd"))} for item in _objects(record)]
+    swapped = []
+    for item in _objects(record):
+        item = {**item, "iscrowd": int(not item.get("iscrowd"))}
+        if "annotations" in record and not item["iscrowd"]:
+            item["segmentation"] = crowd_segmentation(item)
+            if item["segmentation"] is None:  # it is nowhere
+                continue
+        swapped.append(item)
     return {**record, **{k: swapped for k in ("annotations", "segments_info") if k in record}}
 
 

@@ -12,8 +12,15 @@ from support import QUICKSTART
 
 from mask2former import load_config
 from mask2former.cli.visualize_data import main
-from mask2former.data import build_train_loader
-from mask2former.report.training_samples import classes_of, draw, hatch, samples, summary
+from mask2former.data import SeededMapDataset, SegmentationMapper, build_train_loader
+from mask2former.report.training_samples import (
+    classes_of,
+    draw,
+    hatch,
+    sample_stream,
+    samples,
+    summary,
+)
 from mask2former.structures import Classes, PackedMasks
 
 CONFIGS = QUICKSTART.parent
@@ -143,6 +150,22 @@ def test_crowds_are_seen(shapes, tmp_path, task):
         assert (np.abs(a - b).sum(-1)[mask] > 10).mean() > 0.3
         seen += 1
     assert seen >= 3
+
+
+def test_crowds_without_a_segmentation_are_their_boxes_or_nowhere(shapes):
+    cfg = load_config(str(CONFIGS / "instance.yaml"), ["MODEL.MASK_FORMER.IGNORE_REGIONS", True])
+    record = DatasetCatalog.get(cfg.DATASETS.TRAIN[0])[0]
+    first, *others = record["annotations"]
+    place = {k: v for k, v in first.items() if k != "segmentation"} | {"iscrowd": 1}
+    nowhere = {k: v for k, v in place.items() if k != "bbox"}
+    mapper = SegmentationMapper(augmentations=[], image_format="RGB", ignore_regions=True)
+    dataset = SeededMapDataset([{**record, "annotations": [place, nowhere, *others]}], mapper)
+    sample = next(sample_stream(dataset, 0))
+    (mask,) = sample["crowds"].gt_masks
+    w, h = first["bbox"][2:]
+    assert mask.sum().item() == pytest.approx(w * h, abs=w + h + 2)
+    objects = sample["instances"].gt_masks.union()
+    assert torch.equal(sample["ignored_mask"], mask & ~objects)
 
 
 def test_hatching_stays_inside():

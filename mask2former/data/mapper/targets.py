@@ -86,8 +86,6 @@ def crowd_pixels(
 ) -> np.ndarray:
     """Return where crowd regions are in an augmented image: bool (H, W).
 
-    A region without a segmentation is its box. One that has neither is nowhere.
-
     Args:
         dataset_dict: with ``annotations``.
         original_size: (height, width) of the image in the file.
@@ -101,18 +99,26 @@ def crowd_pixels(
     for number, annotation in enumerate(dataset_dict["annotations"]):
         if not annotation.get("iscrowd", 0):
             continue
-        segmentation = annotation.get("segmentation")
+        segmentation = crowd_segmentation(annotation)
+        if segmentation is None:
+            continue
         with _errors_name(annotation, number):
-            if segmentation is None or not len(segmentation):
-                if "bbox" not in annotation:
-                    continue
-                x0, y0, x1, y1 = BoxMode.convert(
-                    list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
-                )
-                segmentation = [[x0, y0, x1, y0, x1, y1, x0, y1]]
             mask = transform_segmentation(segmentation, original_size, transforms, size)
         found[: mask.shape[0], : mask.shape[1]] |= mask
     return found
+
+
+def crowd_segmentation(annotation: dict[str, Any]) -> Any:
+    """Return the segmentation of a crowd region, or else its box as one; None without both."""
+    segmentation = annotation.get("segmentation")
+    if segmentation is not None and len(segmentation):
+        return segmentation
+    if "bbox" not in annotation:
+        return None
+    x0, y0, x1, y1 = BoxMode.convert(
+        list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS
+    )
+    return [[x0, y0, x1, y0, x1, y1, x0, y1]]
 
 
 @contextmanager
