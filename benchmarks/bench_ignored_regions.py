@@ -1,0 +1,117 @@
+#!/usr/bin/env python
+"""What ignored regions gain where a part of the objects is not annotated.
+
+A share of the training objects, drawn at random, loses its annotation. The boxes around them, with
+a margin, become crowd regions. The same file trains with MODEL.MASK_FORMER.IGNORE_REGIONS and
+without, when these objects are background; and the file with all annotations trains for comparison.
+Each is evaluated on the complete validation set after equally many iterations, once per seed, one
+run after the other. Runs that are there already are not repeated.
+
+    python benchmarks/bench_ignored_regions.py --data datasets/synthetic_shapes \\
+        --output output/ignored
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_training_options import last_metrics, summary
+from tabulate import tabulate
+
+from mask2former.data.own_folder import recognise_folder
+from mask2former.engine.settings.recipe import METRICS
+
+KEY = "MODEL.MASK_FORMER.IGNORE_REGIONS"
+# Whether a part of the annotations is hidden, and the value of the key.
+VARIANTS = {
+    "hidden objects ignored": (True, True),
+    "hidden objects as background": (True, False),
+    "all objects annotated": (False, True),
+}
+METRIC = METRICS["instance"]
+
+
+def main() -> None:
+    """Train each variant and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder of COCO instance JSON, with splits")
+    parser.add_argument("--share", type=float, default=1 / 3, help="of the objects to hide")
+    parser.add_argument("--margin", type=float, default=2, help="around their boxes, in pixels")
+    parser.add_argument("--model", default="quickstart/instance", help="as of `mask2former train`")
+    parser.add_argument("--iterations", type=int, default=1800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--output", required=True, help="folder of the data and the runs")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
+    )
+    args = parser.parse_args()
+    found: dict[str, list[float]] = {}
+    for seed in range(args.seeds):
+        folders = {hidden: write_data(args, seed, hidden) for hidden in (True, False)}
+        for variant in args.variants:
+            hidden, key = VARIANTS[variant]
+            run = Path(args.output, f"{variant.replace(' ', '_')}_{seed}")
+            if not (run / "model_final.pth").exists():
+                train(args, folders[hidden], run, KEY, str(key), "SEED", str(seed))
+            value = last_metrics(run / "metrics.json")[METRIC]
+            found.setdefault(variant, []).append(value)
+            print(f"seed {seed}, {variant}: {value:.1f}", flush=True)
+    rows = [(variant, summary(values)) for variant, values in found.items()]
+    print(tabulate(rows, headers=["", METRIC], tablefmt="github"))
+
+
+def write_data(args: argparse.Namespace, seed: int, hidden: bool) -> Path:
+    """Write a folder for `mask2former train`, whose images are those of the data."""
+    data: Any = recognise_folder(args.data, "instance")
+    folder = Path(args.output, f"data_{'hidden' if hidden else 'whole'}_{seed}")
+    (folder / "annotations").mkdir(parents=True, exist_ok=True)
+    for split, source in (("train", data.train), ("val", data.val)):
+        content = json.loads(Path(source.json_file).read_text())
+        if hidden and split == "train":
+            hide(content, args.share, args.margin, seed)
+        (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
+        if not (folder / split).exists():
+            (folder / split).symlink_to(Path(source.image_root).resolve())
+    return folder
+
+
+def hide(content: dict[str, Any], share: float, margin: float, seed: int) -> None:
+    """Turn a share of the objects of a COCO file into crowd regions, in place."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    objects = [a for a in content["annotations"] if not a.get("iscrowd")]
+    chosen = np.random.default_rng(seed).permutation(len(objects))[: round(share * len(objects))]
+    for i in chosen:
+        annotation = objects[i]
+        x, y, w, h = annotation["bbox"]
+        width, height = sizes[annotation["image_id"]]
+        x0, y0 = max(0, x - margin), max(0, y - margin)
+        x1, y1 = min(width, x + w + margin), min(height, y + h + margin)
+        annotation |= {
+            "iscrowd": 1,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "area": (x1 - x0) * (y1 - y0),
+            "segmentation": [],
+        }
+
+
+def train(args: argparse.Namespace, data: Path, run: Path, *opts: str) -> None:
+    """Train in a process of its own, with one evaluation at the end."""
+    command = [
+        *(sys.executable, "-m", "mask2former", "train", "--data", str(data), "--task", "instance"),
+        *("--model", args.model, "--iterations", str(args.iterations), "--output", str(run)),
+        *("--opts", "TEST.EVAL_PERIOD", str(args.iterations), *opts, *args.opts),
+    ]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
