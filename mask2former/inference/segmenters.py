@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
-from mask2former_runtime.predictions import ImageSource, Prediction, SemanticPrediction
+from mask2former_runtime.prediction import ImageSource, Prediction
+from mask2former_runtime.predictions import SemanticPrediction
 
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, find_classes

@@ -12,7 +12,7 @@ from PIL import Image
 from mask2former_runtime.drawing.colors import shade_numbers
 from mask2former_runtime.drawing.scenes import shades
 from mask2former_runtime.polygons import polygon_area
-from mask2former_runtime.predictions import Prediction
+from mask2former_runtime.prediction import Prediction
 
 Format = Literal["rle", "polygons", "overlay", "labels"]
 

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mask2former_runtime.predictions import Prediction
+from mask2former_runtime.prediction import Prediction
 
 from .. import __version__
 from ..inference.selection import Selection, select

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mask2former_runtime.polygons import mask_to_polygons, polygon_area
-from mask2former_runtime.predictions import Prediction
+from mask2former_runtime.prediction import Prediction
 from mask2former_runtime.text import one_line, some_of
 
 from .brush import encode_brush

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 
 from mask2former_runtime.image import ImageReadError, TooManyPixelsError
-from mask2former_runtime.predictions import Prediction
+from mask2former_runtime.prediction import Prediction
 
 from ..data.image import check_header, decode_image
 from ..utils.size import Size

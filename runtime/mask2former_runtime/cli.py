@@ -31,9 +31,11 @@ was done, because the command or the model is wrong; 130 interrupted.
 def argument_parser() -> argparse.ArgumentParser:
     """Build the parser of the command."""
     parser = argparse.ArgumentParser(
-        prog="mask2former-runtime", description=__doc__, epilog=EPILOG,
+        prog="mask2former-runtime",
+        description="Segment images with exported Mask2Former models.",
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     verb = verbs.add_parser(
         "predict", help="segment images, and draw what is found",

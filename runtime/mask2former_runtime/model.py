@@ -50,7 +50,7 @@ def load(
             something that it needs is missing; the message says what to do.
     """
     network = open_network(
-        Path(file),
+        Path(os.path.expanduser(file)),
         threads=threads,
         providers=providers,
         operator_library=None if operator_library is None else Path(operator_library),

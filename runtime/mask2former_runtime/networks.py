@@ -56,6 +56,8 @@ def open_network(
         raise ExportError(f"{file}: exported models end in {' or '.join(kinds)}{hint}")
     if not file.is_file():
         raise ExportError(f"{file}: no such file")
+    if threads is not None and threads < 1:
+        raise ExportError(f"threads is {threads}: at least 1 is needed")
     if operator_library is not None and not Path(operator_library).is_file():
         raise ExportError(f"operator_library {operator_library}: no such file")
     library = None if operator_library is None else str(Path(operator_library).resolve())

@@ -20,14 +20,6 @@ from .maps import boxes_of
 from .prediction import ImageSource, Prediction
 from .text import some_of
 
-__all__ = [
-    "ImageSource",
-    "InstancePrediction",
-    "PanopticPrediction",
-    "Prediction",
-    "SemanticPrediction",
-]
-
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class InstancePrediction(Prediction):

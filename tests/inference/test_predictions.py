@@ -17,7 +17,7 @@ from mask2former.inference.predictions import of_instances
 from mask2former.inference.segmenters import load_model
 from mask2former.structures import Classes
 from mask2former_runtime.polygons import polygon_area
-from mask2former_runtime.predictions import ImageSource, Prediction
+from mask2former_runtime.prediction import ImageSource, Prediction
 
 TASKS = ("instance", "panoptic", "semantic")
 

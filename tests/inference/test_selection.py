@@ -13,11 +13,8 @@ from mask2former.data.label_maps import read_label_map
 from mask2former.inference.predictions import of_instances, of_panoptic_seg
 from mask2former.inference.selection import Selection, build_selection, class_indices, select
 from mask2former.structures import Classes
-from mask2former_runtime.predictions import (
-    ImageSource,
-    InstancePrediction,
-    SemanticPrediction,
-)
+from mask2former_runtime.prediction import ImageSource
+from mask2former_runtime.predictions import InstancePrediction, SemanticPrediction
 
 CLASSES = Classes(["cat", "dog", "Person", "bed, made", "bed"], range(5), ignore_label=255)
 

@@ -25,7 +25,8 @@ from mask2former.inference.run_folder import register_classes
 from mask2former.inference.segmenters import choose_task, load_model
 from mask2former.structures import Classes
 from mask2former.visualization import draw_panoptic, draw_semantic
-from mask2former_runtime.predictions import ImageSource, SemanticPrediction
+from mask2former_runtime.prediction import ImageSource
+from mask2former_runtime.predictions import SemanticPrediction
 
 
 @pytest.fixture

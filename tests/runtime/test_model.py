@@ -286,6 +286,7 @@ def test_operators_and_libraries_that_are_missing(files, tmp_path):
 def test_providers_that_are_missing(files):
     assert "CPUExecutionProvider" in one_line(files[".onnx"], providers=["NoSuchProvider"])
     assert "NOSUCH" in one_line(files[".xml"], providers=["NOSUCH"])
+    assert "at least 1" in one_line(files[".xml"], threads=0)
 
 
 @pytest.mark.parametrize(("suffix", "package", "extra"), [
