@@ -3,22 +3,25 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/Exception.h>
 
+#include "arguments.h"
+
 namespace mask2former {
 namespace {
 
 using at::Tensor;
 
-bool shapes_fit(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
-                const Tensor& sampling_locations, const Tensor& attention_weights,
-                const std::optional<Tensor>& grad_output) {
-  if (value.dim() != 4 || spatial_shapes.dim() != 2 || sampling_locations.dim() != 6) return false;
-  const int64_t B = value.size(0), H = value.size(2), D = value.size(3);
-  const int64_t Q = sampling_locations.size(1), L = spatial_shapes.size(0);
-  const auto shape = sampling_locations.sizes();
-  return spatial_shapes.size(1) == 2 && level_start_index.sizes() == at::IntArrayRef({L}) &&
-         shape == at::IntArrayRef({B, Q, H, L, shape[4], 2}) &&
-         attention_weights.sizes() == shape.slice(0, 5) &&
-         (!grad_output || grad_output->sizes() == at::IntArrayRef({B, Q, H * D}));
+Shape shape_of(const Tensor& tensor) {
+  return {tensor.sizes().data(), static_cast<size_t>(tensor.dim())};
+}
+
+bool tensors_fit(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
+                 const Tensor& sampling_locations, const Tensor& attention_weights,
+                 const std::optional<Tensor>& grad_output) {
+  return shapes_fit({shape_of(value), shape_of(spatial_shapes), shape_of(level_start_index),
+                     shape_of(sampling_locations), shape_of(attention_weights)}) &&
+         (!grad_output ||
+          grad_output->sizes() == at::IntArrayRef({value.size(0), sampling_locations.size(1),
+                                                   value.size(2) * value.size(3)}));
 }
 
 bool types_fit(const Tensor& value, const Tensor& spatial_shapes, const Tensor& level_start_index,
@@ -44,23 +47,13 @@ bool devices_fit(const Tensor& value, const Tensor& spatial_shapes, const Tensor
          (!grad_output || grad_output->device() == device);
 }
 
-// The levels add up to value's positions, and each one starts where the one before it ends.
-bool levels_fit(const Tensor& value, const Tensor& spatial_shapes,
-                const Tensor& level_start_index) {
+bool metadata_fits(const Tensor& value, const Tensor& spatial_shapes,
+                   const Tensor& level_start_index) {
   if (!spatial_shapes.is_cpu()) return true;
   const Tensor shapes = spatial_shapes.contiguous(), starts = level_start_index.contiguous();
-  const int64_t* const size = shapes.const_data_ptr<int64_t>();
-  const int64_t* const start = starts.is_cpu() ? starts.const_data_ptr<int64_t>() : nullptr;
-  int64_t total = 0;
-  for (int64_t l = 0; l < shapes.size(0); ++l) {
-    const int64_t height = size[2 * l], width = size[2 * l + 1];
-    const int64_t left = value.size(1) - total;
-    // A division, since the product of wrong sizes may be beyond an integer.
-    if (height < 1 || width < 1 || height > left / width) return false;
-    if (start && start[l] != total) return false;
-    total += height * width;
-  }
-  return total == value.size(1);
+  return levels_fit(shapes.const_data_ptr<int64_t>(),
+                    starts.is_cpu() ? starts.const_data_ptr<int64_t>() : nullptr, shapes.size(0),
+                    value.size(1));
 }
 
 }  // namespace
@@ -68,13 +61,13 @@ bool levels_fit(const Tensor& value, const Tensor& spatial_shapes,
 void check_arguments(const Tensor& value, const Tensor& spatial_shapes,
                      const Tensor& level_start_index, const Tensor& sampling_locations,
                      const Tensor& attention_weights, const std::optional<Tensor>& grad_output) {
-  if (shapes_fit(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
-                 grad_output) &&
+  if (tensors_fit(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
+                  grad_output) &&
       types_fit(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
                 grad_output) &&
       devices_fit(value, spatial_shapes, level_start_index, sampling_locations, attention_weights,
                   grad_output) &&
-      levels_fit(value, spatial_shapes, level_start_index)) {
+      metadata_fits(value, spatial_shapes, level_start_index)) {
     return;
   }
   using Explain = void(const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&,

@@ -1,38 +1,35 @@
 #include "choice.h"
 
-#include <ATen/Version.h>
-
-#include <string>
+#include <cstdlib>
+#include <string_view>
 
 namespace mask2former {
+namespace {
 
-InstructionSet instruction_set() {
+InstructionSet best_instruction_set() {
 #if defined(__x86_64__) && defined(__GNUC__)
-  static const std::string capability = at::get_cpu_capability();
-  static const bool has_avx512 = capability == "AVX512" && __builtin_cpu_supports("avx512f") &&
-                                 __builtin_cpu_supports("avx512vl") &&
-                                 __builtin_cpu_supports("avx512bw") &&
-                                 __builtin_cpu_supports("avx512dq");
-  static const bool has_avx2 = (capability == "AVX512" || capability == "AVX2") &&
-                               __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                               __builtin_cpu_supports("f16c");
-  if (has_avx512 && has_avx2) return InstructionSet::kAvx512;
-  if (has_avx2) return InstructionSet::kAvx2;
-#endif
+  const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view limit = variable ? variable : "";
+  if (limit == "default") return InstructionSet::kPortable;
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c")) {
+    return InstructionSet::kPortable;
+  }
+  if (limit != "avx2" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+    return InstructionSet::kAvx512;
+  }
+  return InstructionSet::kAvx2;
+#else
   return InstructionSet::kPortable;
+#endif
 }
 
-Type type_of(const at::Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case at::kDouble:
-      return Type::kDouble;
-    case at::kBFloat16:
-      return Type::kBFloat16;
-    case at::kHalf:
-      return Type::kHalf;
-    default:
-      return Type::kFloat;
-  }
+}  // namespace
+
+InstructionSet instruction_set() {
+  static const InstructionSet best = best_instruction_set();
+  return best;
 }
 
 }  // namespace mask2former

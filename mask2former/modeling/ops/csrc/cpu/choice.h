@@ -1,16 +1,13 @@
-// Which instruction set the CPU kernels use, and their names of tensors' types.
+// Which instruction set the CPU kernels use.
 
 #pragma once
-
-#include <ATen/core/Tensor.h>
-
-#include "kernels.h"
 
 namespace mask2former {
 
 enum class InstructionSet { kPortable, kAvx2, kAvx512 };
 
-// PyTorch's own choice, which the environment variable ATEN_CPU_CAPABILITY can lower.
+// The best that the processor has, or less by the environment variable that lowers PyTorch's own
+// choice: ATEN_CPU_CAPABILITY=default or avx2.
 InstructionSet instruction_set();
 
 // Of a function that is compiled for each instruction set, the form for `instruction_set`. The
@@ -26,8 +23,5 @@ Function* chosen(Function* avx512, Function* avx2, Function* portable) {
       return portable;
   }
 }
-
-// Float for what is not a floating-point type.
-Type type_of(const at::Tensor& tensor);
 
 }  // namespace mask2former

@@ -17,6 +17,7 @@
 #include "axis_tables.h"
 #include "choice.h"
 #include "instance_masks.h"
+#include "tensor_types.h"
 
 namespace mask2former {
 namespace {

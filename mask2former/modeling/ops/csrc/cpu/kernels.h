@@ -12,6 +12,9 @@ namespace mask2former {
 
 enum class Type { kFloat, kDouble, kBFloat16, kHalf };
 
+// Positions S are numbered in 32 bits.
+constexpr int64_t kMostPositions = INT32_MAX;
+
 // All tensors are contiguous. Metadata has been checked: every level lies within the S positions.
 struct Problem {
   int64_t B, S, Q, H, D, L, P;

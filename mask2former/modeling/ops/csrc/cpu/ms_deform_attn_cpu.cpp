@@ -8,12 +8,12 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <limits>
 #include <tuple>
 
 #include "../checks.h"
 #include "choice.h"
 #include "kernels.h"
+#include "tensor_types.h"
 
 namespace mask2former {
 namespace {
@@ -45,9 +45,8 @@ struct Arguments {
     problem.Q = locations.size(1);
     problem.L = locations.size(3);
     problem.P = locations.size(4);
-    TORCH_CHECK_VALUE(problem.S <= std::numeric_limits<int32_t>::max(), "value has ", problem.S,
-                      " positions (S), more than the ", std::numeric_limits<int32_t>::max(),
-                      " that can be numbered");
+    TORCH_CHECK_VALUE(problem.S <= kMostPositions, "value has ", problem.S,
+                      " positions (S), more than the ", kMostPositions, " that can be numbered");
     problem.shapes = shapes.const_data_ptr<int64_t>();
     problem.starts = starts.const_data_ptr<int64_t>();
     problem.value = value.const_data_ptr();

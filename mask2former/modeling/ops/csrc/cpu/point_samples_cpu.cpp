@@ -11,6 +11,7 @@
 
 #include "choice.h"
 #include "point_samples.h"
+#include "tensor_types.h"
 
 namespace mask2former {
 namespace {

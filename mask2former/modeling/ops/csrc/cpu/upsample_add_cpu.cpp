@@ -9,6 +9,7 @@
 
 #include "axis_tables.h"
 #include "choice.h"
+#include "tensor_types.h"
 #include "upsample_add.h"
 
 namespace mask2former {
