@@ -127,7 +127,7 @@ def extensions() -> dict:
         "py_limited_api": True,  # it does not use Python: it works with any version
         "extra_compile_args": {
             # Contraction computes a * b + c in one step. Psabi warns about vectors as arguments.
-            "cxx": ["-O3", "-g0", "-ffp-contract=fast", "-Wno-psabi", *openmp],
+            "cxx": [*(ROOT / CSRC / "cpu/compile_flags.txt").read_text().split(), *openmp],
             "nvcc": ["-O3"],
         },
     }

@@ -465,6 +465,17 @@ void backward(const Problem& p, int64_t begin, int64_t end) {
   }
 }
 
+#ifdef MASK2FORMER_FORWARD_ONLY
+
+}  // namespace
+
+Kernels kernels(Type value, Type coordinates) {
+  const bool floats = value == Type::kFloat && coordinates == Type::kFloat;
+  return floats ? Kernels{forward<float, float>, nullptr} : Kernels{};
+}
+
+#else
+
 template <typename T, typename U>
 constexpr Kernels kKernels{forward<T, U>, backward<T, U>};
 
@@ -484,6 +495,8 @@ Kernels kernels(Type value, Type coordinates) {
   }
   return {};
 }
+
+#endif
 
 }  // namespace MASK2FORMER_ISA
 }  // namespace mask2former

@@ -22,11 +22,7 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 #define MASK2FORMER_F16C
-#include "attention_impl.h"
-#include "instance_masks_impl.h"
-#include "mask_losses_impl.h"
-#include "point_samples_impl.h"
-#include "upsample_add_impl.h"
+#include "kernels_impl.h"
 #ifdef __clang__
 #pragma clang attribute pop
 #else
