@@ -1,5 +1,8 @@
 """What several test modules need: a data set on disk and a model that trains in seconds."""
 
+import fcntl
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from wheels import build_wheels
 from mask2former import load_config
 from mask2former.data import register_synthetic
 from mask2former.data.preparation.synthetic import generate
+from mask2former.modeling.ops.runtime_libraries import RUNTIMES, build_libraries, library_name
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +52,29 @@ def shared() -> Path:
 def wheels(tmp_path_factory) -> list[Path]:
     """The wheels of the checkout: the package, then its runtime."""
     return build_wheels(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def operator_libraries(tmp_path_factory) -> dict[str, Path]:
+    """The attention operator's library for each runtime, built once for all processes."""
+    if not any(map(shutil.which, ("g++", "clang++", "c++"))):
+        pytest.skip("no C++ compiler")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "operator_libraries"
+    folder.mkdir(exist_ok=True)
+    libraries = {runtime: folder / library_name(runtime) for runtime in RUNTIMES}
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not all(path.exists() for path in libraries.values()):
+            build_libraries(RUNTIMES, folder)
+    return libraries
+
+
+@pytest.fixture(scope="session")
+def onnxruntime_headers() -> Path:
+    """The folder of onnxruntime's headers, which its packages for Python do not bring."""
+    folders = [os.environ.get("ONNXRUNTIME_INCLUDE"), "/usr/include/onnxruntime"]
+    for folder in [*filter(None, folders), "/usr/local/include/onnxruntime"]:
+        if Path(folder, "onnxruntime_cxx_api.h").exists():
+            return Path(folder)
+    pytest.skip("no headers of onnxruntime: ONNXRUNTIME_INCLUDE names their folder")
