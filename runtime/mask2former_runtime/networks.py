@@ -193,10 +193,12 @@ class OpenVinoNetwork:
         """Predict; see `Network`."""
         try:
             with self._lock:
-                results = self._request.infer({INPUT: images}, share_inputs=True)
+                # Not infer(), which loses the errors of custom operators in OpenVINO 2026.4.
+                self._request.start_async({INPUT: images}, share_inputs=True)
+                self._request.wait()
+                logits, masks = (self._request.get_tensor(name).data.copy() for name in OUTPUTS)
         except RuntimeError as error:
             raise _failed(self._file, error) from error
-        logits, masks = (results[name] for name in OUTPUTS)
         return logits, masks
 
 

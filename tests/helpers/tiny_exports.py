@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from operator_models import DOMAIN, INPUTS, NAME, arguments, in_torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -115,6 +116,47 @@ def write_openvino(path: Path, metadata: Metadata) -> Path:
 
 
 WRITERS = {".onnx": write_onnx, ".xml": write_openvino}
+
+
+def write_plugin(folder: Path, runtime: str, library: Path) -> Path:
+    """Write the network with the attention operator as a node, which changes the result by nothing.
+
+    The sum of what the operator gives for some arguments is added to the classes' biases, which are
+    less by as much.
+
+    Args:
+        folder: for the files.
+        runtime: "onnxruntime" or "openvino".
+        library: of the operator.
+    """
+    given = arguments()
+    total = np.float32(np.abs(in_torch(given)).sum())
+    model = onnx.load(write_onnx(folder / "plugin.onnx", tiny_metadata(operator="plugin")))
+    constants = dict(zip(INPUTS, given, strict=True)) | {"total": total}
+    for name, array in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    nodes = [
+        helper.make_node(NAME, list(INPUTS), ["sampled"], domain=DOMAIN),
+        helper.make_node("Abs", ["sampled"], ["positive"]),
+        helper.make_node("ReduceSum", ["positive"], ["sum"], keepdims=0),
+        helper.make_node("Sub", ["sum", "total"], ["nothing"]),
+        helper.make_node("Add", ["biases", "nothing"], ["same"]),
+    ]
+    for node in reversed(nodes):
+        model.graph.node.insert(0, node)
+    next(node for node in model.graph.node if node.output[0] == "flat").input[1] = "same"
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    onnx.save(model, folder / "plugin.onnx")
+    if runtime == "onnxruntime":
+        return folder / "plugin.onnx"
+    import openvino
+
+    core = openvino.Core()
+    core.add_extension(str(library))
+    converted = core.read_model(folder / "plugin.onnx")
+    converted.set_rt_info(tiny_metadata(operator="plugin").to_text(), [KEY])
+    openvino.save_model(converted, folder / "plugin.xml", compress_to_fp16=False)
+    return folder / "plugin.xml"
 
 
 def changed_text(**changes: Any) -> str:

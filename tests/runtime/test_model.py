@@ -18,6 +18,7 @@ from tiny_exports import (
     tiny_metadata,
     tiny_segmenter,
     write_onnx,
+    write_plugin,
 )
 
 TASKS = ("panoptic", "instance", "semantic")
@@ -149,6 +150,18 @@ def test_several_threads(files):
         assert len(found) == 4
         for one in found:
             np.testing.assert_array_equal(one.masks, expected.masks)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_library_of_operators(files, operator_libraries, tmp_path, runtime):
+    library = operator_libraries[runtime]
+    file = write_plugin(tmp_path, runtime, library)
+    assert "operators that are missing" in one_line(file)
+    model = mask2former_runtime.load(file, operator_library=library)
+    image = photo((96, 128))
+    for task in TASKS:
+        expected = tiny_segmenter(task, tiny_metadata()).find(image[:, :, ::-1])
+        check_same(model.predict(image, task=task), expected)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
