@@ -125,6 +125,17 @@ def test_too_few_arguments_do_not_load(load):
         load(dict(list(INPUTS.items())[:4]))
 
 
+@pytest.mark.parametrize("hint", ["f16", "bf16"])
+def test_half_precision_in_openvino(operator_libraries, hint):
+    run = RUNTIMES["openvino"](
+        operator_libraries["openvino"], one_node(), INFERENCE_PRECISION_HINT=hint
+    )
+    args = arguments(levels=((100, 200), (50, 100)), queries=300)
+    expected = in_torch(args)
+    # With locations in half precision too, the largest error would be 0.2.
+    assert np.abs(run(*args) - expected).max() < 0.01
+
+
 def test_threads_share_the_work_and_agree(load):
     args = arguments(batch=2, queries=2000)
     np.testing.assert_array_equal(load(threads=2)(*args), load(threads=1)(*args))
