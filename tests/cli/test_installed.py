@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from urllib.request import urlopen
 
 import pytest
@@ -63,6 +64,14 @@ def model(mask2former, datasets, folder):
     )
     assert "Done" in out
     return folder / "run"
+
+
+def test_the_wheel_has_the_sources_of_the_operator_for_other_runtimes(wheels):
+    names = zipfile.ZipFile(wheels[0]).namelist()
+    folder = REPOSITORY / "mask2former/modeling/ops/csrc"
+    used = [folder / "arguments.cpp", folder / "arguments.h", *folder.glob("cpu/*")]
+    for path in [*used, *folder.glob("runtimes/*")]:
+        assert path.relative_to(REPOSITORY).as_posix() in names
 
 
 def test_the_package_is_that_of_the_wheel(mask2former, programs):

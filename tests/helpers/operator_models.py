@@ -8,6 +8,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
+import mask2former.modeling.ops  # noqa: F401  defines the operator
+
 Run = Callable[..., np.ndarray]  # of the operator's five arguments
 
 DOMAIN, NAME = "mask2former", "ms_deform_attn"
