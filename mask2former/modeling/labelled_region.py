@@ -41,7 +41,7 @@ class LabelledRegion:
         # of the labelled pixels, (L,) each; one tensor (L, 2) would take ten times as long to index
         self._rows, self._columns = (~self.ignored).nonzero().float().T.contiguous()
         self._has_unknown = bool(unknown.any())
-        self._kinds = torch.stack((unknown, ~padding)).float()
+        self._kinds = torch.stack((unknown, ~padding))
         self._shares: dict[Size, Tensor] = {}
 
     def ignored_points(self, points: Tensor) -> Tensor:
@@ -87,7 +87,8 @@ class LabelledRegion:
             return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
         size = (masks.shape[1], masks.shape[2])
         if size not in self._shares:
-            self._shares[size] = F.adaptive_avg_pool2d(self._kinds, size).flatten(1)  # (2, h * w)
+            shares = F.adaptive_avg_pool2d(self._kinds.float(), size)
+            self._shares[size] = shares.flatten(1)  # (2, h * w)
         # in this order of factors, ten times as fast as in the other
         unknown, inside = self._shares[size] @ (masks > 0).flatten(1).float().T
         return unknown > _MOSTLY * inside
