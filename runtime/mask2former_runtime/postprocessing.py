@@ -178,13 +178,16 @@ def class_map(queries: Queries, output_size: Size, *, resize_first: bool) -> np.
         return np.concatenate([np.tensordot(weights, sigmoid(m), 1) for _, m in parts], axis=1)
 
     labels = np.empty(output_size, np.int32)
-    enlarged = None if size == output_size else Resizing.plain(size, output_size)
+    resizing = Resizing.plain(size, output_size)
+    ready, start = scores(0, 1), 0
     for first in range(0, output_size[0], step):
         last = min(first + step, output_size[0])
-        if enlarged is None:
-            band = scores(first, last)
-        else:
-            band = enlarged.rows(scores(*enlarged.source_rows(first, last)), (first, last))
+        begin, end = resizing.source_rows(first, last)
+        # Bands share rows, and scores take most of the time.
+        new = max(begin, start + ready.shape[1])
+        parts = [ready[:, begin - start :], *([scores(new, end)] if new < end else [])]
+        ready, start = np.concatenate(parts, axis=1), begin
+        band = ready if size == output_size else resizing.rows(ready, (first, last))
         labels[first:last] = _first_of_greatest(band)
     return labels
 

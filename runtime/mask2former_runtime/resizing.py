@@ -17,9 +17,9 @@ Size = tuple[int, int]
 Range = tuple[int, int]
 """The first of some rows or columns, and the one after the last."""
 
-BAND_PIXELS = 1 << 24
-"""Pixels that all maps of a band have together: 64 MiB of float32."""
-_BLOCK = 512  # columns of a product, whose sources are neighbours
+BAND_PIXELS = 1 << 22
+"""Pixels that all maps of a band have together: 16 MiB of float32."""
+_BLOCK_SOURCES = 32  # input columns of a product, about
 
 
 def resized(values: np.ndarray, outputs: int) -> np.ndarray:
@@ -109,12 +109,16 @@ class Resizing:
         """
         begin, end = self._rows.sources(*rows)
         left, right = (0, self.output_size[1]) if columns is None else columns
-        wide = np.empty((*maps.shape[:2], right - left), np.float32)
-        for first in range(left, right, _BLOCK):
-            last = min(first + _BLOCK, right)
+        flat = np.ascontiguousarray(maps).reshape(-1, maps.shape[2])
+        wide = np.empty((len(flat), right - left), np.float32)
+        # Most weights of a wide block are 0, and a narrow one is a product of its own.
+        block = max(32, _BLOCK_SOURCES * self.output_size[1] // maps.shape[2])
+        for first in range(left, right, block):
+            last = min(first + block, right)
             near, far = self._columns.sources(first, last)
             weights = self._columns.matrix[first:last, near:far].T
-            np.matmul(maps[:, :, near:far], weights, out=wide[:, :, first - left : last - left])
+            np.matmul(flat[:, near:far], weights, out=wide[:, first - left : last - left])
+        wide = wide.reshape(*maps.shape[:2], right - left)
         return np.matmul(self._rows.matrix[rows[0] : rows[1], begin:end], wide)
 
     def bands(
