@@ -38,8 +38,9 @@ def merge_windows(windows: Tensor, window_size: int, height: int, width: int) ->
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Append zero rows and columns to (B, H, W, C) until H and W are multiples of `multiple`."""
-    H, W = x.shape[1:3]
-    return F.pad(x, (0, 0, 0, -W % multiple, 0, -H % multiple))
+    # In this form, an export with open sizes can tell that the result is a multiple.
+    rows, columns = (-(-size // multiple) * multiple - size for size in x.shape[1:3])
+    return F.pad(x, (0, 0, 0, columns, 0, rows))
 
 
 def shifted_window_mask(
@@ -128,7 +129,7 @@ class WindowAttention(nn.Module):
         bias = bias.permute(2, 0, 1)[None]  # (1, A, N, N)
         if mask is not None:
             bias = bias + mask[:, None]  # (G, A, N, N)
-            bias = bias.repeat(BG // len(mask), 1, 1, 1)
+            bias = bias.repeat(BG // mask.shape[0], 1, 1, 1)
         x = F.scaled_dot_product_attention(
             q,
             k,

@@ -10,7 +10,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone, build_sem_seg_head
-from detectron2.modeling.backbone import Backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
@@ -32,7 +31,7 @@ class MaskFormer(nn.Module):
     Args:
         backbone: gives feature maps by name.
         sem_seg_head: from feature maps to predictions.
-        criterion: from predictions and targets to weighted losses.
+        criterion: from predictions and targets to weighted losses; None if the model is only used.
         size_divisibility: inputs are padded to multiples of this, or of the backbone's own number
             if this is negative.
         pixel_mean: per channel, in the order of ``INPUT.FORMAT``.
@@ -58,9 +57,9 @@ class MaskFormer(nn.Module):
     def __init__(
         self,
         *,
-        backbone: Backbone,
+        backbone: nn.Module,
         sem_seg_head: nn.Module,
-        criterion: SetCriterion,
+        criterion: SetCriterion | None,
         size_divisibility: int,
         pixel_mean: list[float],
         pixel_std: list[float],
@@ -87,7 +86,7 @@ class MaskFormer(nn.Module):
         self.sem_seg_head = sem_seg_head
         self.criterion = criterion
         if size_divisibility < 0:
-            size_divisibility = backbone.size_divisibility
+            size_divisibility = int(backbone.size_divisibility)  # type: ignore[arg-type]
         self.size_divisibility = size_divisibility
         self.max_detections = max_detections
         self.instance_on = instance_on
@@ -228,6 +227,7 @@ class MaskFormer(nn.Module):
         ]
 
     def _losses(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        assert self.criterion is not None
         batch = self._batch(batched_inputs)
         targets = [
             image_target(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...utils.tensor_cache import cached_tensors, tensor_of
 from . import library
 from .checks import check_metadata, check_spatial_shapes, level_starts
+from .traceable import traced_form
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,9 @@ def ms_deform_attn(
     Raises:
         ValueError: shapes, dtypes or devices do not fit together; the message names them.
     """
+    form = traced_form()
+    if form is not None and not isinstance(spatial_shapes, Tensor):
+        return form(value, spatial_shapes, sampling_locations, attention_weights)
     sizes, starts = _metadata(value, spatial_shapes)
     return torch.ops.mask2former.ms_deform_attn(
         value, sizes, starts, sampling_locations, attention_weights

@@ -1,0 +1,124 @@
+"""The operator as plain tensor operations with open sizes, for programs that run without it.
+
+`torch.export` cannot look into the operator, and runtimes such as ONNX's do not have it. Within
+`traced_as`, `ms_deform_attn` is one of these forms instead, for inference only.
+
+Shapes:
+    B: batch, S: sum of H_l * W_l over all levels, Q: queries, H: heads, D: channels per head,
+    L: levels, P: sampling points per level and head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Sizes = Sequence[tuple[int, int]]  # (height, width) of each level, numbers or symbols of an export
+Form = Callable[[Tensor, Sizes, Tensor, Tensor], Tensor]
+
+_form: ContextVar[Form | None] = ContextVar("form", default=None)
+
+
+@contextlib.contextmanager
+def traced_as(form: Form | None) -> Iterator[None]:
+    """Let `ms_deform_attn` be `form` within the context; None is for the operator itself."""
+    token = _form.set(form)
+    try:
+        yield
+    finally:
+        _form.reset(token)
+
+
+def traced_form() -> Form | None:
+    """Return the form that the operator has now, or None for itself."""
+    return _form.get()
+
+
+def gather(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Gather the four corners of each sample, and sum them in a batched matrix product.
+
+    Args:
+        value: (B, S, H, D).
+        sizes: of the levels.
+        locations: (B, Q, H, L, P, 2), as (x, y) from 0 to 1.
+        weights: (B, Q, H, L, P).
+
+    Returns:
+        (B, Q, H * D).
+    """
+    B, S, H, D = value.shape
+    Q = locations.shape[1]
+    rows = value.reshape(-1, D)  # row (b S + s) H + h
+    images = torch.arange(B, device=value.device, dtype=torch.int32)[:, None, None, None] * S
+    heads = torch.arange(H, device=value.device, dtype=torch.int32)[:, None]
+    output = None
+    start = 0
+    for level, (height, width) in enumerate(sizes):
+        x, x_weights = _corners(locations[:, :, :, level, :, 0], width)
+        y, y_weights = _corners(locations[:, :, :, level, :, 1], height)
+        # (B, Q, H, 4, P): the corners in y and x, for each of the points
+        places = [(images + (y_ * width + x_ + start)) * H + heads for y_ in y for x_ in x]
+        parts = [a * b * weights[:, :, :, level] for a in y_weights for b in x_weights]
+        samples = F.embedding(torch.cat(places, -1), rows)  # (B, Q, H, 4 P, D)
+        summed = torch.cat(parts, -1).unsqueeze(-2) @ samples  # (B, Q, H, 1, D)
+        output = summed if output is None else output + summed
+        start = start + height * width
+    assert output is not None
+    return output.view(B, Q, H * D)
+
+
+def _corners(location: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return the pixels before and after a place on one axis, and how much each counts.
+
+    A pixel outside the map counts nothing, nor does a place that is NaN or far outside.
+
+    Args:
+        location: from 0 to 1.
+        size: pixels on the axis.
+
+    Returns:
+        Two pixels, int32 in [0, size), and two weights.
+    """
+    place = location * size - 0.5
+    # Also false for NaN, which must not reach the conversion to integers.
+    place = torch.where((place > -1) & (place < size), place, -1.0)
+    low = place.floor()
+    part = place - low
+    first = low.to(torch.int32)
+    second = first + 1
+    before = torch.where(first >= 0, 1 - part, 0.0)
+    after = torch.where(second < size, part, 0.0)
+    return (first.clamp(min=0), second.clamp(max=size - 1)), (before, after)
+
+
+def grid_sample(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Sample with PyTorch's `grid_sample`; see `gather`."""
+    B, _, H, D = value.shape
+    Q = locations.shape[1]
+    maps = value.permute(0, 2, 3, 1).reshape(B * H, D, -1)
+    grid = locations.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B H, Q, P, 2)
+    factors = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)[:, :, None]  # (L, B H, 1, Q, P)
+    output = None
+    start = 0
+    for level, (height, width) in enumerate(sizes):
+        part = maps.narrow(2, start, height * width).unflatten(2, (height, width))
+        size = torch.stack([torch.scalar_tensor(n, device=value.device) for n in (width, height)])
+        place = grid[level] * size - 0.5
+        # False for NaN, too. The other place touches no pixel of any map.
+        inside = ((place > -1) & (place < size)).all(-1, keepdim=True)
+        places = torch.where(inside, 2 * grid[level] - 1, 3.0)
+        samples = F.grid_sample(part, places, align_corners=False)  # (B H, D, Q, P)
+        summed = (samples * factors[level]).sum(-1)
+        output = summed if output is None else output + summed
+        start = start + height * width
+    assert output is not None
+    return output.view(B, H * D, Q).transpose(1, 2)
+
+
+FORMS: dict[str, Form | None] = {"gather": gather, "grid_sample": grid_sample, "plugin": None}
+"""How an exported program computes the operator; `plugin` is a node of its own."""
