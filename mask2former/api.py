@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode
@@ -28,6 +28,9 @@ from .inference.model_sources import ModelSource, find_model
 from .inference.segmenters import LoadedModel, Segmenter, load_model
 from .structures import Classes
 from .utils.device import check_device, choose_precision
+
+if TYPE_CHECKING:
+    from .export import Comparison
 
 
 class Mask2Former:
@@ -108,6 +111,8 @@ class Mask2Former:
                 - a Hugging Face folder, or the id of a model on the Hub, such as
                   "facebook/mask2former-swin-base-coco-instance" (needs
                   ``pip install "mask2former[hub]"``);
+                - an exported file, ``.onnx``, ``.xml`` or ``.pt2``, whose network runs in its
+                  runtime (needs ``pip install "mask2former[onnx]"`` or ``[openvino]``);
                 - the name of a published model (see `mask2former.model_zoo`), such as
                   "coco/instance-segmentation/maskformer2_R50_bs16_50ep".
             task: what to predict by default: "panoptic", "instance" or "semantic". A panoptic model
@@ -242,6 +247,7 @@ class Mask2Former:
             FloatingPointError: the losses became NaN or infinite.
             KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
         """
+        self._start.refuse_exported("trained")
         changes: list[object] = [*self._start.overrides, "OUTPUT_DIR", os.fspath(output)]
         results = start(
             run_arguments(
@@ -284,6 +290,7 @@ class Mask2Former:
             ValueError: the data or the config does not fit; it is a `DatasetError` that lists all
                 errors in the data.
         """
+        self._start.refuse_exported("evaluated")
         with tempfile.TemporaryDirectory() as temporary:
             folder = temporary if output is None else os.fspath(output)
             changes = [*self._start.overrides, "OUTPUT_DIR", folder]
@@ -330,7 +337,7 @@ class Mask2Former:
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return next(self.network.parameters()).device
+        return self.network.device  # type: ignore[return-value]
 
     @property
     def precision(self) -> torch.dtype:
@@ -338,6 +345,10 @@ class Mask2Former:
         return self._model.predictor.precision or torch.float32
 
     def _set_precision(self, precision: str | torch.dtype | None) -> None:
+        if self._start.exported and precision is not None:
+            raise ValueError(
+                f"{self._start.config_file} has the precision that it was exported with"
+            )
         self._model.predictor.precision = choose_precision(precision, self.device)
 
     def to(self, device: str | torch.device) -> Mask2Former:
@@ -384,8 +395,70 @@ class Mask2Former:
         Raises:
             WeightsError: Hugging Face's Mask2Former cannot be such a model, or a file exists.
         """
+        self._start.refuse_exported("converted")
         state = self.network.state_dict()
         save_hf_folder(Path(folder), state, self.cfg, self.classes, overwrite=overwrite)
+
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        precision: str = "fp32",
+        operator: str | None = None,
+        dynamic: Sequence[str] = ("batch", "size"),
+        size: tuple[int, int] | None = None,
+        opset: int | None = None,
+        license: str | None = None,
+        with_postprocessing: bool = False,
+        images: Any = None,
+        overwrite: bool = False,
+    ) -> list[Comparison]:
+        """Write the model for another runtime, and compare the file with the model.
+
+        `from_pretrained` takes the file, and so does ``mask2former_runtime``, which needs neither
+        PyTorch nor Detectron2. See the guide to deployment.
+
+        Args:
+            path: the file: ``.onnx``, ``.xml`` (OpenVINO, with a ``.bin`` beside it) or ``.pt2``.
+            format: "onnx", "openvino", "pt2" (``torch.export``) or "aoti" (``.pt2``, compiled ahead
+                of time); by default as the suffix says.
+            precision: "fp32"; "fp16", with weights stored as float16 in ONNX and OpenVINO; "bf16"
+                for OpenVINO and PyTorch's formats; "int8" for ONNX.
+            operator: how deformable attention is computed: "gather" or "grid_sample", which every
+                runtime can do, or "plugin", this project's own operator.
+            dynamic: what is open: "batch", the number of images, and "size".
+            size: (height, width) in pixels if it is not open, multiples of 32 for most models.
+            opset: version of ONNX's operators, at least 18, or 20 for "grid_sample".
+            license: of the weights, to be written into the file.
+            with_postprocessing: give results instead of the logits of queries; such a file is for
+                other programs, not for `from_pretrained`.
+            images: pictures to compare on, as for `predict`; by default drawn ones.
+            overwrite: replace an existing file.
+
+        Returns:
+            The differences between file and model for two batches.
+
+        Raises:
+            ValueError: the model cannot be exported like this, a package is missing, or the file
+                differs from the model by more than its precision allows. No file is left then.
+        """
+        from .export import Options, export_model, fixed_sizes, format_of
+
+        self._start.refuse_exported("exported again")
+
+        file = Path(path)
+        pictures = [] if images is None else [x for x, _ in open_images(images).items]
+        options = Options(
+            format=format or format_of(file),
+            precision=precision,
+            operator=operator,
+            opset=opset,
+            fixed=fixed_sizes(dynamic, size),
+            license=license,
+            with_postprocessing=with_postprocessing,
+        )
+        return export_model(self._model, file, options, pictures=pictures, overwrite=overwrite)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:
         """Upload the files of `save_pretrained` to a model on the Hugging Face Hub.

@@ -56,6 +56,7 @@ def _to_hugging_face(args: argparse.Namespace) -> str:
     if args.task is not None:
         raise ValueError("--task is for a Hugging Face source: the config here says what it does")
     found = find_model(args.source, config_file=args.config_file)
+    found.refuse_exported("converted")
     if Path(found.config_file).is_dir():
         raise ValueError(
             f"{args.source} has Hugging Face's format already; for a Detectron2 checkpoint, name a "
@@ -77,6 +78,7 @@ def _from_hugging_face(args: argparse.Namespace) -> str:
     from .convert_checkpoint import from_hf
 
     found = find_model(args.source)
+    found.refuse_exported("converted")
     if not Path(found.config_file).is_dir():
         raise ValueError(
             f"{args.source} is a Detectron2 checkpoint already; for Hugging Face's format, name a "

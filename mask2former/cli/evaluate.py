@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             f"{output} already holds results: choose another folder with --output, or delete it"
         )
     found = find_model(args.model)
+    found.refuse_exported("evaluated")
     overrides = ["OUTPUT_DIR", str(output), *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
     flags = train_net_arguments(args, found.config_file, overrides)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..data.own_folder import OwnFolder
 
 MODEL_HELP = (
-    "folder of a run, file of weights with its config beside it, Hugging Face folder or Hub id, or "
-    "a name of `mask2former zoo`"
+    "folder of a run, weights with their config beside them, exported file, Hugging Face folder "
+    "or Hub id, or a name of `mask2former zoo`"
 )
 
 

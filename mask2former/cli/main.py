@@ -24,7 +24,18 @@ from .errors import run_reporting_errors, start_output
 from .flags import HelpFormatter
 
 # In the order of the help.
-VERBS = ("predict", "train", "evaluate", "find-lr", "check", "convert", "serve", "zoo", "env")
+VERBS = (
+    "predict",
+    "train",
+    "evaluate",
+    "find-lr",
+    "check",
+    "convert",
+    "export",
+    "serve",
+    "zoo",
+    "env",
+)
 
 DESCRIPTION = "Segment images with Mask2Former, and train, evaluate and convert models."
 EPILOG = """\

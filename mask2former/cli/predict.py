@@ -7,6 +7,7 @@ Examples:
   mask2former predict output/mine photo.jpg 'more/*.png' folder/ --output out/
   mask2former predict model_final.pth photo.jpg --json results.json --threshold 0.3
   mask2former predict output/mine film.mp4 --output film_segmented.mp4
+  mask2former predict photo.jpg --model mine.onnx
   mask2former predict coco/panoptic-segmentation/maskformer2_R50_bs16_50ep photo.jpg
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .flags import add_model, add_model_flags, add_precision, add_task, model_overrides
+from .flags import MODEL_HELP, add_model_flags, add_precision, add_task, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the model, the inputs, the outputs and what to find."""
-    add_model(parser)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--model", dest="named_model", metavar="MODEL", help="another way to name the model"
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -55,8 +59,14 @@ def run(args: argparse.Namespace) -> int:
     """Segment the inputs; return 1 if one was skipped."""
     from ..inference.model_sources import find_model
 
-    work = _work(args.inputs, args.output or (None if args.show else "predictions"), args.show)
-    found = find_model(args.model)
+    model, inputs = args.model, args.inputs
+    if args.named_model is not None:
+        inputs = [*(() if model is None else (model,)), *inputs]
+        model = args.named_model
+    if model is None:
+        raise ValueError("name the model, and then the images")
+    work = _work(inputs, args.output or (None if args.show else "predictions"), args.show)
+    found = find_model(model)
     return segment(work, args, found.config_file, [*found.overrides, *model_overrides(args)])
 
 

@@ -15,6 +15,7 @@ from ..checkpoint.files import HF_WEIGHT_FILES, WeightsError
 from ..checkpoint.huggingface.config import CONFIG_FILE
 from ..checkpoint.resume import FINAL
 from ..model_zoo.model_zoo import similar_names
+from .exported import SUFFIXES as EXPORT_SUFFIXES
 from .hub import download_model
 from .run_folder import checkpoint_of_run, config_beside
 
@@ -29,12 +30,26 @@ class ModelSource:
     """A config, and the keys of it to change, such as ``MODEL.WEIGHTS``.
 
     Attributes:
-        config_file: a YAML file, or a Hugging Face folder, which names its own weights.
+        config_file: a YAML file, or a Hugging Face folder or an exported file, which have their own
+            weights.
         overrides: ``(key, value, ...)``.
     """
 
     config_file: str
     overrides: tuple[object, ...] = ()
+
+    @property
+    def exported(self) -> bool:
+        """Whether it is an exported file, whose network cannot be changed."""
+        return Path(self.config_file).suffix in EXPORT_SUFFIXES
+
+    def refuse_exported(self, done: str) -> None:
+        """Raise `ValueError` for an exported file, which cannot be "trained", for example."""
+        if self.exported:
+            raise ValueError(
+                f"{self.config_file} is an exported file, which cannot be {done}: use the model "
+                "that it was exported from"
+            )
 
 
 def find_model(
@@ -56,6 +71,7 @@ def find_model(
             - a file of weights. Its config is the YAML file of the same name or ``config.yaml``
               beside it, unless `config_file` is given;
             - a YAML file in the folder of a run;
+            - an exported file (``.onnx``, ``.xml`` or ``.pt2``), which is its own config;
             - a Hugging Face folder, or the Hub's ``owner/name`` (or ``hf://owner/name``);
             - the name of a published model: see `mask2former.model_zoo`;
             - an address of weights (see `local_weights`), with `config_file`.
@@ -132,10 +148,14 @@ def _of_file(path: Path, config_file: str | None) -> ModelSource:
         if config_file is not None:
             raise ValueError(f"config_file is for a file of weights, and {path} is a config")
         return _of_run(path)
+    if path.suffix in EXPORT_SUFFIXES:
+        if config_file is not None:
+            raise ValueError(f"config_file is for a file of weights; {path} has its own")
+        return ModelSource(str(path))
     if path.suffix not in _WEIGHTS and path.name not in HF_WEIGHT_FILES:
         raise ValueError(
-            f"{path} is not a model: files of weights end in {', '.join(_WEIGHTS)}, configs in "
-            ".yaml"
+            f"{path} is not a model: files of weights end in {', '.join(_WEIGHTS)}, exports "
+            f"in {', '.join(EXPORT_SUFFIXES)}, configs in .yaml"
         )
     if config_file is None:
         if path.name in HF_WEIGHT_FILES and path.with_name(CONFIG_FILE).is_file():

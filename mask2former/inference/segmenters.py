@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
+from .exported import SUFFIXES as EXPORT_SUFFIXES
+from .exported import build_exported
 from .predictions import of_instances, of_panoptic_seg
 from .predictor import Predictor, confident
 from .run_folder import register_classes, weights_of_run
@@ -100,7 +103,8 @@ class LoadedModel:
 
     Attributes:
         cfg: the config.
-        config_file: where the config comes from: a YAML file or a Hugging Face folder.
+        config_file: where the config comes from: a YAML file, a Hugging Face folder or an exported
+            file.
         classes: the model's classes.
         task: what the model is for, unless another task is asked for.
         predictor: runs the model.
@@ -163,7 +167,7 @@ def load_model(
 
     Args:
         config_file: YAML file or Hugging Face folder; see `load_config`. `weights_of_run` finds the
-            weights.
+            weights. Or an exported file.
         overrides: `[key, value, ...]` of the config.
         task: "panoptic", "instance" or "semantic"; see `choose_task`.
         allow_unsafe_config: see `load_config`.
@@ -172,6 +176,12 @@ def load_model(
     Raises:
         ValueError: the config, the weights, the device or the task is not usable.
     """
+    if Path(config_file).suffix in EXPORT_SUFFIXES:
+        cfg, known, usual, predictor = build_exported(
+            Path(config_file), overrides, allow_unsafe=allow_unsafe_weights
+        )
+        task = choose_task(cfg, task or usual, known, config_file)
+        return LoadedModel(cfg, config_file, known, task, predictor)
     overrides = weights_of_run(config_file, overrides)
     cfg = load_config(config_file, overrides, allow_unsafe_config, task=task)
     check_device(cfg.MODEL.DEVICE, "--opts ")

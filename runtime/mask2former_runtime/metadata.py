@@ -79,6 +79,7 @@ class Metadata:
         operator: how deformable attention is written: "gather", "grid_sample" or "plugin".
         license: of the weights; None if it is not known.
         weights_sha256: hash of the weights.
+        config: that of the model, as YAML; None if it is not known.
     """
 
     task: str
@@ -92,6 +93,7 @@ class Metadata:
     operator: str = "gather"
     license: str | None = None
     weights_sha256: str = ""
+    config: str | None = None
 
     def to_text(self) -> str:
         """Return the JSON text of a file."""
@@ -167,6 +169,7 @@ class Metadata:
             operator=read.value("operator", str),
             license=None if content.get("license") is None else read.value("license", str),
             weights_sha256=read.value("weights_sha256", str),
+            config=None if content.get("config") is None else read.value("config", str),
         )
         if 0 in metadata.input.std:
             raise ValueError("std is 0")

@@ -43,7 +43,8 @@ def load(
         threads: that compute; by default as many as onnxruntime or OpenVINO choose.
         providers: onnxruntime's execution providers, such as ``["CUDAExecutionProvider"]``, or
             OpenVINO's device, such as ``["GPU"]``; by default the CPU.
-        operator_library: a library with operators that the file needs.
+        operator_library: a library with operators that the file needs; by default that in the
+            environment variable MASK2FORMER_OPERATOR_LIBRARY, if any.
 
     Raises:
         ExportError: the file is missing, damaged or of another program or a newer version, or

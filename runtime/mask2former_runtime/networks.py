@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from .text import one_line, some_of
 
 _ONNX_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 INPUT, OUTPUTS = "images", ("logits", "masks")
+LIBRARY_VARIABLE = "MASK2FORMER_OPERATOR_LIBRARY"
 
 
 class Network(Protocol):
@@ -27,14 +29,14 @@ class Network(Protocol):
 
     metadata: Metadata
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Predict.
 
         Args:
             images: (B, 3, H, W) float32, normalised and padded.
 
         Returns:
-            Class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4), float32.
+            By default class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4), float32.
         """
 
 
@@ -44,8 +46,17 @@ def open_network(
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     operator_library: str | Path | None = None,
+    outputs: Sequence[str] = OUTPUTS,
 ) -> Network:
     """Open the network of a file; see `load`.
+
+    Args:
+        file: see `load`, also for the next three.
+        threads: that compute.
+        providers: or devices.
+        operator_library: a library with operators.
+        outputs: names of what the network gives; others than class and mask logits are those of a
+            file that was exported with its post-processing.
 
     Raises:
         ExportError: the file, a package for it, a provider or the library cannot be used.
@@ -58,10 +69,25 @@ def open_network(
         raise ExportError(f"{file}: no such file")
     if threads is not None and threads < 1:
         raise ExportError(f"threads is {threads}: at least 1 is needed")
-    if operator_library is not None and not Path(operator_library).is_file():
-        raise ExportError(f"operator_library {operator_library}: no such file")
-    library = None if operator_library is None else str(Path(operator_library).resolve())
-    return kinds[file.suffix.lower()](file, threads, providers, library)
+    library = library_file(operator_library)
+    return kinds[file.suffix.lower()](file, threads, providers, library, outputs)
+
+
+def library_file(given: str | Path | None = None) -> str | None:
+    """Return the path of a library with operators, or None if there is none.
+
+    Args:
+        given: the file; None is for that in the environment variable `LIBRARY_VARIABLE`.
+
+    Raises:
+        ExportError: there is no such file.
+    """
+    named = given or os.environ.get(LIBRARY_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_file():
+        raise ExportError(f"operator_library {named}: no such file")
+    return str(Path(named).resolve())
 
 
 class OnnxNetwork:
@@ -72,6 +98,7 @@ class OnnxNetwork:
         threads: that compute; None for onnxruntime's choice.
         providers: execution providers, in the order of preference; None for the CPU.
         library: a library of custom operators.
+        outputs: see `open_network`.
 
     Raises:
         ExportError: see `open_network`.
@@ -83,6 +110,7 @@ class OnnxNetwork:
         threads: int | None,
         providers: Sequence[str] | None,
         library: str | None,
+        outputs: Sequence[str],
     ):
         try:
             import onnxruntime
@@ -100,7 +128,7 @@ class OnnxNetwork:
         options.log_severity_level = 4  # what it says is in the exception too
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._file = file
+        self._file, self._outputs = file, tuple(outputs)
         if library is not None:
             try:
                 options.register_custom_ops_library(library)
@@ -116,17 +144,17 @@ class OnnxNetwork:
         self.metadata = Metadata.from_text(text, str(file))
         _check_names(
             file,
+            outputs,
             [tensor.name for tensor in self._session.get_inputs()],
             [tensor.name for tensor in self._session.get_outputs()],
         )
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Predict; see `Network`."""
         try:
-            logits, masks = self._session.run(list(OUTPUTS), {INPUT: images})
+            return self._session.run(list(self._outputs), {INPUT: images})
         except Exception as error:  # see above
             raise _failed(self._file, error) from error
-        return logits, masks
 
 
 class OpenVinoNetwork:
@@ -137,6 +165,7 @@ class OpenVinoNetwork:
         threads: that compute; None for OpenVINO's choice.
         providers: one of OpenVINO's devices, such as "GPU"; None for the CPU.
         library: an extension with custom operators.
+        outputs: see `open_network`.
 
     Raises:
         ExportError: see `open_network`.
@@ -148,6 +177,7 @@ class OpenVinoNetwork:
         threads: int | None,
         providers: Sequence[str] | None,
         library: str | None,
+        outputs: Sequence[str],
     ):
         try:
             import openvino
@@ -155,7 +185,7 @@ class OpenVinoNetwork:
             raise missing_package(file, "openvino", "openvino") from error
         if not file.with_suffix(".bin").is_file():
             raise ExportError(f"{file.with_suffix('.bin')}, which belongs to {file}, is missing")
-        self._file, self._lock = file, threading.Lock()
+        self._file, self._outputs, self._lock = file, tuple(outputs), threading.Lock()
         with file.open("rb") as opened:
             if b"<net" not in opened.read(4096):  # OpenVINO would try its readers of other formats
                 raise ExportError(f"{file} is not an OpenVINO model, or it is damaged")
@@ -174,11 +204,13 @@ class OpenVinoNetwork:
         self.metadata = Metadata.from_text(str(model.get_rt_info([KEY]).value), str(file))
         _check_names(
             file,
+            outputs,
             [name for tensor in model.inputs for name in tensor.get_names()],
             [name for tensor in model.outputs for name in tensor.get_names()],
         )
-        # By default, processors with bfloat16 compute everything with it.
-        precision = {"bf16": "bf16", "fp16": "f16"}.get(self.metadata.precision, "f32")
+        # By default, processors with bfloat16 compute everything with it. Files of "fp16" only store
+        # their weights as float16.
+        precision = "bf16" if self.metadata.precision == "bf16" else "f32"
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
@@ -189,17 +221,16 @@ class OpenVinoNetwork:
         except RuntimeError as error:
             raise ExportError(_openvino_problem(file, str(error))) from error
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Predict; see `Network`."""
         try:
             with self._lock:
                 # Not infer(), which loses the errors of custom operators in OpenVINO 2026.4.
                 self._request.start_async({INPUT: images}, share_inputs=True)
                 self._request.wait()
-                logits, masks = (self._request.get_tensor(name).data.copy() for name in OUTPUTS)
+                return [self._request.get_tensor(name).data.copy() for name in self._outputs]
         except RuntimeError as error:
             raise _failed(self._file, error) from error
-        return logits, masks
 
 
 def missing_package(file: Path, package: str, extra: str) -> ExportError:
@@ -213,11 +244,13 @@ def _unusable_library(library: str, error: Exception) -> ExportError:
     return ExportError(f"operator_library {library} cannot be loaded: {one_line(reason, 400)}")
 
 
-def _check_names(file: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    if INPUT not in inputs or not set(OUTPUTS) <= set(outputs):
+def _check_names(
+    file: Path, wanted: Sequence[str], inputs: Sequence[str], outputs: Sequence[str]
+) -> None:
+    if INPUT not in inputs or not set(wanted) <= set(outputs):
         raise ExportError(
             f"{file} has the inputs {some_of(inputs)} and the outputs {some_of(outputs)}, and not "
-            f"{INPUT} and {', '.join(OUTPUTS)}: export it without post-processing"
+            f"{INPUT} and {', '.join(wanted)}: export it without post-processing"
         )
 
 
@@ -228,8 +261,8 @@ def _onnx_problem(file: Path, text: str) -> str:
         return f"{file} is not an ONNX file, or it is damaged or cut off"
     if "not a registered function" in reason or "No Op registered" in reason:
         return (
-            f"{file} needs operators that are missing: give their library as operator_library, or "
-            f"upgrade onnxruntime ({one_line(reason, 300)})"
+            f"{file} needs operators that are missing: give their library as operator_library or "
+            f"in {LIBRARY_VARIABLE}, or upgrade onnxruntime ({one_line(reason, 300)})"
         )
     return f"{file}: onnxruntime cannot open it: {one_line(reason, 400)}"
 
@@ -240,8 +273,8 @@ def _openvino_problem(file: Path, text: str) -> str:
     reason = one_line(" ".join(lines) or text, 400)
     if "doesn't contain the operation" in reason or "Cannot create" in reason:
         return (
-            f"{file} needs operators that are missing: give their library as operator_library, or "
-            f"upgrade openvino ({reason})"
+            f"{file} needs operators that are missing: give their library as operator_library or "
+            f"in {LIBRARY_VARIABLE}, or upgrade openvino ({reason})"
         )
     if "parsing" in reason:
         return f"{file} is damaged or cut off ({reason})"

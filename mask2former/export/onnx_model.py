@@ -1,0 +1,160 @@
+"""Programs as ONNX models, in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mask2former_runtime.metadata import KEY, Metadata
+
+from .program import quietly
+
+OPERATOR_DOMAIN = "mask2former"
+OPSETS = {"gather": 18, "grid_sample": 20, "plugin": 18}
+"""The lowest opset for each way of computing deformable attention."""
+
+
+def require_onnx() -> None:
+    """Check that the packages are there.
+
+    Raises:
+        ValueError: they are not; the message names the command that installs them.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f'to export to ONNX or OpenVINO, pip install "mask2former[onnx]" ({error})'
+        ) from error
+
+
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    metadata: Metadata,
+    outputs: Sequence[str],
+    *,
+    opset: int,
+    precision: str,
+) -> Any:
+    """Translate a program.
+
+    Args:
+        program: see `trace`.
+        metadata: see `describe`; the model holds it as JSON.
+        outputs: their names.
+        opset: version of ONNX's operators.
+        precision: "fp32", "fp16", whose weights are stored as float16, or "int8", whose linear
+            layers compute with 8-bit integers.
+
+    Returns:
+        ``onnx.ModelProto``.
+    """
+    result = quietly(
+        torch.onnx.export,
+        program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=["images"],
+        output_names=list(outputs),
+        custom_translation_table=_translations(),
+        verbose=False,
+    )
+    model = result.model_proto
+    del result
+    _tidy(model)
+    if precision == "fp16":
+        _store_as_float16(model)
+    elif precision == "int8":
+        model = _quantized(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, metadata.to_text()
+    return model
+
+
+def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Translate the operator itself to a node of its own."""
+    import onnxscript
+
+    domain = onnxscript.values.Opset(OPERATOR_DOMAIN, 1)
+
+    def ms_deform_attn(value, shapes, starts, locations, weights):  # type: ignore[no-untyped-def]
+        return domain.ms_deform_attn(value, shapes, starts, locations, weights)
+
+    return {torch.ops.mask2former.ms_deform_attn.default: ms_deform_attn}
+
+
+def _tidy(model: Any) -> None:
+    """Name the open dimensions of the input, and leave out what only says how nodes came about."""
+    for dimension, name in zip(
+        model.graph.input[0].type.tensor_type.shape.dim,
+        ("batch", "", "height", "width"),
+        strict=True,
+    ):
+        if dimension.dim_param:
+            dimension.dim_param = name
+    for output in model.graph.output:
+        for dimension in output.type.tensor_type.shape.dim:
+            if dimension.dim_param:  # a formula in names that no longer exist
+                dimension.Clear()
+        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+            output.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]
+    del model.functions[:]
+    del model.metadata_props[:]
+    for part in (
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.initializer,
+    ):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _store_as_float16(model: Any) -> None:
+    """Store the weights as float16, in place; runtimes convert them back when they load the file.
+
+    Arithmetic stays float32, in which the masks that attention follows hardly change.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        if values.size < 64:  # scalars and such, of which nothing is saved
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}_float16"))
+        casts.append(
+            onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+        )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _quantized(model: Any) -> Any:
+    """Quantise the linear layers, their inputs dynamically."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "int8.onnx")
+        quietly(
+            quantize_dynamic,
+            model,
+            path,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return onnx.load(path)

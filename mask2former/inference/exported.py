@@ -1,0 +1,198 @@
+"""Exported files as models: the network runs in the file's runtime, everything else as always."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, get_cfg
+from torch import Tensor, nn
+
+from mask2former_runtime.errors import ExportError
+from mask2former_runtime.metadata import Metadata, not_ours
+from mask2former_runtime.networks import open_network
+
+from ..config.defaults import add_maskformer2_config
+from ..config.merge import merge_overrides
+from ..config.validate import validate
+from ..modeling.meta_arch import MaskFormer
+from ..structures import Classes
+from .predictor import Predictor
+
+SUFFIXES = (".onnx", ".xml", ".pt2")
+METADATA_FILE = "mask2former.json"
+"""In a ``.pt2`` file, among the extra files."""
+
+# Keys of the config, or the beginnings of keys, that can differ from those of the export.
+_CHANGEABLE = (
+    "INPUT.MAX_SIZE_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "MODEL.DEVICE",
+    "MODEL.MASK_FORMER.TEST.",
+    "TEST.",
+)
+
+
+class ExportedNetwork(nn.Module):
+    """Runs the network of an exported file; takes the place of a model's backbone and head.
+
+    Args:
+        run: from images (B, 3, H, W), normalised and padded, to logits (B, Q, K + 1) and masks
+            (B, Q, h, w).
+    """
+
+    def __init__(self, run: Callable[[Tensor], tuple[Tensor, ...]]):
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Return what a model's head returns."""
+        logits, masks = self.run(images)
+        return {"pred_logits": logits, "pred_masks": masks, "aux_outputs": []}
+
+
+def runner(path: Path, outputs: Sequence[str]) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
+    """Return what the network of an exported file, which is trusted, computes from images.
+
+    Args:
+        path: the file.
+        outputs: their names.
+    """
+    if path.suffix != ".pt2":
+        return open_network(path, outputs=outputs)
+    _, network = _open_pt2(path, allow_unsafe=True)
+
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [output.numpy() for output in network.run(torch.from_numpy(images))]
+
+    return run
+
+
+def open_exported(path: Path, *, allow_unsafe: bool = False) -> tuple[Metadata, ExportedNetwork]:
+    """Open an exported file.
+
+    Args:
+        path: a file with one of `SUFFIXES`.
+        allow_unsafe: whether a ``.pt2`` file, which can run code, may be loaded.
+
+    Returns:
+        The metadata and the network.
+
+    Raises:
+        ValueError: the file is not an export of this project, or cannot be read.
+    """
+    if path.suffix == ".pt2":
+        metadata, pt2 = _open_pt2(path, allow_unsafe)
+        _check_queries(metadata, path)
+        return metadata, pt2
+    network = open_network(path)
+    _check_queries(network.metadata, path)
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        logits, masks = network(images.float().cpu().numpy())
+        return torch.from_numpy(logits), torch.from_numpy(masks)
+
+    return network.metadata, ExportedNetwork(run)
+
+
+def _check_queries(metadata: Metadata, path: Path) -> None:
+    if metadata.outputs != "queries":
+        raise ExportError(
+            f"{path} was exported with its post-processing, for other programs: export it without"
+        )
+
+
+def build_exported(
+    path: Path, overrides: Sequence[object] = (), *, allow_unsafe: bool = False
+) -> tuple[CfgNode, Classes, str, Predictor]:
+    """Build a model around the network of an exported file.
+
+    Args:
+        path: a file with one of `SUFFIXES`.
+        overrides: ``[key, value, ...]`` of the config, of keys that do not concern the network.
+        allow_unsafe: see `open_exported`.
+
+    Returns:
+        The config, the classes, the task that the file is for, and the predictor.
+
+    Raises:
+        ValueError: see `open_exported`; or a key concerns the network.
+    """
+    metadata, network = open_exported(path, allow_unsafe=allow_unsafe)
+    cfg = _config(metadata, path, overrides)
+    classes = metadata.classes
+    test = cfg.MODEL.MASK_FORMER.TEST
+    model = MaskFormer(
+        backbone=nn.Identity(),
+        sem_seg_head=network,
+        criterion=None,
+        size_divisibility=metadata.input.size_divisibility,
+        pixel_mean=list(metadata.input.mean),
+        pixel_std=list(metadata.input.std),
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
+        overlap_threshold=test.OVERLAP_THRESHOLD,
+        thing_classes=classes.things,
+    )
+    predictor = Predictor(
+        model,
+        min_size=cfg.INPUT.MIN_SIZE_TEST,
+        max_size=cfg.INPUT.MAX_SIZE_TEST,
+        image_format=metadata.input.channel_order,
+    )
+    return cfg, classes, metadata.task, predictor
+
+
+def _config(metadata: Metadata, path: Path, overrides: Sequence[object]) -> CfgNode:
+    cfg = get_cfg()
+    add_maskformer2_config(cfg)
+    cfg.merge_from_other_cfg(CfgNode.load_cfg(metadata.config))
+    cfg.MODEL.DEVICE = "cpu"
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if not str(key).startswith(_CHANGEABLE):
+            raise ValueError(
+                f"{key} concerns the network, which {path} fixes: change it and export again"
+            )
+        if key == "MODEL.DEVICE" and value != "cpu":
+            raise ValueError(f"{path} runs on the CPU, not on {value}")
+    merge_overrides(cfg, overrides)
+    validate(cfg)
+    return cfg
+
+
+def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            ours = [name for name in names if name.endswith(f"/extra/{METADATA_FILE}")]
+            text = archive.read(ours[0]).decode() if ours else None
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        raise ExportError(f"{path} is not a .pt2 file that can be read: {error}") from error
+    if text is None:
+        raise ExportError(not_ours(str(path)))
+    metadata = Metadata.from_text(text, str(path))
+    if not allow_unsafe:
+        raise ExportError(
+            f"{path}: loading a .pt2 file can run code that is in it: if you trust where it comes "
+            "from, add --allow-unsafe-weights (in Python: allow_unsafe_weights=True)"
+        )
+    if any("/aotinductor/" in name for name in names):
+        program = torch._inductor.aoti_load_package(str(path))
+    else:
+        program = torch.export.load(path).module()
+    least = 2 * metadata.input.size_divisibility  # smaller sizes are left out when it is traced
+
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        if min(images.shape[2:]) < least:
+            raise ExportError(
+                f"{path} takes images of at least {least} pixels after resizing and padding, not "
+                f"{images.shape[2]} x {images.shape[3]}"
+            )
+        return program(images)
+
+    return metadata, ExportedNetwork(run)
