@@ -76,10 +76,10 @@ def table(names: list[str], folder: Path, args: argparse.Namespace) -> None:
         "OMP_NUM_THREADS": str(args.threads),
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "runtime")]),
     }
-    if any(name.endswith("plugin") for name in names):
-        run(
-            [sys.executable, "-m", "mask2former", "build-operator", "--output", folder], environment
-        )
+    runtimes = {runtime_of(name) for name in names if name.endswith("plugin")}
+    if runtimes:
+        build = [sys.executable, "-m", "mask2former.cli.build_operator", *runtimes]
+        run([*build, "--output", folder], environment)
     exported = {}
     for name in names:
         if VARIANTS[name]:
@@ -170,8 +170,13 @@ def library(name: str, folder: Path) -> dict[str, str]:
     """Return the variable of the environment that names the library of a variant."""
     if not name.endswith("plugin"):
         return {}
-    runtime = "openvino" if name.startswith("openvino") else "onnxruntime"
-    return {"MASK2FORMER_OPERATOR_LIBRARY": str(folder / f"libmask2former_{runtime}.so")}
+    file = folder / f"libmask2former_{runtime_of(name)}.so"
+    return {"MASK2FORMER_OPERATOR_LIBRARY": str(file)}
+
+
+def runtime_of(name: str) -> str:
+    """Return the runtime of a variant that is not one of PyTorch's."""
+    return "openvino" if name.startswith("openvino") else "onnxruntime"
 
 
 def size_of(name: str, folder: Path) -> float:

@@ -139,7 +139,8 @@ def export_model(
         if options.operator == "plugin" and library_file() is None:
             raise ValueError(
                 "to compare a file with the operator as a node, its runtime needs the operator: "
-                f"mask2former build-operator, and name the library in {LIBRARY_VARIABLE}"
+                "python -m mask2former.cli.build_operator builds a library, which is named in "
+                f"{LIBRARY_VARIABLE}"
             )
     if options.format == "openvino":
         openvino_model.require_openvino()

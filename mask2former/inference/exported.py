@@ -181,6 +181,7 @@ def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork
             f"{path}: loading a .pt2 file can run code that is in it: if you trust where it comes "
             "from, add --allow-unsafe-weights (in Python: allow_unsafe_weights=True)"
         )
+    program: Callable[[Tensor], tuple[Tensor, ...]]
     if any("/aotinductor/" in name for name in names):
         program = torch._inductor.aoti_load_package(str(path))
     else:

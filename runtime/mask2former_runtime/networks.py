@@ -208,8 +208,8 @@ class OpenVinoNetwork:
             [name for tensor in model.inputs for name in tensor.get_names()],
             [name for tensor in model.outputs for name in tensor.get_names()],
         )
-        # By default, processors with bfloat16 compute everything with it. Files of "fp16" only store
-        # their weights as float16.
+        # By default, processors with bfloat16 compute everything with it. Files of "fp16" only
+        # store their weights as float16.
         precision = "bf16" if self.metadata.precision == "bf16" else "f32"
         config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
