@@ -98,14 +98,15 @@ def _tidy(model: Any) -> None:
     ):
         if dimension.dim_param:
             dimension.dim_param = name
-    for output in model.graph.output:
-        for dimension in output.type.tensor_type.shape.dim:
+    # onnxruntime cannot infer the shapes of other operators than ONNX's.
+    others = {name for node in model.graph.node if node.domain for name in node.output}
+    kept = [info for info in model.graph.value_info if info.name in others]
+    for info in (*model.graph.output, *kept):
+        for dimension in info.type.tensor_type.shape.dim:
             if dimension.dim_param:  # a formula in names that no longer exist
                 dimension.Clear()
-        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-            output.type.tensor_type.shape.dim[0].dim_param = "batch"
     del model.graph.value_info[:]
-    del model.functions[:]
+    model.graph.value_info.extend(kept)
     del model.metadata_props[:]
     for part in (
         *model.graph.node,

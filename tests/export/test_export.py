@@ -145,7 +145,7 @@ def test_a_file_that_differs_is_not_kept(panoptic, tmp_path, monkeypatch):
     def spoiled(*arguments, **options):
         proto = translate(*arguments, **options)
         for tensor in proto.graph.initializer:
-            if "class_embed.weight" in tensor.name:
+            if len(tensor.dims) == 2:  # linear layers
                 tensor.raw_data = bytes(len(tensor.raw_data))
         return proto
 
