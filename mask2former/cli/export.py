@@ -1,17 +1,12 @@
 """Export a model to ONNX, OpenVINO or a program of PyTorch, and check the file.
 
-The file takes images of any size and number, and holds what is needed to use it: classes, task,
-thresholds, normalisation and resizing. `predict` takes it, and so does mask2former-runtime, which
-needs neither PyTorch nor Detectron2. After writing, the file is compared with the model on pictures
-of other sizes; nothing is left if it differs by more than its precision allows.
-
-Formats: onnx (.onnx), openvino (.xml with a .bin), pt2 (.pt2, torch.export), aoti (.pt2, compiled
-ahead of time for this kind of processor, which takes minutes).
+The file takes images of any size, and holds all that is needed to use it with `predict` or, without
+PyTorch, mask2former-runtime. Nothing is left if it differs from the model. Formats: onnx (.onnx),
+openvino (.xml and .bin), pt2 (.pt2, torch.export), aoti (.pt2, compiled ahead of time: minutes).
 
 Examples:
   mask2former export output/mine --output mine.onnx
   mask2former export output/mine --output mine.xml --precision fp16
-  mask2former export output/mine --output mine.onnx --operator grid_sample
   mask2former export output/mine --output mine.onnx --dynamic batch --size 640 640
   mask2former export output/mine --output mine.pt2 --format aoti
 """
@@ -34,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=FORMATS,
         metavar="NAME",
-        help="onnx, openvino, pt2 or aoti (default: as the suffix of FILE says)",
+        help="such as aoti (default: as the suffix of FILE says)",
     )
-    add_task(parser, "what the file predicts by default")
+    add_task(parser, "what it predicts by default")
     parser.add_argument(
         "--precision",
         choices=("fp32", "fp16", "bf16", "int8"),
@@ -48,8 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operator",
         choices=("gather", "grid_sample", "plugin"),
         metavar="NAME",
-        help="how deformable attention is computed: gather (default) or grid_sample, which every "
-        "runtime has, or plugin, this project's operator (default for pt2 and aoti)",
+        help="of attention: gather (default), grid_sample, or plugin, this project's own",
     )
     parser.add_argument(
         "--dynamic",
@@ -68,14 +62,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with-postprocessing",
         action="store_true",
-        help="results as outputs, for other programs, instead of the logits of queries",
+        help="give results, for other programs, not queries",
     )
     parser.add_argument("--license", metavar="TEXT", help="of the weights, written into the file")
     parser.add_argument(
         "--images",
         nargs="+",
-        metavar="FILE",
-        help="pictures on which the file is compared with the model (default: drawn ones)",
+        metavar="IMAGE",
+        help="to compare file and model on (default: drawn ones)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     add_config_flags(parser)

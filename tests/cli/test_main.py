@@ -107,7 +107,7 @@ def test_every_verb_has_help_of_one_line():
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("mask2former e", {"evaluate", "env"}),
+        ("mask2former e", {"evaluate", "export", "env"}),
         ("mask2former predict --thr", {"--threshold"}),
         ("mask2former train --task ", {"panoptic", "instance", "semantic"}),
         ("mask2former zoo ", {"list", "show", "download"}),
