@@ -120,7 +120,7 @@ class _quiet:  # noqa: N801
         self.filter.__enter__()
         warnings.simplefilter("ignore")
         self.loggers: list[tuple[logging.Logger, int]] = []
-        for name in ("torch.export", "torch._export", "torch.fx", "torch.onnx"):
+        for name in ("torch.export", "torch._export", "torch.fx", "torch.onnx", "onnxscript"):
             logger = logging.getLogger(name)
             self.loggers.append((logger, logger.level))
             logger.setLevel(logging.ERROR)

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...utils.tensor_cache import tensor_of
+from .checks import level_starts
+
 Sizes = Sequence[tuple[int, int]]  # (height, width) of each level, numbers or symbols of an export
 Form = Callable[[Tensor, Sizes, Tensor, Tensor], Tensor]
 
@@ -52,37 +55,47 @@ def gather(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> T
         (B, Q, H * D).
     """
     B, S, H, D = value.shape
-    Q = locations.shape[1]
+    Q, L = locations.shape[1], len(sizes)
+    heights, widths, starts = _metadata(sizes, value.device, torch.int32)  # each (L, 1)
+    x, x_weights = _corners(locations[..., 0], widths)
+    y, y_weights = _corners(locations[..., 1], heights)
     rows = value.reshape(-1, D)  # row (b S + s) H + h
-    images = torch.arange(B, device=value.device, dtype=torch.int32)[:, None, None, None] * S
-    heads = torch.arange(H, device=value.device, dtype=torch.int32)[:, None]
+    images = torch.arange(B, device=value.device, dtype=torch.int32) * S
+    first = images.view(B, 1, 1, 1, 1) + starts  # (B, 1, 1, L, 1)
+    heads = torch.arange(H, device=value.device, dtype=torch.int32).view(H, 1, 1)
+    # (B, Q, H, L, 4 P): the corners in y and x, for each of the points
+    places = torch.cat([(first + y_ * widths + x_) * H + heads for y_ in y for x_ in x], -1)
+    parts = torch.cat([weights * a * b for a in y_weights for b in x_weights], -1)
     output = None
-    start = 0
-    for level, (height, width) in enumerate(sizes):
-        x, x_weights = _corners(locations[:, :, :, level, :, 0], width)
-        y, y_weights = _corners(locations[:, :, :, level, :, 1], height)
-        # (B, Q, H, 4, P): the corners in y and x, for each of the points
-        places = [(images + (y_ * width + x_ + start)) * H + heads for y_ in y for x_ in x]
-        parts = [a * b * weights[:, :, :, level] for a in y_weights for b in x_weights]
-        samples = F.embedding(torch.cat(places, -1), rows)  # (B, Q, H, 4 P, D)
-        summed = torch.cat(parts, -1).unsqueeze(-2) @ samples  # (B, Q, H, 1, D)
+    for level in range(L):  # one at a time: samples are the largest tensor here
+        samples = F.embedding(places[:, :, :, level], rows)  # (B, Q, H, 4 P, D)
+        summed = parts[:, :, :, level].unsqueeze(-2) @ samples  # (B, Q, H, 1, D)
         output = summed if output is None else output + summed
-        start = start + height * width
     assert output is not None
     return output.view(B, Q, H * D)
 
 
-def _corners(location: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _metadata(
+    sizes: Sizes, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the height, the width and the first position of each level, (L, 1) each."""
+    starts, _ = level_starts(sizes)
+    columns = ([h for h, _ in sizes], [w for _, w in sizes], starts)
+    heights, widths, first = (tensor_of(column, dtype, device)[:, None] for column in columns)
+    return heights, widths, first
+
+
+def _corners(location: Tensor, size: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return the pixels before and after a place on one axis, and how much each counts.
 
     A pixel outside the map counts nothing, nor does a place that is NaN or far outside.
 
     Args:
-        location: from 0 to 1.
-        size: pixels on the axis.
+        location: (..., L, P), from 0 to 1.
+        size: (L, 1), pixels on the axis.
 
     Returns:
-        Two pixels, int32 in [0, size), and two weights.
+        Two pixels, int32 in [0, size), and two weights, (..., L, P) each.
     """
     place = location * size - 0.5
     # Also false for NaN, which must not reach the conversion to integers.
@@ -93,26 +106,27 @@ def _corners(location: Tensor, size: int) -> tuple[tuple[Tensor, Tensor], tuple[
     second = first + 1
     before = torch.where(first >= 0, 1 - part, 0.0)
     after = torch.where(second < size, part, 0.0)
-    return (first.clamp(min=0), second.clamp(max=size - 1)), (before, after)
+    return (first.clamp(min=0), torch.minimum(second, size - 1)), (before, after)
 
 
 def grid_sample(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
     """Sample with PyTorch's `grid_sample`; see `gather`."""
     B, _, H, D = value.shape
     Q = locations.shape[1]
-    maps = value.permute(0, 2, 3, 1).reshape(B * H, D, -1)
-    grid = locations.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B H, Q, P, 2)
+    heights, widths, _ = _metadata(sizes, value.device, value.dtype)
+    extent = torch.cat((widths, heights), -1)[:, None]  # (L, 1, 2)
+    place = locations * extent - 0.5
+    # False for NaN, too. The other place touches no pixel of any map.
+    inside = ((place > -1) & (place < extent)).all(-1, keepdim=True)
+    grid = torch.where(inside, 2 * locations - 1, 3.0)
+    grid = grid.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B H, Q, P, 2)
     factors = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)[:, :, None]  # (L, B H, 1, Q, P)
+    maps = value.permute(0, 2, 3, 1).reshape(B * H, D, -1)
     output = None
     start = 0
     for level, (height, width) in enumerate(sizes):
         part = maps.narrow(2, start, height * width).unflatten(2, (height, width))
-        size = torch.stack([torch.scalar_tensor(n, device=value.device) for n in (width, height)])
-        place = grid[level] * size - 0.5
-        # False for NaN, too. The other place touches no pixel of any map.
-        inside = ((place > -1) & (place < size)).all(-1, keepdim=True)
-        places = torch.where(inside, 2 * grid[level] - 1, 3.0)
-        samples = F.grid_sample(part, places, align_corners=False)  # (B H, D, Q, P)
+        samples = F.grid_sample(part, grid[level], align_corners=False)  # (B H, D, Q, P)
         summed = (samples * factors[level]).sum(-1)
         output = summed if output is None else output + summed
         start = start + height * width
