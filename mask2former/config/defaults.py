@@ -110,10 +110,9 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     # Weight of the "no object" class within the classification loss.
     cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
     # Leave out of the mask losses and of the matching what nobody labelled: pixels without a class
-    # (255) in label maps, pixels of no segment, crowd regions outside the objects, and padding. A
-    # query that matches nothing and whose mask is mostly on such pixels of the image is not trained
-    # to be "no object". False takes them for pixels outside every object, as the published models
-    # were trained.
+    # (255) in label maps, pixels of no segment, and crowd regions outside the objects. A query that
+    # matches nothing and whose mask is mostly on such pixels is not trained to be "no object".
+    # False takes them for pixels outside every object, as the published models were trained.
     cfg.MODEL.MASK_FORMER.IGNORE_REGIONS = False
     # Weights of the three terms of the loss and of the matching cost: cross-entropy of classes,
     # dice loss and binary cross-entropy of masks.

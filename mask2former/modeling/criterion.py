@@ -157,7 +157,7 @@ class SetCriterion(nn.Module):
         wanted = torch.full(logits.shape[:2], self.num_classes, device=logits.device)  # (B, Q)
         for row, image_masks, region in zip(wanted, masks, regions_of(targets), strict=True):
             if region is not None:
-                row[region.mostly_unknown(image_masks)] = _NOT_TRAINED
+                row[region.mostly_ignored(image_masks)] = _NOT_TRAINED
         for row, target, (queries, indices) in zip(wanted, targets, matches, strict=True):
             row[queries.to(row.device)] = target["labels"][indices.to(row.device)]
         logits = logits.float().transpose(1, 2)  # (B, K + 1, Q)

@@ -31,17 +31,14 @@ class LabelledRegion:
     """The pixels of a padded image that count, and those that do not.
 
     Args:
-        unknown: bool (H, W), pixels of the image that nobody labelled. They may show objects.
-        padding: bool (H, W), pixels beside the image. They show none.
+        ignored: bool (H, W), pixels that nobody labelled. They may show objects.
     """
 
-    def __init__(self, unknown: Tensor, padding: Tensor):
-        self.ignored = unknown | padding
+    def __init__(self, ignored: Tensor):
+        self.ignored = ignored
         self.plane = PackedMasks.from_tensor(self.ignored[None])
         # of the labelled pixels, (L,) each; one tensor (L, 2) would take ten times as long to index
         self._rows, self._columns = (~self.ignored).nonzero().float().T.contiguous()
-        self._has_unknown = bool(unknown.any())
-        self._kinds = torch.stack((unknown, ~padding))
         self._shares: dict[Size, Tensor] = {}
 
     def ignored_points(self, points: Tensor) -> Tensor:
@@ -75,56 +72,52 @@ class LabelledRegion:
         size = points.new_tensor((width, height))
         return cells.add_((points * size).frac_()).div_(size)
 
-    def mostly_unknown(self, masks: Tensor) -> Tensor:
-        """Return whether more than half of each mask is on unknown pixels: bool (Q,).
+    def mostly_ignored(self, masks: Tensor) -> Tensor:
+        """Return whether more than half of each mask is on ignored pixels: bool (Q,).
 
-        What is on padding does not count. A mask without a pixel in the image is not unknown.
+        It is not for a mask without a pixel.
 
         Args:
             masks: logits (Q, h, w); a mask is where they are above 0.
         """
-        if not self._has_unknown:
-            return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
         size = (masks.shape[1], masks.shape[2])
         if size not in self._shares:
-            shares = F.adaptive_avg_pool2d(self._kinds.float(), size)
-            self._shares[size] = shares.flatten(1)  # (2, h * w)
+            share = F.adaptive_avg_pool2d(self.ignored[None].float(), size).flatten(1)
+            self._shares[size] = torch.cat((share, torch.ones_like(share)))  # (2, h * w)
         # in this order of factors, ten times as fast as in the other
-        unknown, inside = self._shares[size] @ (masks > 0).flatten(1).float().T
-        return unknown > _MOSTLY * inside
+        ignored, area = self._shares[size] @ (masks > 0).flatten(1).float().T
+        return ignored > _MOSTLY * area
 
 
 def find_labelled_region(
     x: Mapping[str, Any], padded_size: Size, device: torch.device
 ) -> LabelledRegion | None:
-    """Return the region of one input of the model; None if all of the padded image is labelled.
+    """Return the region of one input of the model; None if the whole image is labelled.
+
+    Padding is labelled: no object is there.
 
     Args:
-        x: Detectron2's input dict with ``image`` (3, H, W), and optionally ``ignored_mask`` and
-            ``padding_mask``, bool (H, W), as the mapper gives them. Without them the whole image is
-            labelled.
+        x: Detectron2's input dict with ``image`` (3, H, W), and optionally ``ignored_mask``, bool
+            (H, W), as the mapper gives it. Without it the whole image is labelled.
         padded_size: of the network's input.
         device: of the result.
 
     Raises:
         ValueError: a mask does not have the image's size; the message names the file.
     """
-    size = tuple(x["image"].shape[-2:])
+    mask = x.get("ignored_mask")
+    if mask is None:
+        return None
+    size, mask = tuple(x["image"].shape[-2:]), torch.as_tensor(mask)
+    if tuple(mask.shape) != size:
+        raise ValueError(
+            f"{x.get('file_name', 'an image')}: ignored_mask has the shape {tuple(mask.shape)}, "
+            f"the image {size}"
+        )
+    if not bool(mask.any()):
+        return None
     bottom, right = padded_size[0] - size[0], padded_size[1] - size[1]
-    padded = []
-    for key, beside in (("ignored_mask", False), ("padding_mask", True)):
-        mask = x.get(key)
-        mask = torch.zeros(size, dtype=torch.bool) if mask is None else torch.as_tensor(mask)
-        if tuple(mask.shape) != size:
-            raise ValueError(
-                f"{x.get('file_name', 'an image')}: {key} has the shape {tuple(mask.shape)}, the "
-                f"image {size}"
-            )
-        mask = mask.to(device=device, dtype=torch.bool)
-        padded.append(F.pad(mask, (0, right, 0, bottom), value=beside))
-    unknown, padding = padded
-    unknown &= ~padding
-    return LabelledRegion(unknown, padding) if bool((unknown | padding).any()) else None
+    return LabelledRegion(F.pad(mask.to(device=device, dtype=torch.bool), (0, right, 0, bottom)))
 
 
 def draw_points(

@@ -15,7 +15,7 @@ from PIL import Image
 from support import QUICKSTART, TINY
 
 from mask2former import load_config
-from mask2former.data import build_mapper
+from mask2former.data import build_mapper, register_coco_json
 from mask2former.engine import Trainer
 from mask2former.engine.setup import argument_parser, checked_config
 from mask2former.engine.validation_loss import ValidationLoss
@@ -68,7 +68,7 @@ def samples(cfg, tmp_path, task):
 def relabelled(sample, seed):
     """Other labels, as many as there is room for, where no label counts."""
     generator = torch.Generator().manual_seed(seed)
-    hidden = sample["ignored_mask"] | sample["padding_mask"]
+    hidden = sample["ignored_mask"]
     instances = sample["instances"]
     masks = instances.gt_masks.tensor
     noise = torch.rand(masks.shape, generator=generator) < 0.5
@@ -129,8 +129,7 @@ def test_off_is_as_before_and_on_needs_pixels_to_ignore(shapes, tmp_path, task):
     assert equal(losses_and_gradients(model, batch), wanted)
     assert not equal(losses_and_gradients(make_model(on), batch), wanted)
     # an image of which all pixels are labelled
-    nothing = {key: torch.zeros_like(batch[0][key]) for key in ("ignored_mask", "padding_mask")}
-    whole = [{**x, **nothing} for x in batch]
+    whole = [{**x, "ignored_mask": torch.zeros_like(x["ignored_mask"])} for x in batch]
     assert equal(losses_and_gradients(make_model(on), whole), wanted)
 
 
@@ -149,7 +148,7 @@ def test_in_sixteen_bits(shapes, tmp_path):
 def test_an_image_without_any_label_among_others(shapes, tmp_path):
     cfg = make_cfg("instance", tmp_path, KEY, True, *PILOTED)
     batch = samples(cfg, tmp_path, "instance")
-    batch[1]["ignored_mask"] = ~batch[1]["padding_mask"]
+    batch[1]["ignored_mask"] = torch.ones_like(batch[1]["ignored_mask"])
     model = make_model(cfg)
     wanted = losses_and_gradients(model, batch)
     assert all(loss.isfinite() for loss in wanted[0].values())
@@ -158,7 +157,7 @@ def test_an_image_without_any_label_among_others(shapes, tmp_path):
         losses_and_gradients(model, [batch[0], {**batch[1], "instances": nothing}]), wanted
     )
     # and no image with one
-    batch[0]["ignored_mask"] = ~batch[0]["padding_mask"]
+    batch[0]["ignored_mask"] = torch.ones_like(batch[0]["ignored_mask"])
     losses, gradients = losses_and_gradients(model, batch)
     assert all(loss.isfinite() for loss in losses.values())
     assert all(gradient.isfinite().all() for gradient in gradients.values())
@@ -179,7 +178,8 @@ def train(cfg, name, tmp_path, iterations=4, resume=False):
 
 
 def test_runs_repeat_and_resume(shapes, tmp_path):
-    cfg = make_cfg("panoptic", tmp_path, KEY, True, *PILOTED)
+    cfg = make_cfg("instance", tmp_path, KEY, True, *PILOTED)
+    cfg.DATASETS.TRAIN = (crowd_set(shapes, tmp_path),)
     cfg.SOLVER.EMA_DECAY, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.DATASETS.TEST = 0.5, 2, ()
     whole = train(cfg, "whole", tmp_path)
     again = train(cfg, "again", tmp_path)
@@ -194,8 +194,8 @@ def test_runs_repeat_and_resume(shapes, tmp_path):
 
 
 def test_validation_losses_ignore_them_too(shapes, tmp_path):
-    cfg = make_cfg("panoptic", tmp_path, "TEST.VALIDATION_LOSS", True)
-    cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 80  # and 96 with the padding of the batch
+    cfg = make_cfg("instance", tmp_path, "TEST.VALIDATION_LOSS", True)
+    cfg.DATASETS.TEST = (crowd_set(shapes, tmp_path),)
     found = []
     for value in (False, True):
         cfg.MODEL.MASK_FORMER.IGNORE_REGIONS = value
@@ -204,7 +204,7 @@ def test_validation_losses_ignore_them_too(shapes, tmp_path):
 
 
 def test_detectron2s_own_trainer(tiny_cfg):
-    """Its mapper knows no ignored pixels; those of the batch's padding remain."""
+    """Its mapper knows no ignored pixels."""
     tiny_cfg.MODEL.MASK_FORMER.IGNORE_REGIONS = True
     tiny_cfg.INPUT.MIN_SIZE_TRAIN = (70, 90)
     tiny_cfg.MODEL.MASK_ON = True
@@ -245,6 +245,22 @@ def write_crowds(source, target):
             annotation["segmentation"] = {**rle, "counts": rle["counts"].decode()}
             annotation["iscrowd"] = 1
     target.write_text(json.dumps(content))
+
+
+def crowd_set(shapes, tmp_path):
+    """Register the set of `write_crowds`, and return its name."""
+    write_crowds(shapes / "annotations/instances_train.json", tmp_path / "crowds.json")
+    name = f"crowds {tmp_path}"
+    register_coco_json(name, str(tmp_path / "crowds.json"), str(shapes / "train"))
+    return name
+
+
+def test_a_run_on_labelled_pixels_only_is_the_run_without_the_key(shapes, tmp_path):
+    cfg = make_cfg("panoptic", tmp_path, "DATASETS.TEST", (), "SOLVER.EMA_DECAY", 0.5)
+    off = train(cfg, "off", tmp_path, 2)
+    cfg.MODEL.MASK_FORMER.IGNORE_REGIONS = True
+    on = train(cfg, "on", tmp_path, 2)
+    assert all(torch.equal(on[name], value) for name, value in off.items())
 
 
 def test_crowds_in_a_users_file(shapes, tmp_path):

@@ -24,14 +24,13 @@ H, W = 12, 20
 FORMS = {"kernels": contextlib.nullcontext, "pytorch": pytorch_forms}
 
 
-def region(seed=0, padding=3, share=0.4):
-    """Ignored blobs, single pixels among them, and padding on the right."""
+def region(seed=0, right=3, share=0.4):
+    """Ignored blobs, single pixels among them, and columns on the right."""
     generator = torch.Generator().manual_seed(seed)
     unknown = torch.rand(H, W, generator=generator) < share / 3
     unknown[2:8, 4:9] = True
-    beside = torch.zeros(H, W, dtype=torch.bool)
-    beside[:, W - padding :] = padding > 0
-    return LabelledRegion(unknown & ~beside, beside)
+    unknown[:, W - right :] = True
+    return LabelledRegion(unknown)
 
 
 def pixel_numbers(points, width=W, height=H):
@@ -83,7 +82,7 @@ def test_moved_points_do_not_leave_their_pixels_by_rounding(size):
     torch.manual_seed(0)
     unknown = torch.rand(size) < 0.5
     unknown[0, 0] = False
-    where = LabelledRegion(unknown, torch.zeros(size, dtype=torch.bool))
+    where = LabelledRegion(unknown)
     points = torch.rand(20000, 2)
     points[::7] = 1 - 2**-24  # the last number below 1
     moved = where.moved(points, torch.rand(20000, 2))
@@ -99,7 +98,7 @@ def test_moved_points_do_not_leave_their_pixels_by_rounding(size):
 
 
 def test_an_image_without_labels_moves_nothing():
-    where = LabelledRegion(torch.ones(H, W).bool(), torch.zeros(H, W).bool())
+    where = LabelledRegion(torch.ones(H, W).bool())
     points = torch.rand(2, 9, 2)
     assert len(where.ignored_points(points)) == 0
 
@@ -174,37 +173,24 @@ def test_the_mask_loss_estimates_its_mean_over_the_labelled_pixels():
 # --- Which queries are left alone ---
 
 
-def test_queries_on_unknown_pixels():
-    where = region(padding=4)
+def test_queries_on_ignored_pixels():
+    where = region(right=4)
     size = (H // 2, W // 2)
     torch.manual_seed(0)
     masks = torch.randn(30, *size)
     masks[0], masks[1] = -1, 1  # nowhere and everywhere
     masks[2] = -1
-    masks[2, :, -2:] = 1  # on padding only
+    masks[2, :, -2:] = 1  # on the columns without labels
     masks[3] = -1
-    masks[3, 1:4, 2:4] = 1  # on a region without labels
-    masks[4] = masks[3]
-    masks[4, :, -2:] = 1  # and on padding
-    kinds = torch.stack((where.ignored.float(), torch.zeros(H, W)))
-    kinds[0, :, -4:] = 0
-    kinds[1, :, -4:] = 1
-    unknown, padding = kinds.unflatten(1, (-1, 2)).unflatten(3, (-1, 2)).mean((2, 4))
+    masks[3, 1:4, 2:4] = 1  # on another region without labels
+    ignored = where.ignored.float().unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).mean((1, 3))
     wanted = []
     for mask in masks:
         inside = [(r, c) for r in range(size[0]) for c in range(size[1]) if mask[r, c] > 0]
-        share = sum(float(unknown[i]) for i in inside)
-        area = sum(1 - float(padding[i]) for i in inside)
-        wanted.append(share > 0.5 * area)
-    assert wanted[:5] == [False, False, False, True, True]
+        wanted.append(sum(float(ignored[i]) for i in inside) > 0.5 * len(inside))
+    assert wanted[:4] == [False, False, True, True]
     for dtype in (torch.float32, torch.bfloat16):
-        assert where.mostly_unknown(masks.to(dtype)).tolist() == wanted
-
-
-def test_padding_alone_leaves_every_query_trained():
-    where = region(padding=4)
-    only = LabelledRegion(torch.zeros(H, W).bool(), where.ignored)
-    assert not only.mostly_unknown(torch.ones(5, 3, 5)).any()
+        assert where.mostly_ignored(masks.to(dtype)).tolist() == wanted
 
 
 def test_the_class_loss_without_these_queries_by_hand():
@@ -223,7 +209,7 @@ def test_the_class_loss_without_these_queries_by_hand():
     for q in range(6):
         if q in queries.tolist():
             label, w = int(target["labels"][indices[queries == q]]), 1.0
-        elif where.mostly_unknown(outputs["pred_masks"][0])[q]:
+        elif where.mostly_ignored(outputs["pred_masks"][0])[q]:
             left_alone += 1
             continue
         else:
@@ -288,7 +274,7 @@ def test_uncertain_points_are_labelled_and_the_least_certain_of_them():
     x = torch.linspace(-8, 8, 64).expand(1, 64, 64)  # the boundary is the vertical middle
     unknown = torch.zeros(64, 64, dtype=torch.bool)
     unknown[:, 24:40] = True
-    where = LabelledRegion(unknown, torch.zeros_like(unknown))
+    where = LabelledRegion(unknown)
     points = uncertain_points(x, 400, 3.0, 0.75, regions=[where])
     distance = (points[0, :, 0] - 0.5).abs()
     assert distance.min() >= 8 / 64 - 1e-6
@@ -305,7 +291,7 @@ def test_images_without_ignored_pixels_have_the_matches_and_draws_as_before():
     targets = [{**t, "masks": PackedMasks.from_tensor(t["masks"])} for t in targets]
     unknown = torch.zeros(16, 16, dtype=torch.bool)
     unknown[:5, 2:] = True
-    where = LabelledRegion(unknown, torch.zeros_like(unknown))
+    where = LabelledRegion(unknown)
     mixed = [targets[0], {**targets[1], "masks": targets[1]["masks"].without(unknown),
                           "region": where}, targets[2]]  # fmt: skip
     found = []
@@ -331,7 +317,7 @@ def test_an_image_that_nobody_labelled():
         "instances": target_instances(torch.ones(2, H, W, dtype=torch.bool), [0, 1]),
         "ignored_mask": torch.ones(H, W, dtype=torch.bool),
     }
-    target = image_target(x, num_classes=3, padded_size=(16, 24), device=CPU, ignore_regions=True)
+    target = image_target(x, num_classes=3, padded_size=(H, W), device=CPU, ignore_regions=True)
     assert len(target["labels"]) == len(target["masks"]) == 0
     outputs = {
         "pred_logits": torch.randn(1, 5, 4, requires_grad=True),
@@ -363,17 +349,10 @@ def test_the_region_of_an_input():
     assert find_labelled_region(x, (8, 10), CPU) is None
     nothing = torch.zeros(8, 10, dtype=torch.bool)
     assert find_labelled_region({**x, "ignored_mask": nothing}, (8, 10), CPU) is None
-    beside = find_labelled_region(x, (9, 12), CPU)
-    wanted = torch.ones(9, 12, dtype=torch.bool)
-    wanted[:8, :10] = False
-    assert torch.equal(beside.ignored, wanted)
-    assert not beside.mostly_unknown(torch.ones(1, 9, 12)).any()
-    ignored, padding = nothing.clone(), nothing.clone()
-    ignored[:, 2], padding[5:] = True, True
-    both = find_labelled_region(
-        {**x, "ignored_mask": ignored, "padding_mask": padding}, (8, 10), CPU
-    )
-    assert torch.equal(both.ignored, ignored | padding)
+    ignored = nothing.clone()
+    ignored[:, 2] = True
+    padded = find_labelled_region({**x, "ignored_mask": ignored}, (9, 12), CPU)
+    assert torch.equal(padded.ignored, F.pad(ignored, (0, 2, 0, 1)))  # padding is labelled
     with pytest.raises(ValueError, match=r"a\.png: ignored_mask has the shape \(8, 9\)"):
         find_labelled_region(
             {**x, "file_name": "a.png", "ignored_mask": ignored[:, :9]}, (8, 10), CPU

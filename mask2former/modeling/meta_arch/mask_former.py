@@ -47,7 +47,7 @@ class MaskFormer(nn.Module):
             ``instances`` are of these only; None, without ``panoptic_seg``, is for ``instances`` of
             all classes.
         piloted: whether the head is given the targets in training, for mask-piloted training.
-        ignore_regions: whether pixels that nobody labelled, and padding, are left out of training.
+        ignore_regions: whether pixels that nobody labelled are left out of training.
     """
 
     pixel_mean: Tensor
@@ -202,9 +202,8 @@ class MaskFormer(nn.Module):
             batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
                 ``instances`` with ``gt_classes`` and ``gt_masks`` (PackedMasks, BitMasks,
                 PolygonMasks or a tensor) in training, and optionally ``seed``, the seed of the
-                image's random draws, and with `ignore_regions` ``ignored_mask`` and
-                ``padding_mask``, see `find_labelled_region`; optionally ``height`` and ``width`` of
-                the output.
+                image's random draws, and with `ignore_regions` ``ignored_mask``, see
+                `find_labelled_region`; optionally ``height`` and ``width`` of the output.
 
         Returns:
             In training a dict of weighted losses; otherwise for each image a dict of what is
