@@ -122,8 +122,10 @@ def export_model(
         raise ValueError(
             f"{path}: a file of the format {options.format} ends in {SUFFIXES[options.format]}"
         )
-    if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: add --overwrite (in Python: overwrite=True)")
+    files = [path, *([path.with_suffix(".bin")] if options.format == "openvino" else [])]
+    existing = [str(file) for file in files if file.exists()]
+    if existing and not overwrite:
+        raise ValueError(f"{existing[0]} exists: add --overwrite (in Python: overwrite=True)")
     network = _network(model, options)
     names = RESULTS[model.task] if options.with_postprocessing else QUERIES
     metadata = describe(

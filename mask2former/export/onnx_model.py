@@ -11,7 +11,7 @@ import torch
 
 from mask2former_runtime.metadata import KEY, Metadata
 
-from .program import quietly
+from .program import quiet
 
 OPERATOR_DOMAIN = "mask2former"
 OPSETS = {"gather": 18, "grid_sample": 20, "plugin": 18}
@@ -55,16 +55,17 @@ def to_onnx(
     Returns:
         ``onnx.ModelProto``.
     """
-    result = quietly(
-        torch.onnx.export,
-        program,
-        dynamo=True,
-        opset_version=opset,
-        input_names=["images"],
-        output_names=list(outputs),
-        custom_translation_table=_translations(),
-        verbose=False,
-    )
+    with quiet():
+        result = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=opset,
+            input_names=["images"],
+            output_names=list(outputs),
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+    assert result is not None
     model = result.model_proto
     del result
     _tidy(model)
@@ -150,12 +151,12 @@ def _quantized(model: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "int8.onnx")
-        quietly(
-            quantize_dynamic,
-            model,
-            path,
-            op_types_to_quantize=["MatMul", "Gemm"],
-            weight_type=QuantType.QInt8,
-            per_channel=True,
-        )
+        with quiet():
+            quantize_dynamic(
+                model,
+                path,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
         return onnx.load(path)

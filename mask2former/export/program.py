@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ LEAST_UNITS = 2
 # A dimension of an export needs a limit.
 _MOST_UNITS = 512
 _MOST_IMAGES = 1024
+_LOGGERS = ("torch.export", "torch._export", "torch.fx", "torch.onnx", "onnxscript")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def trace(
             open_sizes[axis] = unit * units if unit > 1 else units
     # Fused attention lays its result out in a way of its own, which translations do not follow.
     plain = sdpa_kernel(SDPBackend.MATH)
-    with torch.no_grad(), plain, traced_as(FORMS[operator]), _quiet():
+    with torch.no_grad(), plain, traced_as(FORMS[operator]), quiet():
         try:
             return torch.export.export(network, (example,), dynamic_shapes=(open_sizes,))
         except Exception as error:
@@ -112,29 +114,20 @@ def trace(
             ) from error
 
 
-class _quiet:  # noqa: N801
-    """Keeps what PyTorch says about its own parts from the user."""
-
-    def __enter__(self) -> None:
-        self.filter = warnings.catch_warnings()
-        self.filter.__enter__()
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what PyTorch's exporters say about their own parts from the user."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        self.loggers: list[tuple[logging.Logger, int]] = []
-        for name in ("torch.export", "torch._export", "torch.fx", "torch.onnx", "onnxscript"):
-            logger = logging.getLogger(name)
-            self.loggers.append((logger, logger.level))
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: Any) -> None:
-        self.filter.__exit__(*error)
-        for logger, level in self.loggers:
-            logger.setLevel(level)
-
-
-def quietly(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call a function of PyTorch's exporters without their warnings."""
-    with _quiet():
-        return function(*arguments, **options)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from mask2former_runtime.metadata import Metadata
 
 from ..inference.exported import METADATA_FILE
-from .program import quietly
+from .program import quiet
 
 
 def write_pt2(program: torch.export.ExportedProgram, metadata: Metadata, path: Path) -> None:
@@ -25,7 +25,8 @@ def write_aoti(program: torch.export.ExportedProgram, metadata: Metadata, path: 
         ValueError: there is no compiler, or it fails.
     """
     try:
-        quietly(torch._inductor.aoti_compile_and_package, program, package_path=str(path))
+        with quiet():
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path))
     except Exception as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
