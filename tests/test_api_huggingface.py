@@ -69,6 +69,8 @@ def assert_same_instances(model: Mask2Former, folder: Path, photo: Image.Image, 
 def test_masks_equal_those_of_transformers(folder, photo):
     model = Mask2Former.from_pretrained(folder)
     assert model.task == "instance" and model.names == list(CLASSES)
+    # In another layout, rounding moves a pixel across the threshold of masked attention.
+    model.network.to(memory_format=torch.contiguous_format)
     assert_same_instances(model, folder, photo, 1e-5)
 
 
