@@ -253,9 +253,8 @@ def _write(
     else:
         assert options.opset is not None
         precision = "fp32" if options.format == "openvino" else options.precision
-        proto = onnx_model.to_onnx(
-            program, metadata, names, opset=options.opset, precision=precision
-        )
+        proto = onnx_model.to_onnx(program, names, opset=options.opset, precision=precision)
+        onnx_model.add_metadata(proto, metadata)
         content = proto.SerializeToString()
         del proto
         if options.format == "onnx":

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-
-import torch
-from torch import nn
-
 from mask2former_runtime.metadata import InputSpec, Metadata, Rules
 
 from .. import __version__
 from ..inference.segmenters import DEFAULT_THRESHOLD, LoadedModel
 from ..modeling.meta_arch import MaskFormer
+from ..utils.digest import weights_digest
 from .program import Fixed
 
 
@@ -64,15 +60,6 @@ def describe(
         precision=precision,
         operator=operator,
         license=license,
-        weights_sha256=weights_hash(network),
+        weights_sha256=weights_digest(network),
         config=model.cfg.dump(),
     )
-
-
-def weights_hash(network: nn.Module) -> str:
-    """Return the SHA-256 of the names and the bytes of all weights."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()

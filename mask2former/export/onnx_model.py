@@ -36,7 +36,6 @@ def require_onnx() -> None:
 
 def to_onnx(
     program: torch.export.ExportedProgram,
-    metadata: Metadata,
     outputs: Sequence[str],
     *,
     opset: int,
@@ -46,7 +45,6 @@ def to_onnx(
 
     Args:
         program: see `trace`.
-        metadata: see `describe`; the model holds it as JSON.
         outputs: their names.
         opset: version of ONNX's operators.
         precision: "fp32", "fp16", whose weights are stored as float16, or "int8", whose linear
@@ -73,9 +71,13 @@ def to_onnx(
         _store_as_float16(model)
     elif precision == "int8":
         model = _quantized(model)
+    return model
+
+
+def add_metadata(model: Any, metadata: Metadata) -> None:
+    """Let an ONNX model hold the metadata as JSON."""
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_text()
-    return model
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

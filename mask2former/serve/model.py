@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-
-import torch
 
 from ..api import Mask2Former
 from ..inference.segmenters import Segmenter
 from ..structures import Classes
+from ..utils.digest import weights_digest
 from ..utils.size import Size
 
 # Of task and threshold, of which clients use few. To make a segmenter takes milliseconds.
@@ -32,11 +30,7 @@ class ServedModel:
 
     def __init__(self, model: Mask2Former, name: str):
         self.name = name
-        digest = hashlib.sha256()
-        for key, value in model.network.state_dict().items():
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        self.version = f"{name}-{digest.hexdigest()[:8]}"
+        self.version = f"{name}-{weights_digest(model.network)[:8]}"
         self.task: str = model.task
         self.tasks: list[str] = model.tasks
         self.classes: Classes = model.classes

@@ -6,45 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from detectron2.modeling import build_model
-from support import QUICKSTART, TINY
 
-from mask2former import Mask2Former, load_config
-from mask2former.data.metadata import write_metadata
+from mask2former import Mask2Former
 from mask2former.export import Options, export_model, fixed_sizes
 from mask2former_runtime import load as load_in_runtime
-
-SMALL = [*TINY, "MODEL.MASK_FORMER.DEC_LAYERS", 2]
-
-
-@pytest.fixture(scope="module")
-def picture():
-    """A picture that is no multiple of 32, higher than wide."""
-    rng = np.random.default_rng(0)
-    return np.kron(rng.integers(0, 255, (9, 6, 3), np.uint8), np.ones((9, 11, 1), np.uint8))
-
-
-def saved_run(folder, task="instance", overrides=()):
-    """Write the folder of a run whose weights are random but tell queries apart."""
-    config = QUICKSTART.with_name(f"{task}.yaml")
-    cfg = load_config(str(config), [*SMALL, *overrides, "OUTPUT_DIR", str(folder)])
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    with torch.no_grad():
-        model.sem_seg_head.predictor.class_embed.weight.mul_(20)
-    folder.mkdir()
-    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
-    (folder / "config.yaml").write_text(cfg.dump())
-    write_metadata(folder / "metadata.json", cfg.DATASETS.TRAIN[0])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def panoptic(datasets, tmp_path_factory):
-    from mask2former.data import register_synthetic
-
-    register_synthetic(datasets)
-    return Mask2Former.from_pretrained(saved_run(tmp_path_factory.mktemp("run") / "p", "panoptic"))
 
 
 @pytest.fixture(scope="module")

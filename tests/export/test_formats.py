@@ -1,0 +1,105 @@
+"""All formats, precisions and operators, and networks with windows."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from support import REPOSITORY
+
+from mask2former import Mask2Former, load_config
+from mask2former.export.check import compare
+from mask2former.export.onnx_model import to_onnx
+from mask2former.export.program import ALL_OPEN, Network, trace
+from mask2former.export.results import WithResults
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime"), [("mine.onnx", "onnxruntime"), ("mine.xml", "openvino")]
+)
+def test_the_operator_as_a_node(
+    panoptic, picture, tmp_path, operator_libraries, monkeypatch, file, runtime
+):
+    with pytest.raises(ValueError, match=r"build_operator.*MASK2FORMER_OPERATOR_LIBRARY"):
+        panoptic.export(tmp_path / file, operator="plugin")
+    monkeypatch.setenv("MASK2FORMER_OPERATOR_LIBRARY", str(operator_libraries[runtime]))
+    panoptic.export(tmp_path / file, operator="plugin")
+    found = Mask2Former.from_pretrained(tmp_path / file).predict(picture)
+    np.testing.assert_array_equal(found.label_map, panoptic.predict(picture).label_map)
+    monkeypatch.delenv("MASK2FORMER_OPERATOR_LIBRARY")
+    with pytest.raises(ValueError, match=r"operators.*MASK2FORMER_OPERATOR_LIBRARY"):
+        Mask2Former.from_pretrained(tmp_path / file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("grid_sample.onnx", {"operator": "grid_sample"}),
+        ("fp16.onnx", {"precision": "fp16"}),
+        ("int8.onnx", {"precision": "int8"}),
+        ("bf16.xml", {"precision": "bf16"}),
+        ("bf16.pt2", {"precision": "bf16"}),
+        ("aoti.pt2", {"format": "aoti"}),
+    ],
+)
+def test_other_formats(panoptic, picture, tmp_path, name, options):
+    panoptic.export(tmp_path / name, **options)
+    model = Mask2Former.from_pretrained(tmp_path / name, allow_unsafe_weights=True)
+    found = model.predict(picture, task="semantic").label_map
+    assert np.mean(found == panoptic.predict(picture, task="semantic").label_map) > 0.97
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_results_within_the_graph_equal_the_models(panoptic, picture, task):
+    """In PyTorch; `test_a_fixed_size_and_results_as_outputs` has them in a file."""
+    view = panoptic.network.only(task)
+    image = torch.from_numpy(picture[:64, :64].transpose(2, 0, 1).copy())
+    (expected,) = view([{"image": image}])
+    images = ((image - view.pixel_mean) / view.pixel_std)[None]
+    with torch.inference_mode():
+        outputs = WithResults(Network(view), view, task)(images)
+    if task == "semantic":
+        (labels,) = outputs
+        assert torch.equal(labels[0].long(), expected["sem_seg"].argmax(0))
+    elif task == "instance":
+        scores, labels, boxes, masks = (x[0] for x in outputs)
+        wanted = expected["instances"]
+        kept = scores > 0
+        torch.testing.assert_close(scores[kept], wanted.scores[wanted.scores > 0])
+        assert torch.equal(labels[kept], wanted.pred_classes[wanted.scores > 0])
+        assert torch.equal(masks[kept], wanted.pred_masks[wanted.scores > 0])
+        torch.testing.assert_close(boxes[kept], wanted.pred_boxes.tensor[wanted.scores > 0])
+    else:
+        segments, labels, scores = (x[0] for x in outputs)
+        ids, infos = expected["panoptic_seg"]
+        assert torch.equal(segments > 0, ids > 0)
+        assert len(infos) == len(segments[segments > 0].unique())
+        for info in infos:
+            (number,) = segments[ids == info["id"]].unique()
+            assert labels[number - 1] == info["category_id"]
+            assert scores[number - 1].item() == pytest.approx(info["score"])
+            assert torch.equal(segments == number, ids == info["id"])
+
+
+@pytest.mark.slow
+def test_windows_with_open_sizes(tmp_path):
+    """224 pixels need no padding to whole windows of 7 x 7, others do."""
+    import onnxruntime
+
+    cfg = load_config(
+        str(REPOSITORY / "configs/coco/instance-segmentation/swin/"
+            "maskformer2_swin_tiny_bs16_50ep.yaml"),
+        ["MODEL.SWIN.DEPTHS", (2, 2, 2, 2), "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1,
+         "MODEL.MASK_FORMER.DEC_LAYERS", 3, "MODEL.DEVICE", "cpu", "DATASETS.TRAIN", ()],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = Network(build_model(cfg)).eval()
+    program = trace(network, size_divisibility=32, fixed=ALL_OPEN, operator="gather")
+    model = to_onnx(program, ("logits", "masks"), opset=18, precision="fp32")
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for size in ((1, 224, 448), (3, 96, 64), (2, 160, 224)):
+        images = torch.randn(size[0], 3, *size[1:])
+        found = compare(
+            network, lambda x: session.run(None, {"images": x}), images, ("logits", "masks")
+        )
+        assert found.equal_classes == 1 and found.equal_pixels > 0.9999, found
