@@ -20,7 +20,6 @@ from ..data.preparation.synthetic_scenes import draw_scene
 from ..inference.exported import runner
 from ..inference.segmenters import LoadedModel
 from ..modeling.meta_arch import MaskFormer
-from ..modeling.ops.traceable import FORMS
 from . import onnx_model, openvino_model, torch_programs
 from .check import Comparison, batches, compare, tolerance
 from .metadata import describe
@@ -35,7 +34,7 @@ PRECISIONS = {
     "pt2": ("fp32", "bf16"),
     "aoti": ("fp32", "bf16"),
 }
-OPERATORS = tuple(FORMS)
+OPERATORS = ("gather", "grid_sample", "plugin")
 QUERIES = ("logits", "masks")
 """Names of the outputs of a file without post-processing."""
 
@@ -152,7 +151,9 @@ def export_model(
         network,
         size_divisibility=divisibility,
         fixed=options.fixed,
-        operator=str(options.operator),
+        operator="node"
+        if options.translated and options.operator == "plugin"
+        else str(options.operator),
     )
     with moved_at_the_end(path.parent) as folder:
         file = folder / path.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from mask2former_runtime.metadata import KEY, Metadata
 
 from .program import quiet
 
-OPERATOR_DOMAIN = "mask2former"
 OPSETS = {"gather": 18, "grid_sample": 20, "plugin": 18}
 """The lowest opset for each way of computing deformable attention."""
 
@@ -60,7 +59,6 @@ def to_onnx(
             opset_version=opset,
             input_names=["images"],
             output_names=list(outputs),
-            custom_translation_table=_translations(),
             verbose=False,
         )
     assert result is not None
@@ -78,18 +76,6 @@ def add_metadata(model: Any, metadata: Metadata) -> None:
     """Let an ONNX model hold the metadata as JSON."""
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, metadata.to_text()
-
-
-def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Translate the operator itself to a node of its own."""
-    import onnxscript
-
-    domain = onnxscript.values.Opset(OPERATOR_DOMAIN, 1)
-
-    def ms_deform_attn(value, shapes, starts, locations, weights):  # type: ignore[no-untyped-def]
-        return domain.ms_deform_attn(value, shapes, starts, locations, weights)
-
-    return {torch.ops.mask2former.ms_deform_attn.default: ms_deform_attn}
 
 
 def _tidy(model: Any) -> None:

@@ -83,8 +83,7 @@ def trace(
         network: in evaluation mode; see `Network`.
         size_divisibility: of which heights and widths are multiples.
         fixed: the dimensions that are not open.
-        operator: how the program computes deformable attention: "gather", "grid_sample" or
-            "plugin", the operator itself.
+        operator: how the program computes deformable attention, of `FORMS`.
 
     Raises:
         ValueError: the network computes with a size as a number, so that a program of open sizes

@@ -134,5 +134,24 @@ def grid_sample(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor)
     return output.view(B, H * D, Q).transpose(1, 2)
 
 
-FORMS: dict[str, Form | None] = {"gather": gather, "grid_sample": grid_sample, "plugin": None}
-"""How an exported program computes the operator; `plugin` is a node of its own."""
+def node(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor) -> Tensor:
+    """Stand for one node of a translated program, for runtimes with a library; see `gather`."""
+    B, _, H, D = value.shape
+    heights, widths, starts = _metadata(sizes, value.device, torch.int64)
+    arguments = value, torch.cat((heights, widths), 1), starts[:, 0], locations, weights
+    return torch.onnx.ops.symbolic(
+        "mask2former::ms_deform_attn",
+        arguments,
+        dtype=value.dtype,
+        shape=(B, locations.shape[1], H * D),
+        version=1,
+    )
+
+
+FORMS: dict[str, Form | None] = {
+    "gather": gather,
+    "grid_sample": grid_sample,
+    "node": node,
+    "plugin": None,
+}
+"""How a traced program computes the operator; `plugin` is the operator itself."""
