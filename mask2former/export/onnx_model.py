@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mask2former_runtime.metadata import KEY, Metadata
 
@@ -52,7 +53,7 @@ def to_onnx(
     Returns:
         ``onnx.ModelProto``.
     """
-    with quiet():
+    with quiet(), sdpa_kernel(SDPBackend.MATH):  # see `trace`
         result = torch.onnx.export(
             program,
             dynamo=True,
