@@ -189,10 +189,7 @@ class Mask2Former:
         """
         segmenter = self.segmenter(task, threshold)
         opened = open_images(images, channel_order=channel_order, allow_url=allow_url)
-        results = (segmenter.find(image, source) for image, source in opened.items)
-        if stream or opened.number == "stream":
-            return results
-        return list(results) if opened.number == "many" else next(results)
+        return opened.results(segmenter.find, stream=stream)
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return what `predict` runs on each image, for callers that hold arrays already.

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
 
 from mask2former_runtime.errors import ExportError
-from mask2former_runtime.metadata import Metadata, not_ours
+from mask2former_runtime.metadata import Metadata
 from mask2former_runtime.networks import open_network
 
 from ..config.defaults import add_maskformer2_config
@@ -173,8 +173,6 @@ def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork
             text = archive.read(ours[0]).decode() if ours else None
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise ExportError(f"{path} is not a .pt2 file that can be read: {error}") from error
-    if text is None:
-        raise ExportError(not_ours(str(path)))
     metadata = Metadata.from_text(text, str(path))
     if not allow_unsafe:
         raise ExportError(

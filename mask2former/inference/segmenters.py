@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from mask2former_runtime.model import check_threshold
 from mask2former_runtime.prediction import ImageSource, Prediction
 from mask2former_runtime.predictions import SemanticPrediction
 
@@ -133,11 +134,7 @@ class LoadedModel:
             ValueError: the model does not do the task, or the task has no threshold.
         """
         task = choose_task(self.cfg, task or self.task, self.classes, self.config_file)
-        if threshold is not None and task == "semantic":
-            raise ValueError(
-                "a threshold means nothing for semantic segmentation, where each pixel gets the "
-                "class with the highest score"
-            )
+        check_threshold(task, threshold)
         predictor = self.predictor
         if isinstance(predictor.model, MaskFormer):
             test = self.cfg.MODEL.MASK_FORMER.TEST

@@ -38,6 +38,20 @@ class Images:
     number: str
     items: Iterator[Pixels]
 
+    def results(
+        self, find: Callable[[np.ndarray, ImageSource], Any], *, stream: bool = False
+    ) -> Any:
+        """Return what `find` finds in the image, in a list of them, or in an iterator.
+
+        Args:
+            find: takes an image and its source.
+            stream: give an iterator in any case.
+        """
+        results = (find(image, source) for image, source in self.items)
+        if stream or self.number == "stream":
+            return results
+        return list(results) if self.number == "many" else next(results)
+
 
 def open_images(
     inputs: Any,

@@ -105,11 +105,11 @@ class Metadata:
         return json.dumps({"format": FORMAT, "version": VERSION, **content})
 
     @classmethod
-    def from_text(cls, text: str, file: str) -> Metadata:
+    def from_text(cls, text: str | None, file: str) -> Metadata:
         """Read the JSON text of a file.
 
         Args:
-            text: the text.
+            text: the text; None if the file has none.
             file: for messages.
 
         Raises:
@@ -117,7 +117,7 @@ class Metadata:
                 missing or wrong in it.
         """
         try:
-            content = json.loads(text)
+            content = None if text is None else json.loads(text)
         except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -59,6 +59,15 @@ def load(
     return Model(network, os.fspath(file))
 
 
+def check_threshold(task: str, threshold: float | None) -> None:
+    """Raise `ValueError` if a threshold is given for a task that has none."""
+    if threshold is not None and task == "semantic":
+        raise ValueError(
+            "a threshold means nothing for semantic segmentation, where each pixel gets the "
+            "class with the highest score"
+        )
+
+
 class Model:
     """A model in an exported file; `load` makes one. It can be used from several threads at once.
 
@@ -130,11 +139,7 @@ class Model:
                 or the model does not do the task.
         """
         segmenter = self.segmenter(task, threshold)
-        opened = open_images(images, channel_order=channel_order)
-        results = (segmenter.find(image, source) for image, source in opened.items)
-        if opened.number == "stream":
-            return results
-        return list(results) if opened.number == "many" else next(results)
+        return open_images(images, channel_order=channel_order).results(segmenter.find)
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return what `predict` runs on each image, for callers that hold pixels already.
@@ -152,11 +157,7 @@ class Model:
                 f"{self.file} does not do the task {one_line(repr(task), 60)}, but "
                 f"{' and '.join(self.tasks)}"
             )
-        if threshold is not None and task == "semantic":
-            raise ValueError(
-                "a threshold means nothing for semantic segmentation, where each pixel gets the "
-                "class with the highest score"
-            )
+        check_threshold(task, threshold)
         return Segmenter(self._network, task, threshold)
 
     def __repr__(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import ExportError
-from .metadata import KEY, Metadata, not_ours
+from .metadata import KEY, Metadata
 from .text import one_line, some_of
 
 _ONNX_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
@@ -139,8 +139,6 @@ class OnnxNetwork:
         except Exception as error:  # see above
             raise ExportError(_onnx_problem(file, str(error))) from error
         text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
-        if text is None:
-            raise ExportError(not_ours(str(file)))
         self.metadata = Metadata.from_text(text, str(file))
         _check_names(
             file,
@@ -199,9 +197,8 @@ class OpenVinoNetwork:
             model = core.read_model(str(file))
         except RuntimeError as error:
             raise ExportError(_openvino_problem(file, str(error))) from error
-        if not model.has_rt_info([KEY]):
-            raise ExportError(not_ours(str(file)))
-        self.metadata = Metadata.from_text(str(model.get_rt_info([KEY]).value), str(file))
+        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+        self.metadata = Metadata.from_text(text, str(file))
         _check_names(
             file,
             outputs,
