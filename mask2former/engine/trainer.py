@@ -27,6 +27,7 @@ from ..data.errors import DatasetError
 from ..evaluation import build_evaluator
 from ..inference.test_time_augmentation import InferenceWithTTA
 from ..report import Report
+from ..utils.device import in_fast_layout
 from ..utils.progress import on_terminal
 from .averaging import WeightAverage
 from .bad_step import keep_step
@@ -303,10 +304,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """Build the model, on the CPU in the memory layout that suits its convolutions."""
-        model = super().build_model(cfg)
-        if cfg.MODEL.DEVICE == "cpu":
-            model = model.to(memory_format=torch.channels_last)
-        return model
+        return in_fast_layout(super().build_model(cfg), cfg.MODEL.DEVICE)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:

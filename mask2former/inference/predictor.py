@@ -24,6 +24,7 @@ from mask2former_runtime.preprocessing import network_size
 from ..checkpoint import load_weights
 from ..modeling.postprocessing import CHUNK_PIXELS
 from ..modeling.registries import check_names
+from ..utils.device import in_fast_layout
 from ..utils.size import Size
 
 
@@ -72,10 +73,8 @@ class Predictor:
         check_names(cfg)
         model = build_model(cfg)
         load_weights(model, cfg.MODEL.WEIGHTS, allow_unsafe=allow_unsafe_weights)
-        if cfg.MODEL.DEVICE == "cpu":  # whose convolutions are faster like this
-            model = model.to(memory_format=torch.channels_last)
         return cls(
-            model,
+            in_fast_layout(model, cfg.MODEL.DEVICE),
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             image_format=cfg.INPUT.FORMAT,

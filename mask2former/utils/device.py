@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import torch
+from torch import nn
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,16 @@ def check_device(name: str, option: str = "") -> None:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if device.type in ("cpu", "cuda") and (device.index or 0) >= count:
         raise ValueError(f"MODEL.DEVICE is {name!r}, but there are {count} {device.type} devices")
+
+
+def in_fast_layout(model: nn.Module, device: str) -> nn.Module:
+    """Return the model, on a CPU with its convolutions in the layout that it is fastest with.
+
+    Args:
+        model: on the device.
+        device: the value of ``MODEL.DEVICE``.
+    """
+    return model.to(memory_format=torch.channels_last) if device == "cpu" else model
 
 
 def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> torch.dtype | None:
