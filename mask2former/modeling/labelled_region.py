@@ -82,11 +82,9 @@ class LabelledRegion:
         """
         size = (masks.shape[1], masks.shape[2])
         if size not in self._shares:
-            share = F.adaptive_avg_pool2d(self.ignored[None].float(), size).flatten(1)
-            self._shares[size] = torch.cat((share, torch.ones_like(share)))  # (2, h * w)
-        # in this order of factors, ten times as fast as in the other
-        ignored, area = self._shares[size] @ (masks > 0).flatten(1).float().T
-        return ignored > _MOSTLY * area
+            self._shares[size] = F.adaptive_avg_pool2d(self.ignored[None].float(), size).flatten()
+        inside = (masks > 0).flatten(1).float()
+        return inside @ self._shares[size] > _MOSTLY * inside.sum(1)
 
 
 def find_labelled_region(
