@@ -158,9 +158,17 @@ def exported_call(name: str, folder: Path, args: argparse.Namespace):  # type: i
     """Return the network of an exported file as a function of images."""
     file = folder / VARIANTS[name][1]
     if file.suffix == ".pt2":
-        from mask2former.inference.exported import runner
+        import torch
 
-        return runner(file, ("logits", "masks"))
+        from mask2former.inference.exported import open_exported
+
+        _, run = open_exported(file, allow_unsafe=True)
+
+        def call(images: np.ndarray) -> None:
+            with torch.inference_mode():
+                run(torch.from_numpy(images))
+
+        return call
     from mask2former_runtime.networks import open_network
 
     return open_network(file, threads=args.threads)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..inference.predictor import Predictor
-from ..modeling.meta_arch import MaskFormer
-from .program import LEAST_UNITS, Fixed
+from mask2former_runtime.metadata import InputSpec
+from mask2former_runtime.preprocessing import network_input
 
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-"""From images (B, 3, H, W) to the outputs of a file."""
+from ..inference.exported import LEAST_UNITS, Run
 
 EQUAL_PIXELS = {"fp32": 0.9999, "fp16": 0.995, "bf16": 0.98, "int8": 0.97}
 """Least share of equal mask pixels, by precision."""
@@ -85,11 +83,10 @@ def compare(network: nn.Module, run: Run, images: Tensor, names: Sequence[str]) 
         ValueError: an output of the file has another shape.
     """
     with torch.inference_mode():
-        outputs = [x.numpy() for x in network(images)]
-    found, expected = (
-        dict(zip(names, run(images.numpy()), strict=True)),
-        dict(zip(names, outputs, strict=True)),
-    )
+        found, expected = (
+            {name: x.numpy() for name, x in zip(names, compute(images), strict=True)}
+            for compute in (run, network)
+        )
     for name, x in expected.items():
         if found[name].shape != x.shape:
             raise ValueError(
@@ -128,33 +125,29 @@ def _equal(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean(found == expected)) if expected.size else 1.0
 
 
-def batches(predictor: Predictor, pictures: Sequence[np.ndarray], fixed: Fixed) -> list[Tensor]:
+def batches(pictures: Sequence[np.ndarray], spec: InputSpec) -> list[Tensor]:
     """Make a batch of the size that the model is used with, and one of several small images.
 
     Both sizes and both batches differ from the example's of the export, unless they are fixed.
 
     Args:
-        predictor: resizes as the model is used.
         pictures: at least one, (H, W, 3) uint8, BGR.
-        fixed: the dimensions that are not open.
+        spec: the input of the file.
     """
-    model = predictor.model
-    assert isinstance(model, MaskFormer)
-    unit = max(model.size_divisibility, 1)
-    first = predictor._resized(pictures[0])
-    sizes = [
-        (first.shape[1], first.shape[2]),
-        (round(first.shape[1] * _SMALL[0]), round(first.shape[2] * _SMALL[1])),
+    unit = spec.size_divisibility
+    whole = network_input(pictures[0], spec)[0].shape[2:]
+    small = [
+        math.ceil(length * part / unit) * unit for length, part in zip(whole, _SMALL, strict=True)
     ]
     made = []
-    for (height, width), batch in zip(sizes, (1, 3), strict=True):
+    for (height, width), number in ((whole, 1), (small, 3)):
         least = unit * LEAST_UNITS
-        size = fixed.height or max(least, height), fixed.width or max(least, width)
-        images = []
-        for i in range(fixed.batch or batch):
-            image = predictor._resized(pictures[i % len(pictures)]).float()
-            image = F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
-            images.append((image - model.pixel_mean) / model.pixel_std)
-        x = torch.stack(images)
-        made.append(F.pad(x, (0, -size[1] % unit, 0, -size[0] % unit)))
+        size = replace(
+            spec,
+            height=spec.height or max(least, height),
+            width=spec.width or max(least, width),
+        )
+        chosen = itertools.islice(itertools.cycle(pictures), spec.batch or number)
+        images = [network_input(picture, size)[0] for picture in chosen]
+        made.append(torch.from_numpy(np.concatenate(images)))
     return made

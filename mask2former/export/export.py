@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from torch import nn
 from mask2former_runtime.errors import ExportError
 from mask2former_runtime.files import moved_at_the_end
 from mask2former_runtime.metadata import Metadata
-from mask2former_runtime.networks import LIBRARY_VARIABLE, library_file
+from mask2former_runtime.networks import LIBRARY_VARIABLE, OUTPUTS, library_file
 
 from ..data.preparation.synthetic_scenes import draw_scene
-from ..inference.exported import runner
+from ..inference.exported import open_exported
 from ..inference.segmenters import LoadedModel
 from ..modeling.meta_arch import MaskFormer
 from . import onnx_model, openvino_model, torch_programs
@@ -35,8 +36,6 @@ PRECISIONS = {
     "aoti": ("fp32", "bf16"),
 }
 OPERATORS = ("gather", "grid_sample", "plugin")
-QUERIES = ("logits", "masks")
-"""Names of the outputs of a file without post-processing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +125,7 @@ def export_model(
     if existing and not overwrite:
         raise ValueError(f"{existing[0]} exists: add --overwrite (in Python: overwrite=True)")
     network = _network(model, options)
-    names = RESULTS[model.task] if options.with_postprocessing else QUERIES
+    names = RESULTS[model.task] if options.with_postprocessing else OUTPUTS
     metadata = describe(
         model,
         fixed=options.fixed,
@@ -136,7 +135,7 @@ def export_model(
         outputs="results" if options.with_postprocessing else "queries",
     )
     if options.translated:
-        onnx_model.require_onnx()
+        _require("onnx", "onnx", "onnxruntime", "onnxscript")
         if options.operator == "plugin" and library_file() is None:
             raise ValueError(
                 "to compare a file with the operator as a node, its runtime needs the operator: "
@@ -144,12 +143,15 @@ def export_model(
                 f"{LIBRARY_VARIABLE}"
             )
     if options.format == "openvino":
-        openvino_model.require_openvino()
-    divisibility = metadata.input.size_divisibility
+        _require("openvino", "openvino")
+    unit = metadata.input.size_divisibility
+    for name, length in (("height", options.fixed.height), ("width", options.fixed.width)):
+        if length is not None and (length < unit or length % unit):
+            raise ValueError(f"{name} {length}: this model takes multiples of {unit} pixels")
     say("tracing the network")
     program = trace(
         network,
-        size_divisibility=divisibility,
+        size_divisibility=unit,
         fixed=options.fixed,
         operator="node"
         if options.translated and options.operator == "plugin"
@@ -161,12 +163,11 @@ def export_model(
         _write(program, metadata, file, options, names)
         del program
         say("comparing the file with the model")
-        run = runner(file, names)
+        _, run = open_exported(file, outputs=names, allow_unsafe=True)
         shown = pictures or [_drawn(seed) for seed in range(3)]
         try:
             comparisons = [
-                compare(network, run, images, names)
-                for images in batches(model.predictor, shown, options.fixed)
+                compare(network, run, images, names) for images in batches(shown, metadata.input)
             ]
         except ExportError as error:
             raise ValueError(
@@ -218,6 +219,16 @@ def fixed_sizes(dynamic: Sequence[str], size: tuple[int, int] | None) -> Fixed:
     return Fixed(None if "batch" in dynamic else 1, height, width)
 
 
+def _require(extra: str, *packages: str) -> None:
+    try:
+        for package in packages:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f'this format needs {error.name}: pip install "mask2former[{extra}]"'
+        ) from error
+
+
 def _network(model: LoadedModel, options: Options) -> nn.Module:
     maskformer = model.predictor.model
     if not isinstance(maskformer, MaskFormer):
@@ -227,11 +238,6 @@ def _network(model: LoadedModel, options: Options) -> nn.Module:
         )
     if any(p.device.type != "cpu" for p in maskformer.parameters()):
         maskformer = copy.deepcopy(maskformer).cpu()
-    unit = max(maskformer.size_divisibility, 1)
-    for name in ("height", "width"):
-        number = getattr(options.fixed, name)
-        if number is not None and (number < unit or number % unit):
-            raise ValueError(f"{name} {number}: this model takes multiples of {unit} pixels")
     # OpenVINO has an option for bfloat16.
     mixed = options.precision == "bf16" and not options.translated
     network: nn.Module = Network(maskformer, torch.bfloat16 if mixed else None)

@@ -18,22 +18,6 @@ OPSETS = {"gather": 18, "grid_sample": 20, "plugin": 18}
 """The lowest opset for each way of computing deformable attention."""
 
 
-def require_onnx() -> None:
-    """Check that the packages are there.
-
-    Raises:
-        ValueError: they are not; the message names the command that installs them.
-    """
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f'to export to ONNX or OpenVINO, pip install "mask2former[onnx]" ({error})'
-        ) from error
-
-
 def to_onnx(
     program: torch.export.ExportedProgram,
     outputs: Sequence[str],

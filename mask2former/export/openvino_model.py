@@ -8,20 +8,6 @@ from mask2former_runtime.metadata import KEY, Metadata
 from mask2former_runtime.networks import library_file
 
 
-def require_openvino() -> None:
-    """Check that the package is there.
-
-    Raises:
-        ValueError: it is not; the message names the command that installs it.
-    """
-    try:
-        import openvino  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f'to export to OpenVINO, pip install "mask2former[openvino]" ({error})'
-        ) from error
-
-
 def write(onnx: bytes, metadata: Metadata, path: Path, *, precision: str) -> None:
     """Write ``path`` (.xml) and the weights beside it (.bin).
 

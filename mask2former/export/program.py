@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..inference.exported import LEAST_UNITS
 from ..modeling.meta_arch import MaskFormer
 from ..modeling.ops.traceable import FORMS, traced_as
 
@@ -20,9 +21,7 @@ from ..modeling.ops.traceable import FORMS, traced_as
 # that one cannot be taken for the other.
 _EXAMPLE = (3, 5)
 _EXAMPLE_BATCH = 2
-# In the same units. A map of one pixel is a case of its own, which a program of PyTorch excludes.
-LEAST_UNITS = 2
-# A dimension of an export needs a limit.
+# In the same units; a dimension of an export needs a limit.
 _MOST_UNITS = 512
 _MOST_IMAGES = 1024
 _LOGGERS = ("torch.export", "torch._export", "torch.fx", "torch.onnx", "onnxscript")
@@ -81,7 +80,7 @@ def trace(
 
     Args:
         network: in evaluation mode; see `Network`.
-        size_divisibility: of which heights and widths are multiples.
+        size_divisibility: of which heights and widths are multiples, at least 1.
         fixed: the dimensions that are not open.
         operator: how the program computes deformable attention, of `FORMS`.
 
@@ -89,7 +88,7 @@ def trace(
         ValueError: the network computes with a size as a number, so that a program of open sizes
             would be wrong for others.
     """
-    unit = max(size_divisibility, 1)
+    unit = size_divisibility
     height, width = fixed.height or _EXAMPLE[0] * unit, fixed.width or _EXAMPLE[1] * unit
     example = torch.zeros(fixed.batch or _EXAMPLE_BATCH, 3, height, width)
     open_sizes: dict[int, Any] = {}

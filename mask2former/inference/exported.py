@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
 from torch import Tensor, nn
 
 from mask2former_runtime.errors import ExportError
 from mask2former_runtime.metadata import Metadata
-from mask2former_runtime.networks import open_network
+from mask2former_runtime.networks import OUTPUTS, open_network
+from mask2former_runtime.text import one_line
 
 from ..config.defaults import add_maskformer2_config
-from ..config.merge import merge_overrides
+from ..config.merge import merge_file, merge_overrides
 from ..config.validate import validate
 from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
@@ -26,6 +27,11 @@ from .predictor import Predictor
 SUFFIXES = (".onnx", ".xml", ".pt2")
 METADATA_FILE = "mask2former.json"
 """In a ``.pt2`` file, among the extra files."""
+LEAST_UNITS = 2
+"""Least height and width of what is traced, in units of the size divisibility: a map of one pixel
+is a case of its own, which a program of PyTorch excludes."""
+
+Run = Callable[[Tensor], Sequence[Tensor]]
 
 # Keys of the config, or the beginnings of keys, that can differ from those of the export.
 _CHANGEABLE = (
@@ -41,11 +47,10 @@ class ExportedNetwork(nn.Module):
     """Runs the network of an exported file; takes the place of a model's backbone and head.
 
     Args:
-        run: from images (B, 3, H, W), normalised and padded, to logits (B, Q, K + 1) and masks
-            (B, Q, h, w).
+        run: gives class and mask logits; see `open_exported`.
     """
 
-    def __init__(self, run: Callable[[Tensor], tuple[Tensor, ...]]):
+    def __init__(self, run: Run):
         super().__init__()
         self.run = run
 
@@ -55,56 +60,30 @@ class ExportedNetwork(nn.Module):
         return {"pred_logits": logits, "pred_masks": masks, "aux_outputs": []}
 
 
-def runner(path: Path, outputs: Sequence[str]) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
-    """Return what the network of an exported file, which is trusted, computes from images.
-
-    Args:
-        path: the file.
-        outputs: their names.
-    """
-    if path.suffix != ".pt2":
-        return open_network(path, outputs=outputs)
-    _, network = _open_pt2(path, allow_unsafe=True)
-
-    def run(images: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [output.numpy() for output in network.run(torch.from_numpy(images))]
-
-    return run
-
-
-def open_exported(path: Path, *, allow_unsafe: bool = False) -> tuple[Metadata, ExportedNetwork]:
+def open_exported(
+    path: Path, *, outputs: Sequence[str] = OUTPUTS, allow_unsafe: bool = False
+) -> tuple[Metadata, Run]:
     """Open an exported file.
 
     Args:
         path: a file with one of `SUFFIXES`.
+        outputs: names of what the network gives; see `open_network`.
         allow_unsafe: whether a ``.pt2`` file, which can run code, may be loaded.
 
     Returns:
-        The metadata and the network.
+        The metadata, and the network as a function of images (B, 3, H, W), normalised and padded.
 
     Raises:
         ValueError: the file is not an export of this project, or cannot be read.
     """
     if path.suffix == ".pt2":
-        metadata, pt2 = _open_pt2(path, allow_unsafe)
-        _check_queries(metadata, path)
-        return metadata, pt2
-    network = open_network(path)
-    _check_queries(network.metadata, path)
+        return _open_pt2(path, outputs, allow_unsafe)
+    network = open_network(path, outputs=outputs)
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, masks = network(images.float().cpu().numpy())
-        return torch.from_numpy(logits), torch.from_numpy(masks)
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(x) for x in network(images.float().cpu().numpy())]
 
-    return network.metadata, ExportedNetwork(run)
-
-
-def _check_queries(metadata: Metadata, path: Path) -> None:
-    if metadata.outputs != "queries":
-        raise ExportError(
-            f"{path} was exported with its post-processing, for other programs: export it without"
-        )
+    return network.metadata, run
 
 
 def build_exported(
@@ -123,13 +102,13 @@ def build_exported(
     Raises:
         ValueError: see `open_exported`; or a key concerns the network.
     """
-    metadata, network = open_exported(path, allow_unsafe=allow_unsafe)
+    metadata, run = open_exported(path, allow_unsafe=allow_unsafe)
     cfg = _config(metadata, path, overrides)
     classes = metadata.classes
     test = cfg.MODEL.MASK_FORMER.TEST
     model = MaskFormer(
         backbone=nn.Identity(),
-        sem_seg_head=network,
+        sem_seg_head=ExportedNetwork(run),
         criterion=None,
         size_divisibility=metadata.input.size_divisibility,
         pixel_mean=list(metadata.input.mean),
@@ -151,7 +130,18 @@ def build_exported(
 def _config(metadata: Metadata, path: Path, overrides: Sequence[object]) -> CfgNode:
     cfg = get_cfg()
     add_maskformer2_config(cfg)
-    cfg.merge_from_other_cfg(CfgNode.load_cfg(metadata.config))
+    if metadata.config is None:
+        raise ExportError(
+            f"{path} does not hold its model's config: mask2former_runtime can use it"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config.yaml")
+        file.write_text(metadata.config)
+        try:
+            merge_file(cfg, str(file))
+        except ValueError as error:
+            reason = str(error).replace(str(file), "its config")
+            raise ExportError(f"{path} cannot be used: {one_line(reason, 400)}") from error
     cfg.MODEL.DEVICE = "cpu"
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if not str(key).startswith(_CHANGEABLE):
@@ -165,7 +155,7 @@ def _config(metadata: Metadata, path: Path, overrides: Sequence[object]) -> CfgN
     return cfg
 
 
-def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork]:
+def _open_pt2(path: Path, outputs: Sequence[str], allow_unsafe: bool) -> tuple[Metadata, Run]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -174,19 +164,22 @@ def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork
     except (OSError, zipfile.BadZipFile, ValueError) as error:
         raise ExportError(f"{path} is not a .pt2 file that can be read: {error}") from error
     metadata = Metadata.from_text(text, str(path))
+    if metadata.outputs != "queries" and outputs == OUTPUTS:
+        raise ExportError(
+            f"{path} was exported with its post-processing, for other programs: export it without"
+        )
     if not allow_unsafe:
         raise ExportError(
             f"{path}: loading a .pt2 file can run code that is in it: if you trust where it comes "
             "from, add --allow-unsafe-weights (in Python: allow_unsafe_weights=True)"
         )
-    program: Callable[[Tensor], tuple[Tensor, ...]]
     if any("/aotinductor/" in name for name in names):
-        program = torch._inductor.aoti_load_package(str(path))
+        program: Run = torch._inductor.aoti_load_package(str(path))
     else:
         program = torch.export.load(path).module()
-    least = 2 * metadata.input.size_divisibility  # smaller sizes are left out when it is traced
+    least = LEAST_UNITS * metadata.input.size_divisibility
 
-    def run(images: Tensor) -> tuple[Tensor, ...]:
+    def run(images: Tensor) -> Sequence[Tensor]:
         if min(images.shape[2:]) < least:
             raise ExportError(
                 f"{path} takes images of at least {least} pixels after resizing and padding, not "
@@ -194,4 +187,4 @@ def _open_pt2(path: Path, allow_unsafe: bool) -> tuple[Metadata, ExportedNetwork
             )
         return program(images)
 
-    return metadata, ExportedNetwork(run)
+    return metadata, run

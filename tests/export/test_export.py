@@ -162,6 +162,23 @@ def test_what_an_exported_file_cannot_do(onnx_file, tmp_path):
     assert changed.cfg.INPUT.MIN_SIZE_TEST == 96
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [(None, "does not hold its model's config"), ("MODEL: [", "cannot be used"),
+     ("MODEL: {UNHEARD_OF: 1}", "cannot be used: its config.*UNHEARD_OF")],
+)  # fmt: skip
+def test_a_file_with_another_config(onnx_file, tmp_path, config, message):
+    import onnx
+
+    model = onnx.load(onnx_file)
+    (entry,) = model.metadata_props
+    entry.value = json.dumps({**json.loads(entry.value), "config": config})
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match=message) as raised:
+        Mask2Former.from_pretrained(tmp_path / "other.onnx")
+    assert "other.onnx" in str(raised.value) and "\n" not in str(raised.value)
+
+
 def test_a_fixed_size_and_results_as_outputs(panoptic, picture, tmp_path):
     import onnxruntime
 
