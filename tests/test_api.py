@@ -311,6 +311,9 @@ def test_precision(run, photo, monkeypatch, caplog):
     assert rounded.scores.dtype == np.float32
     assert 0 < np.abs(rounded.scores[:5] - exact.scores[:5]).max() < 0.2
     assert same(model.float().predict(photo, task="instance", threshold=0), exact)
+    for speed, chosen in ((2.0, torch.bfloat16), (0.5, torch.float32)):
+        monkeypatch.setattr(device, "bfloat16_speed", lambda speed=speed: speed)
+        assert Mask2Former.from_pretrained(run, precision="auto").precision == chosen
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda: False)
     assert model.bfloat16().precision == torch.float32
     assert "float32: this CPU is not faster with bfloat16" in caplog.text

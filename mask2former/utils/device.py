@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+import statistics
+import time
 from pathlib import Path
 
 import torch
@@ -60,7 +62,8 @@ def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> 
 
     Args:
         wanted: "float32", "float16" or "bfloat16", in short "fp32", "fp16" or "bf16"; a type of
-            torch; "auto" for the fastest of them; or None for float32.
+            torch; "auto" for the fastest of them, which a CPU is asked by `bfloat16_speed`; or None
+            for float32.
         device: where the model runs. On a CPU without instructions for bfloat16, which would be
             slower than float32, the choice is float32.
 
@@ -73,8 +76,8 @@ def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> 
     if wanted is None:
         return None
     name = str(wanted).removeprefix("torch.")
-    is_cpu = device.type == "cpu"
-    if name == "auto":
+    is_cpu, is_auto = device.type == "cpu", name == "auto"
+    if is_auto:
         name = "bfloat16" if is_cpu else "float16"
     if name not in _PRECISIONS:
         raise ValueError(f"precision is {wanted!r}: choose float32, float16, bfloat16 or auto")
@@ -84,12 +87,15 @@ def choose_precision(wanted: str | torch.dtype | None, device: torch.device) -> 
     why = ""
     if is_cpu and chosen is torch.bfloat16 and not has_fast_bfloat16():
         chosen, why = None, ": this CPU is not faster with bfloat16"
+    elif is_cpu and is_auto:
+        speed = bfloat16_speed()
+        chosen = chosen if speed > 1 else None
+        why = f": bfloat16 has {speed:.1f} times the speed of float32 here"
     if chosen is torch.float32:
         chosen = None
     taken = str(chosen or torch.float32).removeprefix("torch.")
-    logger.log(
-        logging.WARNING if why else logging.INFO, "Precision on %s: %s%s", device, taken, why
-    )
+    level = logging.WARNING if why and not is_auto else logging.INFO
+    logger.log(level, "Precision on %s: %s%s", device, taken, why)
     return chosen
 
 
@@ -104,3 +110,27 @@ def has_fast_bfloat16() -> bool:
         (line for line in text.splitlines() if line.lower().startswith(("flags", "features"))), ""
     )
     return bool(_BFLOAT16_FLAGS & set(flags.split()))
+
+
+@functools.cache
+def bfloat16_speed() -> float:
+    """Measure, in about 0.1 s, how many times as fast as in float32 the CPU is in bfloat16.
+
+    The measured operators are a convolution and a linear layer of the sizes of a small image, with
+    the conversion of their inputs and weights.
+    """
+    convolution = nn.Conv2d(64, 64, 3, padding=1).to(memory_format=torch.channels_last)
+    linear = nn.Linear(256, 1024)
+    feature_map = torch.rand(1, 64, 64, 64).to(memory_format=torch.channels_last)
+    tokens = torch.rand(1024, 256)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    with torch.inference_mode():
+        for _ in range(6):
+            for in_bfloat16, times in seconds.items():
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=in_bfloat16):
+                    start = time.perf_counter()
+                    convolution(feature_map)
+                    linear(tokens)
+                    times.append(time.perf_counter() - start)
+    float32, bfloat16 = (statistics.median(times[1:]) for times in seconds.values())
+    return float32 / bfloat16
