@@ -27,5 +27,10 @@ def run(args: argparse.Namespace) -> int:
 
     found = recognised_data(args)
     print(found.summary(), flush=True)
-    check_own_data(found.train, found.val, pixels=args.pixel_check)
+    reports = check_own_data(found.train, found.val, pixels=args.pixel_check)
+    if found.train is not None:
+        from ..engine.settings.data_warnings import warnings_of_defaults
+
+        for line in warnings_of_defaults(reports[0], args.task):
+            print(line)
     return 0

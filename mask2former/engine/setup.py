@@ -145,6 +145,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         )  # fmt: skip
     if text := str(settings):
         logger.info("%s", text)
+    for warning in settings.warnings:
+        logger.warning("%s", warning)
     if is_timed and settings.has_length:
         logger.info("--time-budget set the length of this run when it began")
     if is_writer:

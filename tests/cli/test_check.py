@@ -31,6 +31,24 @@ def test_label_maps_take_the_names_of_the_command_line(datasets, tmp_path, capsy
     assert "4 images" in capsys.readouterr().out
 
 
+def test_what_training_would_miss_is_said(datasets, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(datasets / "synthetic_shapes", folder)
+    file = folder / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    image = content["images"][0]["id"]
+    dot = {"segmentation": [[5, 5, 6, 5, 6, 6, 5, 6]], "bbox": [5, 5, 1, 1], "area": 1}
+    content["annotations"] += [
+        {"id": 10_000 + i, "image_id": image, "iscrowd": 0, "category_id": 1, **dot}
+        for i in range(5)
+    ]
+    file.write_text(json.dumps(content))
+    assert main(["check", "--data", str(folder), "--task", "instance"]) == 0
+    out = capsys.readouterr().out
+    assert "With the settings that `mask2former train` would choose" in out
+    assert "WARNING 5 of " in out and "INPUT." in out
+
+
 def test_every_error_is_listed(datasets, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(datasets / "synthetic_shapes", folder)

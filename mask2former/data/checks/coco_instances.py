@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mask2former_runtime.polygons import polygon_area
+
 from ...utils.progress import with_progress
 from ..coco_format import is_box, is_category_id, is_id, is_number
 from ..segmentation import checked_run_lengths, parse_polygon
@@ -168,10 +170,11 @@ class _AnnotationChecker:
                 return
             if not runs[1::2].sum():
                 self._error("mask is empty", "the RLE sets no pixel")
+            self._add_area(annotation, runs[1::2].sum())
         elif isinstance(segmentation, list) and segmentation:
             if annotation.get("iscrowd") == 1:
                 self._warning("crowd region with polygons", "COCO stores crowd regions as RLE")
-            self._check_polygons(segmentation, height, width)
+            self._add_area(annotation, self._check_polygons(segmentation, height, width))
         elif segmentation in (None, [], ""):
             if annotation.get("iscrowd", 0) == 0:
                 self._error("annotation without segmentation", "the model learns masks")
@@ -179,8 +182,14 @@ class _AnnotationChecker:
             detail = f"{type(segmentation).__name__}; a list of polygons or an RLE is needed"
             self._error("segmentation of the wrong type", detail)
 
-    def _check_polygons(self, polygons: list[Any], height: int, width: int) -> None:
-        ignored = []
+    def _add_area(self, annotation: dict[str, Any], area: float) -> None:
+        content = self.report.images.get(self.where["file_name"])
+        if content is not None and area and not annotation.get("iscrowd"):
+            content.areas.append(area)
+
+    def _check_polygons(self, polygons: list[Any], height: int, width: int) -> float:
+        """Return the sum of the areas of the polygons, in pixels; 0 if one is malformed."""
+        ignored, area = [], 0.0
         for polygon in polygons:
             if isinstance(polygon, list) and len(polygon) < 6 and len(polygon) % 2 == 0:
                 ignored.append(f"a polygon has {len(polygon)} coordinates; at least 6 are needed")
@@ -189,7 +198,8 @@ class _AnnotationChecker:
                 points = parse_polygon(polygon, height, width)
             except ValueError as error:
                 self._error("polygon is malformed", str(error))
-                return
+                return 0.0
+            area += abs(polygon_area(points))
             low, high = points.min(axis=0), points.max(axis=0)
             if (high <= 0).any() or (low >= (width, height)).any():
                 ignored.append(
@@ -202,3 +212,4 @@ class _AnnotationChecker:
             self._error("mask is empty", "; ".join(ignored[:3]))
         elif ignored:
             self._warning("polygon is ignored", "; ".join(ignored[:3]))
+        return area

@@ -262,12 +262,23 @@ def _check_ids(
         where = {**entry.where, "segment_id": segment_id}
         # Training leaves the segment out; panoptic quality counts it as missed.
         report.add("segment without pixels", evaluated, detail, **where)
+    content = report.images[entry.where["file_name"]]
     for segment_id in areas.keys() & entry.segments.keys():
+        if _is_thing(entry.segments[segment_id], report):
+            content.areas.append(areas[segment_id])
         area = entry.segments[segment_id].get("area", areas[segment_id])
         if area != areas[segment_id]:
             detail = f"'area' is {area!r:.50}, {entry.file_name} has {areas[segment_id]} pixels"
             where = {**entry.where, "segment_id": segment_id}
             report.add("segment area differs", False, detail, **where)
+
+
+def _is_thing(segment: dict[str, Any], report: Report) -> bool:
+    """Return whether a segment is an object, and not stuff or a crowd."""
+    category_id, classes = segment.get("category_id"), report.classes
+    if segment.get("iscrowd") or not is_category_id(category_id):
+        return False
+    return category_id in classes.index and classes.is_thing(classes.index[category_id])
 
 
 def _swapped(segment_id: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,10 +59,13 @@ class ImageContent:
     Attributes:
         size: (height, width) of the upright image, or None if it is not known.
         units: category id -> number of objects, segments or pixels, without crowd regions.
+        areas: of its objects, or segments of things, without crowd regions, in pixels of the image;
+            empty where they are not known.
     """
 
     size: Size | None
     units: Counter[int] = field(default_factory=Counter)
+    areas: array[float] = field(default_factory=lambda: array("f"))
 
 
 @dataclass

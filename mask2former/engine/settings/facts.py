@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from ...data.checks.report import ImageContent
-from ...data.own_data import Registered
+from ...structures import Classes
 from ...tasks import TaskName
 from ...utils.device import has_fast_bfloat16
 from ...utils.resources import free_memory, usable_cores
@@ -68,28 +68,37 @@ class Machine:
     fast_16_bit: bool
 
 
-def data_facts(task: TaskName, own: Registered) -> DataFacts:
-    """Return what the recipe needs to know about registered data."""
-    images = list(own.images.values())
-    sizes = [content.size for content in images if content.size is not None]
-    counts = sorted(_count(content, task) for content in images)
+def data_facts(
+    task: TaskName, images: Mapping[str, ImageContent], classes: Classes, *, num_val: int = 0
+) -> DataFacts:
+    """Return what the recipe needs to know about data.
+
+    Args:
+        task: the task of the data.
+        images: what the training images hold, by file name; at least one.
+        classes: their classes.
+        num_val: number of validation images.
+    """
+    sizes = [content.size for content in images.values() if content.size is not None]
+    counts = sorted(count_units(content, task) for content in images.values())
     if task == "semantic" and not counts[-1]:  # the pixels of label maps were not read
-        counts = [len(own.classes)]
+        counts = [len(classes)]
     return DataFacts(
         task=task,
         images=max(1, len(images)),
-        val_images=own.num_val,
+        val_images=num_val,
         short_side=_percentile(sorted(map(min, sizes)), 0.5),
         long_side=_percentile(sorted(map(max, sizes)), 0.5),
         elongation=_percentile(sorted(max(size) / min(size) for size in sizes), 0.95),
         objects=_percentile(counts, 0.99),
         most_objects=counts[-1],
-        void_is_background=(task == "semantic" and len(own.classes) == 1)
-        or (task == "panoptic" and len(own.classes.things or ()) == len(own.classes)),
+        void_is_background=(task == "semantic" and len(classes) == 1)
+        or (task == "panoptic" and len(classes.things or ()) == len(classes)),
     )
 
 
-def _count(content: ImageContent, task: TaskName) -> int:
+def count_units(content: ImageContent, task: TaskName) -> int:
+    """Return how many objects, segments or classes an image holds, which need a query each."""
     return len(content.units) if task == "semantic" else content.units.total()
 
 

@@ -387,6 +387,13 @@ class _Recipe:
         self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "older ones are deleted")
 
 
+def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
+    """Set the chosen values in a config."""
+    for choice in choices:
+        section, _, key = choice.key.rpartition(".")
+        get_value(cfg, section)[key] = choice.value
+
+
 def table(choices: Sequence[Choice]) -> str:
     """Return the choices as lines of key, value and reason in columns; long values stick out."""
     rows = [(choice.key, _text(choice.value), choice.why) for choice in choices]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from ...data.mapper import MAPPER_PRESETS
 from ...data.own_data import Registered, on_main_process
 from ...model_zoo import config_folder
 from ...utils.length_flags import LENGTHS
+from .data_warnings import data_warnings
 from .facts import data_facts, machine_facts
-from .recipe import KEYS, LENGTH_KEYS, Choice, choose, table
+from .recipe import KEYS, LENGTH_KEYS, Choice, choose, set_values, table
 from .schedule import scaled_schedule
 
 
@@ -35,6 +36,7 @@ class Settings:
         of_length: number of iterations, and how many times as long an image takes in training as in
             evaluation -> `SOLVER.MAX_ITER` and what depends on it.
         has_length: whether the length is that of an earlier part of the run.
+        warnings: what the model will miss in the data, and which key changes it.
     """
 
     choices: tuple[Choice, ...]
@@ -42,6 +44,7 @@ class Settings:
     num_val: int
     of_length: Callable[[int, float], list[Choice]]
     has_length: bool = False
+    warnings: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the choices for the log; an empty text if there are none."""
@@ -66,7 +69,7 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
     if args.iterations is not None:
         cfg.SOLVER.MAX_ITER = args.iterations
         given |= {"SOLVER.MAX_ITER"}
-    data = data_facts(preset.targets, own)
+    data = data_facts(preset.targets, own.images, own.classes, num_val=own.num_val)
     machine = on_main_process(lambda: machine_facts(cfg))
     if resumed := _resumed_config(cfg, args):
         kept = [key for key in KEYS if key not in given]
@@ -97,14 +100,10 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
         kept = [choice for choice in found if choice.key in LENGTH_KEYS]
         return [Choice("SOLVER.MAX_ITER", iterations, "--time-budget"), *kept]
 
-    return Settings(tuple(choices), heading, data.val_images, of_length, resumed is not None)
-
-
-def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
-    """Set the chosen values in a config."""
-    for choice in choices:
-        section, _, key = choice.key.rpartition(".")
-        get_value(cfg, section)[key] = choice.value
+    warnings = tuple(data_warnings(cfg, own.images, preset.targets))
+    return Settings(
+        tuple(choices), heading, data.val_images, of_length, resumed is not None, warnings
+    )
 
 
 def check_length(args: argparse.Namespace) -> None:

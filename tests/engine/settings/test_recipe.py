@@ -13,10 +13,8 @@ from mask2former import load_config
 from mask2former.config.merge import get_value, merge_overrides
 from mask2former.config.validate import validate
 from mask2former.data.checks.report import ImageContent
-from mask2former.data.own_data import Registered
 from mask2former.engine.settings.facts import DataFacts, Machine, data_facts
-from mask2former.engine.settings.recipe import KEYS, choose, table
-from mask2former.engine.settings.run_settings import set_values
+from mask2former.engine.settings.recipe import KEYS, choose, set_values, table
 from mask2former.structures import Classes
 from mask2former.tasks import TASKS
 
@@ -241,5 +239,4 @@ def test_when_void_is_background(task, things, count, is_background):
     known = None if things is None else frozenset(range(things))
     classes = replace(Classes.numbered(count), things=known)
     images = {"a.png": ImageContent((40, 50), Counter({0: 3}))}
-    own = Registered("train", None, classes, images, num_val=0)
-    assert data_facts(task, own).void_is_background == is_background
+    assert data_facts(task, images, classes).void_is_background == is_background
