@@ -287,7 +287,9 @@ class Mask2Former:
             ValueError: the data or the config does not fit; it is a `DatasetError` that lists all
                 errors in the data.
         """
-        self._start.refuse_exported("evaluated")
+        exported = self._start.exported
+        if exported:  # it is opened already
+            arguments.setdefault("allow_unsafe_weights", True)
         with tempfile.TemporaryDirectory() as temporary:
             folder = temporary if output is None else os.fspath(output)
             changes = [*self._start.overrides, "OUTPUT_DIR", folder]
@@ -298,7 +300,7 @@ class Mask2Former:
                 eval_only=True,
                 **arguments,
             )
-            return start(args, self.network.state_dict())
+            return start(args, None if exported else self.network.state_dict())
 
     @property
     def _model(self) -> LoadedModel:

@@ -7,6 +7,7 @@ and the data allow.
 Examples:
   mask2former evaluate output/mine --data my_data
   mask2former evaluate output/mine --data my_data --opts TEST.AUG.ENABLED True
+  mask2former evaluate output/mine/mine.onnx --data my_data
   mask2former evaluate coco/instance-segmentation/maskformer2_R50_bs16_50ep --data coco_format
 """
 
@@ -48,16 +49,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate as `train_net.py --eval-only` does."""
     from ..checkpoint.resume import newest_checkpoints
+    from ..inference.exported import is_exported
     from ..inference.model_sources import find_model
     from .train import main
 
-    output = Path(args.output or _folder(args.model, args.data))
+    default = _folder(args.model, args.data, is_exported(args.model))
+    output = Path(args.output or default)
     if newest_checkpoints(output) or any(output.glob("inference*")):
         raise ValueError(
             f"{output} already holds results: choose another folder with --output, or delete it"
         )
     found = find_model(args.model)
-    found.refuse_exported("evaluated")
     overrides = ["OUTPUT_DIR", str(output), *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
     flags = train_net_arguments(args, found.config_file, overrides)
@@ -66,9 +68,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _folder(model: str, data: str) -> Path:
+def _folder(model: str, data: str, exported: bool) -> Path:
     """Return where the results go unless the user says so."""
-    path = Path(model)
+    path, name = Path(model), Path(data).resolve().name
     if path.is_file():
+        if exported:  # its results come beside those of the run that it is from
+            name = f"{name}_{path.name}"
         path = path.parent
-    return (path if path.is_dir() else Path()) / "evaluation" / Path(data).resolve().name
+    return (path if path.is_dir() else Path()) / "evaluation" / name

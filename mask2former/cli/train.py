@@ -126,6 +126,8 @@ def main(
 
 def train(args: argparse.Namespace) -> dict | None:
     """Train or evaluate in one process."""
+    from mask2former_runtime.errors import ExportError
+
     from ..data.errors import DatasetError
     from ..engine import stop_on_signals
 
@@ -138,6 +140,8 @@ def train(args: argparse.Namespace) -> dict | None:
         ) from None
     except DatasetError as error:  # an image that cannot be used
         raise _mistake(error.reason) from None
+    except ExportError as error:  # an exported file that is evaluated cannot take an image
+        raise _mistake(str(error)) from None
     except FloatingPointError as error:  # the losses became NaN or infinite
         raise _mistake(f"{error}. Checkpoints written before are kept") from None
 

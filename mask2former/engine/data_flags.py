@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -276,11 +276,16 @@ def _own_data(args: argparse.Namespace, split: str, task: str) -> OwnData:
 
 def _trained(cfg: CfgNode, args: argparse.Namespace, task: str) -> Classes | None:
     """Return the classes of the evaluated model, if its run saved them."""
-    for _, metadata in saved_metadata(cfg, args.config_file):
-        classes = Classes.from_metadata(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
-        if classes is not None:  # label maps hold the indices of classes
-            return replace(classes, ids=range(len(classes))) if task == "semantic" else classes
-    return None
+    known: Iterator[Classes | None] = (
+        Classes.from_metadata(metadata, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
+        for _, metadata in saved_metadata(cfg, args.config_file)
+    )
+    if args.exported is not None:
+        known = iter([args.exported.metadata.classes])
+    classes = next(filter(None, known), None)
+    if classes is not None and task == "semantic":  # label maps hold the indices of classes
+        classes = replace(classes, ids=range(len(classes)))
+    return classes
 
 
 def check_task(cfg: CfgNode, task: str, eval_only: bool) -> None:

@@ -70,7 +70,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add_length_flags(parser)
     add_data_flags(parser)
     add_trust_flags(parser)
-    parser.set_defaults(started=None)
+    parser.set_defaults(started=None, exported=None)
     return parser
 
 
@@ -88,16 +88,20 @@ def checked_config(
     """
     if not args.config_file:
         raise ValueError("no config: give --config-file, such as configs/quickstart/instance.yaml")
-    cfg = load_config(
-        args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config, task=args.task
-    )
-    check_device(cfg.MODEL.DEVICE)
-    check_names(cfg)
-    check_encoder(cfg)
+    if args.exported is not None:
+        cfg = args.exported.config(args.opts)
+    else:
+        cfg = load_config(
+            args.config_file, args.opts, allow_unsafe=args.allow_unsafe_config, task=args.task
+        )
+        check_device(cfg.MODEL.DEVICE)
+        check_names(cfg)
+        check_encoder(cfg)
     if not args.eval_only:
         check_length(args)
         check_loggers(cfg.LOGGERS)
-    if args.eval_only and not cfg.MODEL.WEIGHTS and not args.resume:
+    has_weights = cfg.MODEL.WEIGHTS or args.resume or args.exported is not None
+    if args.eval_only and not has_weights:
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     if args.report:
         check_report_folder(args)
@@ -136,7 +140,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
             own.split.save(cfg.OUTPUT_DIR)
     logging.raiseExceptions = False  # on a full disk each message would print a traceback
     start_logging(cfg.OUTPUT_DIR, comm.get_rank())
-    default_setup(cfg, args)
+    shown = argparse.Namespace(**vars(args))
+    if args.exported is not None:
+        shown.config_file = ""  # Detectron2 would print it
+    default_setup(cfg, shown)
     if cfg.INPUT.MAX_SIZE_TEST < cfg.INPUT.MIN_SIZE_TEST:
         logger.warning(
             "INPUT.MIN_SIZE_TEST %d has no effect: INPUT.MAX_SIZE_TEST %d limits the longer side "

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
@@ -16,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from torch import Tensor
 
 from ..checkpoint import Checkpointer
+from ..inference.exported import ExportedFile, is_exported
 from ..report import Report
 from .interruption import stop_on_signals
 from .setup import argument_parser, setup
@@ -46,7 +48,8 @@ def prepare(
     """Set up a run in this process, and load its weights.
 
     Args:
-        args: of `argument_parser` or `run_arguments`.
+        args: of `argument_parser` or `run_arguments`; their config file may be an exported file,
+            which is evaluated.
         state: the weights to evaluate, instead of ``MODEL.WEIGHTS``.
 
     Returns:
@@ -59,6 +62,12 @@ def prepare(
     """
     if args.started is None:
         args.started = time.monotonic()
+    if is_exported(args.config_file):
+        if not args.eval_only:
+            raise ValueError(f"{args.config_file} is an exported file, which cannot be trained")
+        args.exported = ExportedFile.open(
+            Path(args.config_file), allow_unsafe=args.allow_unsafe_weights
+        )
     cfg = setup(args)
     if not args.eval_only:
         trainer = Trainer(cfg)
@@ -71,10 +80,10 @@ def prepare(
 
         return train
 
-    model = Trainer.build_model(cfg)
+    model = Trainer.build_model(cfg) if args.exported is None else args.exported.model(cfg)
     if state is not None:
         model.load_state_dict(state)
-    else:
+    elif args.exported is None:
         checkpointer = Checkpointer(model, cfg.OUTPUT_DIR)
         checkpointer.allow_unsafe = args.allow_unsafe_weights
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)

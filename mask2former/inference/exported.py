@@ -5,23 +5,28 @@ from __future__ import annotations
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.structures import ImageList
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mask2former_runtime.errors import ExportError
-from mask2former_runtime.metadata import Metadata
+from mask2former_runtime.metadata import InputSpec, Metadata
 from mask2former_runtime.networks import OUTPUTS, open_network
+from mask2former_runtime.preprocessing import fitting_size
 from mask2former_runtime.text import one_line
 
 from ..config.defaults import add_maskformer2_config
 from ..config.merge import merge_file, merge_overrides
 from ..config.validate import validate
 from ..modeling.meta_arch import MaskFormer
-from ..structures import Classes
+from ..modeling.meta_arch.mask_former import inference_arguments
+from ..utils.size import Size
 from .predictor import Predictor
 
 SUFFIXES = (".onnx", ".xml", ".pt2")
@@ -33,14 +38,9 @@ is a case of its own, which a program of PyTorch excludes."""
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 
-# Keys of the config, or the beginnings of keys, that can differ from those of the export.
-_CHANGEABLE = (
-    "INPUT.MAX_SIZE_TEST",
-    "INPUT.MIN_SIZE_TEST",
-    "MODEL.DEVICE",
-    "MODEL.MASK_FORMER.TEST.",
-    "TEST.",
-)
+# Keys of the config, or the beginnings of keys, that the file fixes, but for those after them.
+_FIXED = ("INPUT.FORMAT", "MODEL.")
+_OPEN = ("MODEL.DEVICE", "MODEL.MASK_FORMER.TEST.", "MODEL.WEIGHTS")
 
 
 class ExportedNetwork(nn.Module):
@@ -86,45 +86,119 @@ def open_exported(
     return network.metadata, run
 
 
-def build_exported(
-    path: Path, overrides: Sequence[object] = (), *, allow_unsafe: bool = False
-) -> tuple[CfgNode, Classes, str, Predictor]:
-    """Build a model around the network of an exported file.
+class ExportedModel(MaskFormer):
+    """A model around the network of an exported file.
 
     Args:
-        path: a file with one of `SUFFIXES`.
-        overrides: ``[key, value, ...]`` of the config, of keys that do not concern the network.
-        allow_unsafe: see `open_exported`.
-
-    Returns:
-        The config, the classes, the task that the file is for, and the predictor.
-
-    Raises:
-        ValueError: see `open_exported`; or a key concerns the network.
+        run: the network; see `open_exported`.
+        spec: the input of the network.
+        options: further arguments of `MaskFormer`.
     """
-    metadata, run = open_exported(path, allow_unsafe=allow_unsafe)
-    cfg = _config(metadata, path, overrides)
-    classes = metadata.classes
-    test = cfg.MODEL.MASK_FORMER.TEST
-    model = MaskFormer(
-        backbone=nn.Identity(),
-        sem_seg_head=ExportedNetwork(run),
-        criterion=None,
-        size_divisibility=metadata.input.size_divisibility,
-        pixel_mean=list(metadata.input.mean),
-        pixel_std=list(metadata.input.std),
-        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
-        object_mask_threshold=test.OBJECT_MASK_THRESHOLD,
-        overlap_threshold=test.OVERLAP_THRESHOLD,
-        thing_classes=classes.things,
-    )
-    predictor = Predictor(
-        model,
-        min_size=cfg.INPUT.MIN_SIZE_TEST,
-        max_size=cfg.INPUT.MAX_SIZE_TEST,
-        image_format=metadata.input.channel_order,
-    )
-    return cfg, classes, metadata.task, predictor
+
+    def __init__(self, run: Run, spec: InputSpec, **options: Any):
+        super().__init__(
+            backbone=nn.Identity(),
+            sem_seg_head=ExportedNetwork(run),
+            criterion=None,
+            size_divisibility=spec.size_divisibility,
+            pixel_mean=list(spec.mean),
+            pixel_std=list(spec.std),
+            **options,
+        )
+        self.spec = spec
+
+    def _batch(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Return the images, padded to the size that the file takes."""
+        batch = super()._batch(batched_inputs)
+        _, _, height, width = batch.tensor.shape
+        right, below = (self.spec.width or width) - width, (self.spec.height or height) - height
+        if right < 0 or below < 0:
+            raise ExportError(
+                f"the file takes images of up to {self.spec.height} x {self.spec.width} pixels, "
+                f"and one has {height} x {width}: set INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST"
+            )
+        missing = max(0, (self.spec.batch or 0) - len(batch.tensor))
+        padded = F.pad(batch.tensor, (0, right, 0, below, 0, 0, 0, missing))
+        return ImageList(padded, batch.image_sizes)
+
+    def _outputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], ImageList]:
+        outputs, batch = super()._outputs(batched_inputs)
+        number = len(batched_inputs)  # the rest of a batch of a fixed number is empty
+        queries = {key: outputs[key][:number] for key in ("pred_logits", "pred_masks")}
+        return {**outputs, **queries}, batch
+
+
+class ExportedPredictor(Predictor):
+    """Resizes an image to what fits into the size that an exported file takes.
+
+    Args:
+        model: the model.
+        spec: the input of the network.
+        options: further arguments of `Predictor`.
+    """
+
+    def __init__(self, model: ExportedModel, spec: InputSpec, **options: Any):
+        super().__init__(model, image_format=spec.channel_order, **options)
+        self.spec = replace(spec, min_size=self.min_size, max_size=self.max_size)
+
+    def network_size(self, height: int, width: int) -> Size:
+        """Return the size to which the model sees an image of this size resized."""
+        return fitting_size(height, width, self.spec)
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported file whose network is ready to run.
+
+    Attributes:
+        path: the file.
+        metadata: what it says of the model.
+        run: its network; see `open_exported`.
+    """
+
+    path: Path
+    metadata: Metadata
+    run: Run
+
+    @classmethod
+    def open(cls, path: Path, *, allow_unsafe: bool = False) -> ExportedFile:
+        """Open a file; see `open_exported`."""
+        return cls(path, *open_exported(path, allow_unsafe=allow_unsafe))
+
+    def config(self, overrides: Sequence[object] = ()) -> CfgNode:
+        """Return the config of the model.
+
+        Args:
+            overrides: ``[key, value, ...]``, of keys that do not concern the network.
+
+        Raises:
+            ValueError: the file has none, it does not fit this version, or a key concerns the
+                network.
+        """
+        return _config(self.metadata, self.path, overrides)
+
+    def model(self, cfg: CfgNode) -> ExportedModel:
+        """Return the model for what a config of `config` switches on."""
+        return ExportedModel(
+            self.run,
+            self.metadata.input,
+            thing_classes=self.metadata.classes.things,
+            **inference_arguments(cfg),
+        )
+
+    def predictor(self, cfg: CfgNode) -> Predictor:
+        """Return a predictor; see `model`."""
+        return ExportedPredictor(
+            self.model(cfg),
+            self.metadata.input,
+            min_size=cfg.INPUT.MIN_SIZE_TEST,
+            max_size=cfg.INPUT.MAX_SIZE_TEST,
+        )
+
+
+def is_exported(path: str) -> bool:
+    """Tell by the suffix of a path whether it is that of an exported file."""
+    return Path(path).suffix in SUFFIXES
 
 
 def _config(metadata: Metadata, path: Path, overrides: Sequence[object]) -> CfgNode:
@@ -144,7 +218,7 @@ def _config(metadata: Metadata, path: Path, overrides: Sequence[object]) -> CfgN
             raise ExportError(f"{path} cannot be used: {one_line(reason, 400)}") from error
     cfg.MODEL.DEVICE = "cpu"
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        if not str(key).startswith(_CHANGEABLE):
+        if str(key).startswith(_FIXED) and not str(key).startswith(_OPEN):
             raise ValueError(
                 f"{key} concerns the network, which {path} fixes: change it and export again"
             )

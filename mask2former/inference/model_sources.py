@@ -16,6 +16,7 @@ from ..checkpoint.huggingface.config import CONFIG_FILE
 from ..checkpoint.resume import FINAL
 from ..model_zoo.model_zoo import similar_names
 from .exported import SUFFIXES as EXPORT_SUFFIXES
+from .exported import is_exported
 from .hub import download_model
 from .run_folder import checkpoint_of_run, config_beside
 
@@ -41,7 +42,7 @@ class ModelSource:
     @property
     def exported(self) -> bool:
         """Whether it is an exported file, whose network cannot be changed."""
-        return Path(self.config_file).suffix in EXPORT_SUFFIXES
+        return is_exported(self.config_file)
 
     def refuse_exported(self, done: str) -> None:
         """Raise `ValueError` for an exported file, which cannot be "trained", for example."""

@@ -7,6 +7,7 @@ Shapes:
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,13 +83,9 @@ class Predictor:
 
     def with_model(self, model: nn.Module) -> Predictor:
         """Return a predictor that treats images in the same way for another model."""
-        return Predictor(
-            model,
-            min_size=self.min_size,
-            max_size=self.max_size,
-            image_format=self.image_format,
-            precision=self.precision,
-        )
+        other = copy.copy(self)
+        other.model = model.eval()
+        return other
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
         """Predict.

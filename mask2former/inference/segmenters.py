@@ -25,8 +25,7 @@ from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
-from .exported import SUFFIXES as EXPORT_SUFFIXES
-from .exported import build_exported
+from .exported import ExportedFile, is_exported
 from .predictions import of_instances, of_panoptic_seg
 from .predictor import Predictor, confident
 from .run_folder import register_classes, weights_of_run
@@ -173,12 +172,11 @@ def load_model(
     Raises:
         ValueError: the config, the weights, the device or the task is not usable.
     """
-    if Path(config_file).suffix in EXPORT_SUFFIXES:
-        cfg, known, usual, predictor = build_exported(
-            Path(config_file), overrides, allow_unsafe=allow_unsafe_weights
-        )
-        task = choose_task(cfg, task or usual, known, config_file)
-        return LoadedModel(cfg, config_file, known, task, predictor)
+    if is_exported(config_file):
+        file = ExportedFile.open(Path(config_file), allow_unsafe=allow_unsafe_weights)
+        cfg, known = file.config(overrides), file.metadata.classes
+        task = choose_task(cfg, task or file.metadata.task, known, config_file)
+        return LoadedModel(cfg, config_file, known, task, file.predictor(_only(cfg, task)))
     overrides = weights_of_run(config_file, overrides)
     cfg = load_config(config_file, overrides, allow_unsafe_config, task=task)
     check_device(cfg.MODEL.DEVICE, "--opts ")
@@ -189,13 +187,17 @@ def load_model(
         logger.warning("The names of the classes are not known: no fitting %s found", METADATA_FILE)
         classes = Classes.numbered(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     task = choose_task(cfg, task, classes, config_file)
-    # For this task alone: others may need what is not known, such as which classes are things.
+    predictor = Predictor.from_config(_only(cfg, task), allow_unsafe_weights)
+    return LoadedModel(cfg, config_file, classes, task, predictor)
+
+
+def _only(cfg: CfgNode, task: str) -> CfgNode:
+    """Return a config for one task: others may need what is not known, such as the things."""
     only = cfg.clone()
     if cfg.MODEL.META_ARCHITECTURE == "MaskFormer":
         for other in TASKS.values():
             only.MODEL.MASK_FORMER.TEST[other.switch] = other.name == task
-    predictor = Predictor.from_config(only, allow_unsafe_weights)
-    return LoadedModel(cfg, config_file, classes, task, predictor)
+    return only
 
 
 def choose_task(cfg: CfgNode, requested: str | None, classes: Classes, config_file: str) -> str:

@@ -39,10 +39,29 @@ def network_size(height: int, width: int, min_size: int, max_size: int) -> Size:
     return max(1, int(sides[0] + 0.5)), max(1, int(sides[1] + 0.5))
 
 
-def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]:
-    """Resize, normalise and pad an image.
+def fitting_size(height: int, width: int, spec: InputSpec) -> Size:
+    """Return the size to which an image is resized for a network.
 
     A file that takes one size only gets the image as large as fits into that.
+
+    Args:
+        height: H.
+        width: W.
+        spec: what the network takes.
+
+    Returns:
+        (h, w), each at least 1.
+    """
+    height, width = network_size(height, width, spec.min_size, spec.max_size)
+    shrink = min((spec.height or height) / height, (spec.width or width) / width)
+    if shrink < 1:
+        height = max(1, min(int(height * shrink + 0.5), spec.height or height))
+        width = max(1, min(int(width * shrink + 0.5), spec.width or width))
+    return height, width
+
+
+def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]:
+    """Resize, normalise and pad an image.
 
     Args:
         image: (H, W, 3) uint8, BGR.
@@ -51,11 +70,7 @@ def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]
     Returns:
         (1, 3, padded h, padded w) float32, and (h, w).
     """
-    height, width = network_size(image.shape[0], image.shape[1], spec.min_size, spec.max_size)
-    shrink = min((spec.height or height) / height, (spec.width or width) / width)
-    if shrink < 1:
-        height = max(1, min(int(height * shrink + 0.5), spec.height or height))
-        width = max(1, min(int(width * shrink + 0.5), spec.width or width))
+    height, width = fitting_size(image.shape[0], image.shape[1], spec)
     if spec.channel_order == "RGB":
         image = image[:, :, ::-1]
     picture = Image.fromarray(np.ascontiguousarray(image))

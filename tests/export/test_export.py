@@ -8,17 +8,9 @@ import pytest
 import torch
 
 from mask2former import Mask2Former
+from mask2former.engine.start import run_arguments, start
 from mask2former.export import Options, export_model, fixed_sizes
 from mask2former_runtime import load as load_in_runtime
-
-
-@pytest.fixture(scope="module")
-def onnx_file(panoptic, tmp_path_factory):
-    file = tmp_path_factory.mktemp("onnx") / "mine.onnx"
-    comparisons = panoptic.export(file, license="CC0")
-    assert [c.batch for c in comparisons] == [1, 3]
-    assert all(c.equal_classes == 1 and c.equal_pixels == 1 for c in comparisons)
-    return file
 
 
 def assert_same(found, expected):
@@ -150,6 +142,7 @@ def test_what_an_exported_file_cannot_do(onnx_file, tmp_path):
     model = Mask2Former.from_pretrained(onnx_file)
     for action in (
         lambda: model.train("data", output=tmp_path),
+        lambda: start(run_arguments(config_file=str(onnx_file))),
         lambda: model.export(tmp_path / "again.onnx"),
         lambda: model.save_pretrained(tmp_path / "hf"),
         lambda: model.bfloat16(),
@@ -192,3 +185,13 @@ def test_a_fixed_size_and_results_as_outputs(panoptic, picture, tmp_path):
     assert [d.name for d in session.get_outputs()] == ["segments", "labels", "scores"]
     with pytest.raises(ValueError, match="without"):
         Mask2Former.from_pretrained(file)
+
+
+def test_a_fixed_size_takes_images_as_large_as_fit(fixed_file, picture):
+    """The picture of 81 x 66 pixels is made smaller, and padded, both here and in the runtime."""
+    expected = load_in_runtime(fixed_file).predict(picture)
+    model = Mask2Former.from_pretrained(fixed_file)
+    assert_same(model.predict(picture), expected)
+    assert model._model.predictor.network_size(81, 66) == (64, 52)
+    with pytest.raises(ValueError, match=r"up to 64 x 96 pixels.*128 x 32.*MIN_SIZE_TEST"):
+        model.network([{"image": torch.zeros(3, 100, 20)}])

@@ -110,7 +110,6 @@ class MaskFormer(nn.Module):
                 they are not among the model's classes.
         """
         mask_former = cfg.MODEL.MASK_FORMER
-        test = mask_former.TEST
         backbone = build_backbone(cfg)
         fold_norms(backbone)
         weights = {
@@ -143,16 +142,7 @@ class MaskFormer(nn.Module):
             "size_divisibility": mask_former.SIZE_DIVISIBILITY,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "instance_on": test.INSTANCE_ON,
-            "semantic_on": test.SEMANTIC_ON,
-            "panoptic_on": test.PANOPTIC_ON,
-            # As published: a model of several tasks takes all of them from the same resized masks.
-            "semantic_resize_first": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
-            or test.PANOPTIC_ON
-            or test.INSTANCE_ON,
-            "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
-            "overlap_threshold": test.OVERLAP_THRESHOLD,
+            **inference_arguments(cfg),
             "thing_classes": _thing_classes(cfg),
             "piloted": mask_former.PILOTED.GROUPS > 0,
             "ignore_regions": mask_former.IGNORE_REGIONS,
@@ -293,6 +283,23 @@ class MaskFormer(nn.Module):
             (x["image"].to(self.device) - self.pixel_mean) / self.pixel_std for x in batched_inputs
         ]
         return ImageList.from_tensors(images, self.size_divisibility)
+
+
+def inference_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Return those of `MaskFormer`'s arguments that say which results it makes, and how."""
+    test = cfg.MODEL.MASK_FORMER.TEST
+    return {
+        "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+        "instance_on": test.INSTANCE_ON,
+        "semantic_on": test.SEMANTIC_ON,
+        "panoptic_on": test.PANOPTIC_ON,
+        # As published: a model of several tasks takes all of them from the same resized masks.
+        "semantic_resize_first": test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE
+        or test.PANOPTIC_ON
+        or test.INSTANCE_ON,
+        "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
+        "overlap_threshold": test.OVERLAP_THRESHOLD,
+    }
 
 
 def _padded_size(batch: ImageList) -> Size:
