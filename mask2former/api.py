@@ -21,6 +21,7 @@ from torch import nn
 
 from . import model_zoo
 from .checkpoint.huggingface.save import save_hf_folder
+from .data.metadata import find_thresholds
 from .engine.start import run_arguments, start
 from .inference.hub import upload_model
 from .inference.images import open_images
@@ -171,7 +172,8 @@ class Mask2Former:
                 - an array (B, H, W, 3), a tensor (B, 3, H, W), or a list or an iterator of any of
                   these.
             task: "panoptic", "instance" or "semantic"; by default `Mask2Former.task`.
-            threshold: lowest score of the instances to keep (default: 0.5), or lowest class
+            threshold: lowest score of the instances to keep (default: what
+                ``evaluate(find_thresholds=True)`` found for each class, or 0.5), or lowest class
                 probability of panoptic segments (default: as in the config). Semantic segmentation
                 has none.
             channel_order: "RGB" or "BGR", for arrays and tensors.
@@ -278,7 +280,8 @@ class Mask2Former:
             overrides: ``[key, value, ...]`` of the config to change, such as
                 ``["DATASETS.TEST", ("coco_2017_val",)]``.
             arguments: further arguments of ``train_net.py``, with underscores, such as
-                ``val_json="val.json"`` or ``report="report"``.
+                ``val_json="val.json"``, ``report="report"``, or ``find_thresholds=True`` with
+                ``wanted_precision=0.9``.
 
         Returns:
             Results by task, in percent, such as ``{"segm": {"AP": 37.0, ...}}``.
@@ -300,7 +303,11 @@ class Mask2Former:
                 eval_only=True,
                 **arguments,
             )
-            return start(args, None if exported else self.network.state_dict())
+            results = start(args, None if exported else self.network.state_dict())
+        if args.find_thresholds:
+            found = find_thresholds(self._model.cfg, self._start.config_file)
+            self._loaded = replace(self._model, thresholds=found)
+        return results
 
     @property
     def _model(self) -> LoadedModel:
@@ -396,7 +403,14 @@ class Mask2Former:
         """
         self._start.refuse_exported("converted")
         state = self.network.state_dict()
-        save_hf_folder(Path(folder), state, self.cfg, self.classes, overwrite=overwrite)
+        save_hf_folder(
+            Path(folder),
+            state,
+            self.cfg,
+            self.classes,
+            thresholds=self._model.thresholds,
+            overwrite=overwrite,
+        )
 
     def export(
         self,

@@ -38,7 +38,7 @@ from ..checkpoint import (
 from ..checkpoint.huggingface import merge_hf_config, task_of_cfg
 from ..checkpoint.huggingface.save import FILES, refuse_existing, save_hf_folder
 from ..checkpoint.matching import compare, report
-from ..data.metadata import METADATA_FILE, find_classes, write_metadata
+from ..data.metadata import METADATA_FILE, find_classes, find_thresholds, write_metadata
 from ..inference.run_folder import config_beside
 from ..structures import Classes
 from ..tasks import TASKS
@@ -135,7 +135,8 @@ def to_hf(
     cfg.MODEL.WEIGHTS = str(weights)
     classes = find_classes(cfg, str(config_path), required=True)
     assert classes is not None
-    theirs = save_hf_folder(folder, state, cfg, classes, overwrite=overwrite)
+    thresholds = find_thresholds(cfg, str(config_path))
+    theirs = save_hf_folder(folder, state, cfg, classes, thresholds=thresholds, overwrite=overwrite)
     return f"{folder}: {_summary(theirs, cfg, classes.names)}"
 
 

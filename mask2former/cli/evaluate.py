@@ -4,8 +4,12 @@ The validation set of the folder counts. In a folder without splits it is what t
 held out or, for other models, everything. The command prints AP, PQ or mIoU, whichever the model
 and the data allow.
 
+--find-thresholds also finds the lowest score of each class to show, for the best F1 on these images
+or for a precision that you want. It is stored beside the weights, and predictions use it.
+
 Examples:
   mask2former evaluate output/mine --data my_data
+  mask2former evaluate output/mine --data my_data --find-thresholds --wanted-precision 0.9
   mask2former evaluate output/mine --data my_data --opts TEST.AUG.ENABLED True
   mask2former evaluate output/mine/mine.onnx --data my_data
   mask2former evaluate coco/instance-segmentation/maskformer2_R50_bs16_50ep --data coco_format
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.threshold_flags import add_threshold_flags
 from .flags import (
     add_data,
     add_model,
@@ -40,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="DIR", help="write report.html there: curves, errors, best images"
     )
+    add_threshold_flags(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
     )
@@ -62,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     found = find_model(args.model)
     overrides = ["OUTPUT_DIR", str(output), *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
+    report += ["--find-thresholds"] if args.find_thresholds else []
+    if args.wanted_precision is not None:
+        report += ["--wanted-precision", str(args.wanted_precision)]
     flags = train_net_arguments(args, found.config_file, overrides)
     main(["--eval-only", *report, *flags], args.prog)
     print(f"Results: {output}")

@@ -48,7 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_task(parser, "default: the first that the model does")
     parser.add_argument(
-        "--threshold", type=probability, metavar="SCORE", help="lowest score, 0 to 1 (default: 0.5)"
+        "--threshold",
+        type=probability,
+        metavar="SCORE",
+        help="lowest score, 0 to 1 (default: 0.5, or what `mask2former evaluate` found)",
     )
     add_selection_flags(parser)
     add_model_flags(parser)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,19 @@ from detectron2.data import MetadataCatalog
 from mask2former_runtime.files import read_json, write_json
 
 from ..structures import Classes
-from ..utils.schema import CLASS_NAMES, COLORS, MOST_CLASSES, Field, check_fields, is_whole, whole
+from ..utils.schema import (
+    CLASS_NAMES,
+    COLORS,
+    MOST_CLASSES,
+    NULL,
+    Field,
+    check_fields,
+    either,
+    is_whole,
+    list_of,
+    number,
+    whole,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +42,9 @@ ONLY_IMAGES = "only_images"
 _NAMES = ("thing_classes", "stuff_classes")
 _IDS = ("thing_dataset_id_to_contiguous_id", "stuff_dataset_id_to_contiguous_id")
 _COLORS = ("thing_colors", "stuff_colors")
-_KEYS = (*_NAMES, *_IDS, *_COLORS, "ignore_label")
+# Of each class; found for the weights beside the file, and not by a data set
+_THRESHOLDS = "score_thresholds"
+_KEYS = (*_NAMES, *_IDS, *_COLORS, "ignore_label", _THRESHOLDS)
 _ID = re.compile(r"-?[0-9]{1,18}")
 _INDICES = Field(
     f"an object of ids and numbers below {MOST_CLASSES}",
@@ -44,6 +58,7 @@ _FIELDS = {
     **dict.fromkeys(_IDS, _INDICES),
     **dict.fromkeys(_COLORS, COLORS),
     "ignore_label": whole(-(2**31), 2**32),
+    _THRESHOLDS: list_of(either(number(0, 1), NULL)),
 }
 
 
@@ -52,6 +67,43 @@ def write_metadata(path: str | os.PathLike[str], dataset_name: str) -> None:
     metadata = MetadataCatalog.get(dataset_name)
     content = {key: metadata.get(key) for key in _KEYS if metadata.get(key) is not None}
     write_json(path, content, indent=1, ensure_ascii=False)
+
+
+def write_thresholds(
+    path: str | os.PathLike[str], thresholds: Sequence[float | None] | None
+) -> None:
+    """Write the thresholds of a model into its `metadata.json`, which is made if there is none.
+
+    Args:
+        path: the file.
+        thresholds: lowest score to show of each class, from 0 to 1; None for classes that have the
+            default. None instead of the whole removes what the file has.
+    """
+    content = read_json(path) if os.path.exists(path) else {}
+    content.pop(_THRESHOLDS, None)
+    if thresholds is not None:
+        content[_THRESHOLDS] = list(thresholds)
+    write_json(path, content, indent=1, ensure_ascii=False)
+
+
+def find_thresholds(cfg: CfgNode, config_file: str) -> tuple[float | None, ...] | None:
+    """Return what `write_thresholds` or a Hugging Face folder says of a model, or None.
+
+    Raises:
+        ValueError: a `metadata.json` is damaged, or has thresholds for other classes.
+    """
+    count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+    for path, metadata in _sources(cfg, config_file):
+        found = metadata.get(_THRESHOLDS)
+        if found is None:
+            continue
+        if len(found) != count:
+            raise ValueError(
+                f"{path} has {len(found)} {_THRESHOLDS}, and the model has {count} classes: remove "
+                "them, or find them anew (mask2former evaluate --find-thresholds)"
+            )
+        return tuple(found)
+    return None
 
 
 def saved_metadata(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -85,11 +137,8 @@ def find_classes(cfg: CfgNode, config_file: str, required: bool = False) -> Clas
         ValueError: a `metadata.json` is damaged, or the classes are required and not found.
     """
     count = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
-    sources = list(saved_metadata(cfg, config_file))
-    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
-        sources.append((f"data set {name!r}", MetadataCatalog.get(name).as_dict()))
     others = []
-    for source, metadata in sources:
+    for source, metadata in list(_sources(cfg, config_file)):
         classes = Classes.from_metadata(metadata, count)
         if classes is not None:
             return classes
@@ -107,6 +156,13 @@ def find_classes(cfg: CfgNode, config_file: str, required: bool = False) -> Clas
     return None
 
 
+def _sources(cfg: CfgNode, config_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the names and the content of all metadata, those of files first."""
+    yield from saved_metadata(cfg, config_file)
+    for name in dict.fromkeys((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)):
+        yield f"data set {name!r}", MetadataCatalog.get(name).as_dict()
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a `metadata.json`. Files of earlier versions name only things.
 
@@ -114,7 +170,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         A dict with the keys that have a value in the file, out of ``thing_classes``,
         ``stuff_classes`` (lists of names), ``thing_dataset_id_to_contiguous_id``,
         ``stuff_dataset_id_to_contiguous_id`` (int -> int), ``thing_colors``, ``stuff_colors``
-        (lists of RGB triples, 0..255) and ``ignore_label`` (int).
+        (lists of RGB triples, 0..255), ``ignore_label`` (int), and ``score_thresholds``, see
+        `write_thresholds`.
 
     Raises:
         ValueError: the file cannot be read, or does not have the form that `write_metadata` writes.

@@ -25,6 +25,7 @@ from ..modeling.registries import check_encoder, check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from ..utils.length_flags import add_length_flags
+from ..utils.threshold_flags import add_threshold_flags
 from ..utils.trust_flags import add_trust_flags
 from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
@@ -32,6 +33,7 @@ from .loggers.trackers import check_loggers
 from .run_folder import check_run_folder, claim_run_folder
 from .settings.run_settings import Settings, check_length, set_up_run
 from .settings.time_budget import fit_to_budget
+from .thresholds import check_threshold_flags
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="with --eval-only: write report.html there, with tables, curves, kinds of errors and "
         "the best and worst images",
     )
+    add_threshold_flags(parser)
     add_length_flags(parser)
     add_data_flags(parser)
     add_trust_flags(parser)
@@ -105,6 +108,7 @@ def checked_config(
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     if args.report:
         check_report_folder(args)
+    check_threshold_flags(args, cfg)
     own = register_run_datasets(cfg, args)
     settings = set_up_run(cfg, args, own)
     check_datasets(cfg, args.eval_only)

@@ -21,6 +21,7 @@ from ..inference.exported import ExportedFile, is_exported
 from ..report import Report
 from .interruption import stop_on_signals
 from .setup import argument_parser, setup
+from .thresholds import store_thresholds
 from .trainer import Trainer
 
 _LOGGERS = ("detectron2", "fvcore", "mask2former")
@@ -89,10 +90,14 @@ def prepare(
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
 
     def evaluate() -> dict[str, Any]:
-        report = Report(cfg, "Evaluation") if args.report else None
+        is_kept = args.report or args.find_thresholds
+        report = Report(cfg, "Evaluation") if is_kept else None
         results = Trainer.test(cfg, model, report=report)
         if report is not None and comm.is_main_process():
-            report.write(args.report)
+            if args.find_thresholds:
+                store_thresholds(report, cfg, args.config_file, args.wanted_precision)
+            if args.report:
+                report.write(args.report)
         return results
 
     return evaluate

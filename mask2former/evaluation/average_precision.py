@@ -16,7 +16,7 @@ import numpy as np
 from ..data.errors import DatasetError
 from ..data.segmentation import area_and_box, check_segmentation
 
-_IOU_50, _IOU_75 = 0, 5
+IOU_50, _IOU_75 = 0, 5
 
 
 def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
@@ -40,7 +40,7 @@ def summarize_coco(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
     return np.array(
         [
             mean(precision[:, :, :, everything, last]),
-            mean(precision[_IOU_50, :, :, everything, last]),
+            mean(precision[IOU_50, :, :, everything, last]),
             mean(precision[_IOU_75, :, :, everything, last]),
             *(mean(precision[:, :, :, area, last]) for area in (1, 2, 3)),
             *(mean(recall[:, :, everything, limit]) for limit in range(3)),

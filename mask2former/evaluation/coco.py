@@ -42,6 +42,7 @@ from .average_precision import (
 )
 from .instance_analysis import CONFIDENT, InstanceAnalysis, analyze_instances
 from .instance_truth import PanopticInstances
+from .thresholds import ClassMatches, class_matches
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
         """Forget all predictions."""
         super().reset()
         self._analysis: Callable[[], InstanceAnalysis] | None = None
+        self._class_matches: Callable[[], dict[int, ClassMatches]] | None = None
         self._truth: dict[Hashable, list[dict[str, Any]]] = {}
 
     def process(
@@ -238,6 +240,7 @@ class COCOInstanceEvaluator(COCOEvaluator):
             )
         confident = [result for result in results if result["score"] >= CONFIDENT]
         match = partial(match_results, ground_truth, confident, task, self._max_dets)
+        self._class_matches = lambda: class_matches(matched)
         self._analysis = lambda: analyze_instances(
             matched,
             match(category_ids, image_ids),
@@ -259,6 +262,20 @@ class COCOInstanceEvaluator(COCOEvaluator):
             None on other processes than the main one, before `evaluate`, and without ground truth.
         """
         return None if self._analysis is None else self._analysis()
+
+    def class_matches(self) -> dict[int, ClassMatches] | None:
+        """Return which masks of the last `evaluate` are right, by class of the model, from 0.
+
+        Returns:
+            None where `analysis` does.
+        """
+        if self._class_matches is None:
+            return None
+        to_index = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        matches = self._class_matches()
+        if to_index is None:
+            return matches
+        return {to_index[category_id]: found for category_id, found in matches.items()}
 
     def _all_truth(self) -> list[dict[str, Any]]:
         """Return the annotations of all images, including those without predictions."""

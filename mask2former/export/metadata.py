@@ -54,6 +54,7 @@ def describe(
             overlap_threshold=network.overlap_threshold,
             semantic_resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
             threshold=DEFAULT_THRESHOLD,
+            thresholds=model.class_thresholds,
         ),
         producer=f"mask2former {__version__}",
         outputs=outputs,

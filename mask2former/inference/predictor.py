@@ -185,11 +185,18 @@ def best_classes(
     return labels
 
 
-def confident(instances: Instances, threshold: float) -> Instances:
+def confident(instances: Instances, threshold: float | Sequence[float]) -> Instances:
     """Return the instances that have a score of at least `threshold` and a mask that is not empty.
 
     They are on the CPU, in descending order of score.
+
+    Args:
+        instances: of one image.
+        threshold: a number, or one for each class.
     """
-    kept = (instances.scores >= threshold) & instances.pred_masks.flatten(1).any(1)
+    lowest = instances.scores.new_tensor(threshold)
+    if lowest.ndim:
+        lowest = lowest[instances.pred_classes]
+    kept = (instances.scores >= lowest) & instances.pred_masks.flatten(1).any(1)
     instances = instances[kept]
     return instances[instances.scores.argsort(descending=True, stable=True)].to("cpu")

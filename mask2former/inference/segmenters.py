@@ -20,7 +20,7 @@ from mask2former_runtime.prediction import ImageSource, Prediction
 from mask2former_runtime.predictions import SemanticPrediction
 
 from ..config import load_config
-from ..data.metadata import METADATA_FILE, find_classes
+from ..data.metadata import METADATA_FILE, find_classes, find_thresholds
 from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
@@ -42,7 +42,8 @@ class Segmenter:
         predictor: the model, which gives this kind of result.
         classes: the model's classes.
         task: "panoptic", "instance" or "semantic".
-        threshold: the lowest score of the instances to keep; other tasks have none.
+        threshold: the lowest score of the instances to keep, or that of each class; other tasks
+            have none.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Segmenter:
         predictor: Predictor,
         classes: Classes,
         task: str,
-        threshold: float = DEFAULT_THRESHOLD,
+        threshold: float | Sequence[float] = DEFAULT_THRESHOLD,
     ):
         self.predictor = predictor
         self.classes = classes
@@ -108,6 +109,8 @@ class LoadedModel:
         classes: the model's classes.
         task: what the model is for, unless another task is asked for.
         predictor: runs the model.
+        thresholds: the lowest score of each class's instances, None for `DEFAULT_THRESHOLD`; None
+            instead of all of them if none were found for this model.
     """
 
     cfg: CfgNode
@@ -115,6 +118,14 @@ class LoadedModel:
     classes: Classes
     task: str
     predictor: Predictor
+    thresholds: Sequence[float | None] | None = None
+
+    @property
+    def class_thresholds(self) -> list[float] | None:
+        """`thresholds`, with the default in place of None."""
+        if self.thresholds is None:
+            return None
+        return [DEFAULT_THRESHOLD if x is None else x for x in self.thresholds]
 
     @property
     def tasks(self) -> list[str]:
@@ -126,8 +137,9 @@ class LoadedModel:
 
         Args:
             task: "panoptic", "instance" or "semantic"; see `choose_task`.
-            threshold: lowest score of the instances to keep (default: 0.5), or lowest probability
-                of the queries that take part in panoptic segmentation (default: as in the config).
+            threshold: lowest score of the instances to keep (default: `class_thresholds`, or 0.5),
+                or lowest probability of the queries that take part in panoptic segmentation
+                (default: as in the config).
 
         Raises:
             ValueError: the model does not do the task, or the task has no threshold.
@@ -147,7 +159,7 @@ class LoadedModel:
             predictor,
             self.classes,
             task,
-            DEFAULT_THRESHOLD if threshold is None else threshold,
+            (self.class_thresholds or DEFAULT_THRESHOLD) if threshold is None else threshold,
         )
 
 
@@ -176,7 +188,9 @@ def load_model(
         file = ExportedFile.open(Path(config_file), allow_unsafe=allow_unsafe_weights)
         cfg, known = file.config(overrides), file.metadata.classes
         task = choose_task(cfg, task or file.metadata.task, known, config_file)
-        return LoadedModel(cfg, config_file, known, task, file.predictor(_only(cfg, task)))
+        predictor = file.predictor(_only(cfg, task))
+        found = file.metadata.postprocessing.thresholds
+        return LoadedModel(cfg, config_file, known, task, predictor, found)
     overrides = weights_of_run(config_file, overrides)
     cfg = load_config(config_file, overrides, allow_unsafe_config, task=task)
     check_device(cfg.MODEL.DEVICE, "--opts ")
@@ -188,7 +202,9 @@ def load_model(
         classes = Classes.numbered(cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES)
     task = choose_task(cfg, task, classes, config_file)
     predictor = Predictor.from_config(_only(cfg, task), allow_unsafe_weights)
-    return LoadedModel(cfg, config_file, classes, task, predictor)
+    return LoadedModel(
+        cfg, config_file, classes, task, predictor, find_thresholds(cfg, config_file)
+    )
 
 
 def _only(cfg: CfgNode, task: str) -> CfgNode:

@@ -64,6 +64,13 @@ class Report:
         """
         self._evaluations.append((dataset_name, evaluator, results))
 
+    def instance_evaluators(self) -> Iterator[tuple[str, COCOInstanceEvaluator]]:
+        """Yield the data sets whose instances were evaluated, and their evaluators."""
+        for name, evaluator, _ in self._evaluations:
+            for part in _known(evaluator):
+                if isinstance(part, COCOInstanceEvaluator):
+                    yield name, part
+
     def add_training(self, dataset: SeededMapDataset, seed: int) -> None:
         """Report on a run: its curves, the labels that it trained on, and its first samples.
 

@@ -54,6 +54,7 @@ class Rules:
         overlap_threshold: lowest share of its mask that a panoptic segment shows.
         semantic_resize_first: see `class_map`.
         threshold: lowest score of instances, unless another is asked for.
+        thresholds: that of each class, instead of `threshold`; None if the file has none.
     """
 
     max_detections: int
@@ -61,6 +62,7 @@ class Rules:
     overlap_threshold: float
     semantic_resize_first: bool
     threshold: float
+    thresholds: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Metadata:
                 overlap_threshold=rules.share("overlap_threshold"),
                 semantic_resize_first=rules.value("semantic_resize_first", bool),
                 threshold=rules.share("threshold"),
+                thresholds=rules.shares_or_none("thresholds"),
             ),
             producer=read.value("producer", str),
             outputs=read.value("outputs", str),
@@ -171,6 +174,11 @@ class Metadata:
             weights_sha256=read.value("weights_sha256", str),
             config=None if content.get("config") is None else read.value("config", str),
         )
+        thresholds = metadata.postprocessing.thresholds
+        if thresholds is not None and len(thresholds) != len(metadata.classes):
+            raise ValueError(
+                f"there are {len(thresholds)} thresholds of {len(metadata.classes)} classes"
+            )
         if 0 in metadata.input.std:
             raise ValueError("std is 0")
         if metadata.task not in metadata.tasks or not set(metadata.tasks) <= set(TASKS):
@@ -244,6 +252,14 @@ class _Reader:
         if not 0 <= found <= 1:
             raise self._wrong(key, "from 0 to 1")
         return found
+
+    def shares_or_none(self, key: str) -> tuple[float, ...] | None:
+        if self._content.get(key) is None:
+            return None
+        found = self.list_of(key, float)
+        if not all(0 <= value <= 1 for value in found):
+            raise self._wrong(key, "a list of numbers from 0 to 1")
+        return tuple(map(float, found))
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -180,10 +180,12 @@ class Segmenter:
         self._given = threshold
 
     @property
-    def threshold(self) -> float:
-        """The lowest score of the instances to keep."""
+    def threshold(self) -> float | Sequence[float]:
+        """The lowest score of the instances to keep, or that of each class."""
         rules = self.network.metadata.postprocessing
-        return rules.threshold if self._given is None else self._given
+        if self._given is not None:
+            return self._given
+        return rules.threshold if rules.thresholds is None else rules.thresholds
 
     def find(self, image: np.ndarray, source: ImageSource | None = None) -> Prediction:
         """Return what is in an image.

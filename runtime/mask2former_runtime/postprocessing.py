@@ -66,7 +66,7 @@ def instances(
     output_size: Size,
     *,
     max_detections: int,
-    threshold: float,
+    threshold: float | Sequence[float],
     thing_classes: Collection[int] | None = None,
 ) -> Instances:
     """Return the instances with a score of at least `threshold` and a mask that is not empty.
@@ -79,22 +79,23 @@ def instances(
         queries: of one image.
         output_size: (H, W).
         max_detections: N at most.
-        threshold: from 0 to 1.
+        threshold: from 0 to 1; a number, or one for each class.
         thing_classes: candidates of other classes are left out, and not replaced by others; None
             keeps all.
     """
     probabilities = queries.probabilities()[:, :-1]
     num_classes, flat = probabilities.shape[1], probabilities.reshape(-1)
     pairs = np.argsort(-flat, kind="stable")[:max_detections]
-    keep = flat[pairs] >= threshold
+    lowest = np.broadcast_to(np.asarray(threshold, np.float32), num_classes)[pairs % num_classes]
+    keep = flat[pairs] >= lowest
     if thing_classes is not None:
         keep &= np.isin(pairs % num_classes, list(thing_classes))
-    pairs = pairs[keep]
+    pairs, lowest = pairs[keep], lowest[keep]
     resizing = queries.resizing(output_size)
     chosen = (pairs // num_classes).tolist()
     masks = {query: _mask(resizing, queries.mask_logits[query]) for query in set(chosen)}
     scores = flat[pairs] * np.array([masks[query].mean for query in chosen], np.float32)
-    kept = (scores >= threshold) & np.array([masks[query].area > 0 for query in chosen], bool)
+    kept = (scores >= lowest) & np.array([masks[query].area > 0 for query in chosen], bool)
     order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]
     found = [masks[chosen[i]] for i in order.tolist()]
     planes = empty(len(found), output_size)

@@ -252,6 +252,12 @@ def test_metadata_that_do_not_fit(tmp_path):
         "postprocessing.threshold": {
             "postprocessing": {**content["postprocessing"], "threshold": 7}
         },
+        "postprocessing.thresholds": {
+            "postprocessing": {**content["postprocessing"], "thresholds": [0, 0.5, 2]}
+        },
+        "2 thresholds of 3 classes": {
+            "postprocessing": {**content["postprocessing"], "thresholds": [0, 0.5]}
+        },
         "classes.things names": {"classes": {**content["classes"], "things": [9]}},
         "colours": {"classes": {**content["classes"], "colors": [[1, 2]] * 3}},
         "do not belong to the same classes": {"classes": {**content["classes"], "ids": [1]}},

@@ -8,6 +8,7 @@ Their `config.json` does not state the task of a model. We add these keys to the
 
 - `mask2former_task`: "instance", "panoptic" or "semantic".
 - `mask2former_thing_classes`: the classes of a panoptic model that are things.
+- `mask2former_score_thresholds`: the lowest score to show of each class of instances, or null.
 - `mask2former_object_mask_threshold`, `mask2former_overlap_threshold`: for panoptic inference.
 """
 
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 CONFIG_FILE = "config.json"
 _TASK = "mask2former_task"
 _THINGS = "mask2former_thing_classes"
+_THRESHOLDS = "mask2former_score_thresholds"
 
 
 def merge_hf_config(
@@ -83,6 +85,8 @@ def merge_hf_config(
     data_set = f"hf_{folder.resolve().name}"
     MetadataCatalog.pop(data_set, None)
     MetadataCatalog.get(data_set).set(**classes.to_metadata(task))
+    if content.get(_THRESHOLDS) is not None:
+        MetadataCatalog.get(data_set).score_thresholds = content[_THRESHOLDS]
     cfg.DATASETS.TEST = (data_set,)
     if cfg.MODEL.MASK_FORMER.DROPOUT:
         logger.warning(
@@ -92,7 +96,10 @@ def merge_hf_config(
 
 
 def hf_config(
-    cfg: CfgNode, class_names: Sequence[str], thing_classes: Sequence[int] | None = None
+    cfg: CfgNode,
+    class_names: Sequence[str],
+    thing_classes: Sequence[int] | None = None,
+    thresholds: Sequence[float | None] | None = None,
 ) -> dict[str, Any]:
     """Return the content of a `config.json` for the model that `cfg` describes.
 
@@ -100,6 +107,7 @@ def hf_config(
         cfg: the config of a model with a Swin or ResNet backbone.
         class_names: in the order of the model's outputs.
         thing_classes: the indices of the classes of a panoptic model that are things.
+        thresholds: lowest score to show of each class, see `find_thresholds`.
 
     Raises:
         WeightsError: Hugging Face's Mask2Former cannot be such a model, or the number of classes
@@ -122,6 +130,8 @@ def hf_config(
         if thing_classes is None:
             raise WeightsError("a panoptic model needs to know which of its classes are things")
         content[_THINGS] = sorted(thing_classes)
+    if thresholds is not None:
+        content[_THRESHOLDS] = list(thresholds)
     return content
 
 

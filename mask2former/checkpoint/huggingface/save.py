@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -19,7 +20,13 @@ FILES = (HF_WEIGHT_FILES[0], CONFIG_FILE, PREPROCESSOR_FILE)
 
 
 def save_hf_folder(
-    folder: Path, state: State, cfg: CfgNode, classes: Classes, *, overwrite: bool = False
+    folder: Path,
+    state: State,
+    cfg: CfgNode,
+    classes: Classes,
+    *,
+    thresholds: Sequence[float | None] | None = None,
+    overwrite: bool = False,
 ) -> State:
     """Write a folder for transformers' ``Mask2FormerForUniversalSegmentation.from_pretrained``.
 
@@ -28,6 +35,8 @@ def save_hf_folder(
         state: the weights, under the names of this package's models.
         cfg: the config of the model.
         classes: the model's classes.
+        thresholds: lowest score to show of each class; None in place of a number or of all for the
+            default.
         overwrite: replace existing files.
 
     Returns:
@@ -39,7 +48,7 @@ def save_hf_folder(
     refuse_existing([folder / name for name in FILES], overwrite)
     things = sorted(classes.things or ()) if task_of_cfg(cfg) == "panoptic" else None
     contents = {
-        CONFIG_FILE: hf_config(cfg, classes.names, things),
+        CONFIG_FILE: hf_config(cfg, classes.names, things, thresholds),
         PREPROCESSOR_FILE: hf_preprocessor(cfg),
     }
     theirs = d2_to_hf(state)

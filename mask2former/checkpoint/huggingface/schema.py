@@ -53,6 +53,7 @@ _CONFIG = {
     "importance_sample_ratio": _SHARE,
     "mask2former_object_mask_threshold": _SHARE,
     "mask2former_overlap_threshold": _SHARE,
+    "mask2former_score_thresholds": either(list_of(either(_SHARE, NULL)), NULL),
     "mask2former_task": TEXT,
     "mask2former_thing_classes": list_of(whole(0, MOST_CLASSES)),
     "_name_or_path": either(TEXT, NULL),
