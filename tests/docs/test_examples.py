@@ -17,7 +17,7 @@ from mask2former_runtime import cli
 PYTHON_PAGES = [page for page in PAGES if blocks(page, "python")]
 SHELL_PAGES = [page for page in PAGES if commands(page)]
 # Examples that cannot run in a test, by page, with the reason that the page gives.
-NOT_RUN = {"docs/python.md": ["needs SAHI"], "docs/weights.md": ["downloads 176 MB"]}
+NOT_RUN = {"docs/weights.md": ["downloads 176 MB"]}
 # Programs of other projects, whose arguments are not checked.
 OTHERS = {
     *("cd", "curl", "eval", "export", "git", "nvcc", "pip", "pre-commit", "source"),
