@@ -27,6 +27,8 @@ from .inference.hub import upload_model
 from .inference.images import open_images
 from .inference.model_sources import ModelSource, find_model
 from .inference.segmenters import LoadedModel, Segmenter, load_model
+from .inference.tiling.grid import DEFAULT_OVERLAP, Tiling
+from .inference.tiling.tiled import tiled
 from .structures import Classes
 from .utils.device import check_device, choose_precision
 
@@ -154,6 +156,8 @@ class Mask2Former:
         channel_order: str = "RGB",
         stream: bool = False,
         allow_url: bool = False,
+        tile: int | None = None,
+        overlap: float = DEFAULT_OVERLAP,
     ) -> Any:
         """Find what is in images.
 
@@ -180,6 +184,10 @@ class Mask2Former:
             stream: give an iterator that predicts on an image when it is asked for the next
                 result, so that memory holds one at a time.
             allow_url: whether a path may be the address (http, https) of an image on the web.
+            tile: look at large images in square tiles of so many pixels a side, and join what is
+                found; see the guide to large images. By default the model sees the whole image,
+                resized.
+            overlap: least share of a tile's side that it has in common with the next, 0 to 0.9.
 
         Returns:
             A `Prediction` for one image, a list of them for several, or an iterator for a video,
@@ -189,7 +197,8 @@ class Mask2Former:
             ValueError: an image cannot be read (`ImageReadError`) or is of a wrong shape or type,
                 or the model does not do the task.
         """
-        segmenter = self.segmenter(task, threshold)
+        tiling = None if tile is None else Tiling(tile, overlap)
+        segmenter = tiled(self.segmenter(task, threshold), tiling)
         opened = open_images(images, channel_order=channel_order, allow_url=allow_url)
         return opened.results(segmenter.find, stream=stream)
 

@@ -24,6 +24,7 @@ from .errors import run_reporting_errors, start_output
 from .flags import add_precision
 from .predict import probability, segment
 from .selection_flags import add_selection_flags
+from .tiling_flags import add_tiling_flags
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -73,6 +74,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "semantic: not allowed, because each pixel gets the class with the highest score",
     )
     add_selection_flags(parser)
+    add_tiling_flags(parser)
     add_precision(parser)
     add_trust_flags(parser)
     parser.add_argument(

@@ -8,6 +8,7 @@ Examples:
   mask2former predict model_final.pth photo.jpg --json results.json --threshold 0.3
   mask2former predict output/mine film.mp4 --output film_segmented.mp4
   mask2former predict photo.jpg --model mine.onnx
+  mask2former predict large.tif --model output/mine --tile 1024 --output out/
   mask2former predict coco/panoptic-segmentation/maskformer2_R50_bs16_50ep photo.jpg
 """
 
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from .flags import MODEL_HELP, add_model_flags, add_precision, add_task, model_overrides
 from .selection_flags import add_selection_flags, selection_of
+from .tiling_flags import add_tiling_flags, tiling_of
 
 if TYPE_CHECKING:
     from ..inference.runs import ImageRun, VideoRun
@@ -51,9 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=probability,
         metavar="SCORE",
-        help="lowest score, 0 to 1 (default: 0.5, or what `mask2former evaluate` found)",
+        help="lowest score, 0 to 1 (default: 0.5, or as `evaluate` found)",
     )
     add_selection_flags(parser)
+    add_tiling_flags(parser)
     add_model_flags(parser)
     add_precision(parser)
 
@@ -91,8 +94,8 @@ def segment(
 
     Args:
         work: the inputs and the pictures of them.
-        args: ``json``, ``task``, ``threshold``, ``precision``, and the flags of a selection and of
-            trust.
+        args: ``json``, ``task``, ``threshold``, ``precision``, and the flags of a selection, of
+            tiles and of trust.
         config_file: see `load_model`.
         overrides: of the config.
 
@@ -108,9 +111,11 @@ def segment(
     from mask2former_runtime.result_files import build_results
 
     from ..inference.segmenters import load_model
+    from ..inference.tiling.tiled import tiled
     from ..utils.device import choose_precision
     from ..utils.memory import reuse_freed_memory
 
+    tiling = tiling_of(args)
     model = load_model(
         config_file,
         overrides,
@@ -122,7 +127,7 @@ def segment(
     model.predictor.precision = choose_precision(args.precision, device)
     if device.type == "cpu":
         reuse_freed_memory()
-    segmenter = model.segmenter(threshold=args.threshold)
+    segmenter = tiled(model.segmenter(threshold=args.threshold), tiling)
     selection = selection_of(args, segmenter.classes, segmenter.task)
     results = None
     if args.json is not None:

@@ -32,7 +32,7 @@ def add_selection_flags(parser: argparse.ArgumentParser) -> None:
         dest="overlap",
         type=float,
         metavar="IOU",
-        help="of instances of one class whose masks have a greater IoU, keep only the best",
+        help="of instances of a class whose masks have a greater IoU, keep the best",
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,10 +122,29 @@ class Predictor:
             (H, W) int32.
         """
         size = image.shape[0], image.shape[1]
+        return best_classes(self._scores(image), size).cpu().numpy()
+
+    def class_scores(self, image: np.ndarray) -> np.ndarray:
+        """Return the score of each class at each pixel, with a model that gives `sem_seg`.
+
+        `labels` are the classes with the highest of them. They take 4 bytes per class and pixel.
+
+        Args:
+            image: (H, W, 3) uint8, BGR.
+
+        Returns:
+            (K, H, W) float32.
+        """
+        size = image.shape[0], image.shape[1]
+        parts = [part.cpu() for _, part in enlarged(self._scores(image), size)]
+        return torch.cat(parts).numpy()
+
+    def _scores(self, image: np.ndarray) -> torch.Tensor:
+        """Return the scores (K, h, w) of an image before `enlarged` resizes them to it."""
+        size = image.shape[0], image.shape[1]
         enlarged_within = getattr(self.model, "semantic_resize_first", False)
         scores_size = size if enlarged_within else self.network_size(*size)
-        scores = self._predict([image], [scores_size])[0]["sem_seg"]
-        return best_classes(scores, size).cpu().numpy()
+        return self._predict([image], [scores_size])[0]["sem_seg"]
 
     def _predict(
         self, images: Sequence[np.ndarray], output_sizes: Sequence[Size]
@@ -173,16 +192,28 @@ def best_classes(
     """
     best = scores.new_full(size, -torch.inf, dtype=torch.float32)
     labels = torch.zeros(size, dtype=torch.int32, device=scores.device)
+    for first, part in enlarged(scores, size, chunk_pixels):
+        values, classes = part.max(0)
+        better = values > best
+        labels[better] = classes[better].int() + first
+        torch.maximum(best, values, out=best)
+    return labels
+
+
+def enlarged(
+    scores: torch.Tensor, size: tuple[int, int], chunk_pixels: int = CHUNK_PIXELS
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield scores at the size of the image, for some classes at a time; see `best_classes`.
+
+    Yields:
+        The first of the classes, and their scores (n, H, W), float32.
+    """
     chunk = max(1, chunk_pixels // (size[0] * size[1]))
     for first in range(0, len(scores), chunk):
         part = scores[None, first : first + chunk].float()
         if part.shape[-2:] != size:
             part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
-        values, classes = part[0].max(0)
-        better = values > best
-        labels[better] = classes[better].int() + first
-        torch.maximum(best, values, out=best)
-    return labels
+        yield first, part[0]
 
 
 def confident(instances: Instances, threshold: float | Sequence[float]) -> Instances:

@@ -23,6 +23,7 @@ from ..utils.progress import ResultLines
 from ..visualization.object_colors import SteadyColors
 from .segmenters import Segmenter
 from .selection import Selection, select
+from .tiling.tiled import TiledSegmenter
 from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
 
@@ -59,7 +60,7 @@ class ImageRun:
 
     def run(
         self,
-        segmenter: Segmenter,
+        segmenter: Segmenter | TiledSegmenter,
         results: Results | None,
         selection: Selection | None = None,
     ) -> bool:
@@ -133,7 +134,7 @@ class VideoRun:
 
     def run(
         self,
-        segmenter: Segmenter,
+        segmenter: Segmenter | TiledSegmenter,
         results: Results | None,
         selection: Selection | None = None,
     ) -> bool:
@@ -187,7 +188,9 @@ class VideoRun:
         return self.window is None or self.window.show(picture)
 
 
-def _find(segmenter: Segmenter, image: np.ndarray, selection: Selection | None) -> Prediction:
+def _find(
+    segmenter: Segmenter | TiledSegmenter, image: np.ndarray, selection: Selection | None
+) -> Prediction:
     found = segmenter.find(image)
     return found if selection is None else select(found, selection)
 

@@ -1,7 +1,7 @@
 """A trained model as something that does one task.
 
 Shapes:
-    H, W: height and width of the image.
+    H, W: height and width of the image, K: classes.
 """
 
 from __future__ import annotations
@@ -69,6 +69,14 @@ class Segmenter:
             return self._prediction(self.predictor(image), image, source)
         labels = self.predictor.labels(image)
         return SemanticPrediction.from_labels(labels, self.classes, _kept(image, source))
+
+    def class_scores(self, image: np.ndarray) -> np.ndarray:
+        """Return the score of each class at each pixel of an image (H, W, 3), uint8, BGR.
+
+        Returns:
+            (K, H, W) float32. Semantic segmentation is the class with the highest score.
+        """
+        return self.predictor.class_scores(image)
 
     def find_all(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Return what is in images that `Predictor.batch` can take together.
