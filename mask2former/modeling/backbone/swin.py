@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .swin_blocks import PatchMerging, SwinBlock, shifted_window_mask
+from .swin_blocks import PatchMerging, SwinBlock, split_windows
 
 
 class SwinStage(nn.Module):
@@ -69,15 +69,13 @@ class SwinStage(nn.Module):
         """
         S = self.window_size
         H, W = (math.ceil(size / S) * S for size in x.shape[1:3])
-        # Made anew for each image: that costs less than one block does, and a cache over
-        # all sizes of an evaluation would not be small (40 MB at 1024 x 1024 and S = 12).
-        mask = shifted_window_mask(H, W, S, self.shift, x.device)
+        split = split_windows(len(x), H, W, S, self.shift, x.device)
         for block in cast(Iterable[SwinBlock], self.blocks):
             kept = block.draw_kept(x)
             if self.use_checkpoint and torch.is_grad_enabled():
-                x = checkpoint(block, x, mask, kept, use_reentrant=False)
+                x = checkpoint(block, x, split, kept, use_reentrant=False)
             else:
-                x = block(x, mask, kept)
+                x = block(x, split, kept)
         return x, x if self.downsample is None else self.downsample(x)
 
 

@@ -7,8 +7,11 @@ Shapes:
     S: side of a window, in patches
     N: patches in a window, S * S
     G: windows in a map whose sides are multiples of S
+    E: those in its last row or last column
     A: attention heads
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,16 +46,27 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, 0, 0, columns, 0, rows))
 
 
-def shifted_window_mask(
-    height: int, width: int, window_size: int, shift: int, device: torch.device
-) -> Tensor:
-    """Build what to add to the attention logits in a cyclically shifted map.
+class SplitWindows(NamedTuple):
+    """The windows of a cyclically shifted map that hold patches from both ends of an axis.
 
-    The shift brings the first rows and columns next to the last ones. Patches within a window
-    attend to one another only where they were neighbours before the shift.
+    Patches attend to one another only where they were neighbours before the shift, which matters
+    in the last row and the last column of windows: E of the G windows of an image.
 
-    Returns:
-        (G, N, N), 0 or `MASKED_LOGIT`.
+    Attributes:
+        index: (B * E,), positions among all B * G windows of a batch.
+        mask: (E, N, N), 0 or `MASKED_LOGIT`, to add to the attention logits.
+    """
+
+    index: Tensor
+    mask: Tensor
+
+
+def split_windows(
+    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> SplitWindows:
+    """Find the windows that a shift by `shift` patches splits, in (B, H, W) patches.
+
+    H and W are multiples of `window_size`.
     """
 
     def region(size: int) -> Tensor:
@@ -60,10 +74,17 @@ def shifted_window_mask(
         i = torch.arange(size, device=device)
         return (i >= size - window_size).long() + (i >= size - shift).long()
 
+    rows, columns = height // window_size, width // window_size
+    last_column = torch.arange(1, rows + 1, device=device) * columns - 1
+    last_row = torch.arange(columns - 1, device=device) + (rows - 1) * columns
+    index = torch.cat([last_column, last_row])
     regions = 3 * region(height)[:, None] + region(width)  # (H, W)
     regions = partition_windows(regions[None, :, :, None], window_size).squeeze(-1)  # (G, N)
+    regions = regions[index]
     apart = regions[:, :, None] != regions[:, None, :]
-    return torch.zeros(apart.shape, device=device).masked_fill_(apart, MASKED_LOGIT)
+    mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, MASKED_LOGIT)
+    first = torch.arange(batch, device=device)[:, None] * (rows * columns)
+    return SplitWindows((first + index).flatten(), mask)
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -112,25 +133,32 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, split: SplitWindows | None = None) -> Tensor:
         """Attend within each window.
 
         Args:
             x: (B * G, N, C), the windows of an image in a row.
-            mask: (G, N, N), added to the logits of each image.
+            split: the windows that a shift has split.
 
         Returns:
             (B * G, N, C).
         """
         BG, N, C = x.shape
         qkv = self.qkv(x).view(BG, N, 3, self.num_heads, C // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B * G, A, N, C / A)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B * G, A, N, C / A)
         bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, A)
         bias = bias.permute(2, 0, 1)[None]  # (1, A, N, N)
-        if mask is not None:
-            bias = bias + mask[:, None]  # (G, A, N, N)
-            bias = bias.repeat(BG // mask.shape[0], 1, 1, 1)
-        x = F.scaled_dot_product_attention(
+        x = self._attend(qkv, bias)
+        if split is not None:
+            # A bias for each window is slow, so only these few have one, in a second pass.
+            bias = bias + split.mask[:, None]  # (E, A, N, N)
+            bias = bias.repeat(len(split.index) // len(split.mask), 1, 1, 1)
+            x = x.index_copy(0, split.index, self._attend(qkv[:, split.index], bias))
+        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
+
+    def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = qkv
+        return F.scaled_dot_product_attention(
             q,
             k,
             v,
@@ -138,7 +166,6 @@ class WindowAttention(nn.Module):
             dropout_p=self.attn_drop if self.training else 0.0,
             scale=self.scale,
         )
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
 
 
 class Mlp(nn.Module):
@@ -197,15 +224,15 @@ class SwinBlock(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), drop)
 
-    def forward(self, x: Tensor, shift_mask: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, split: SplitWindows, kept: Tensor | None = None) -> Tensor:
         """Map (B, H, W, C) to the same shape.
 
         Args:
             x: features; padded here to whole windows, and cropped again.
-            shift_mask: `shifted_window_mask` of the padded map; unused where `shift` is 0.
+            split: `split_windows` of the padded map; unused where `shift` is 0.
             kept: factors of the two residual branches from `draw_kept`; None is 1.
         """
-        attended = self._attend(self.norm1(x), shift_mask)
+        attended = self._attend(self.norm1(x), split)
         x = x + (attended if kept is None else attended * kept[:, 0].to(attended.dtype))
         hidden = self.mlp(self.norm2(x))
         return x + (hidden if kept is None else hidden * kept[:, 1].to(hidden.dtype))
@@ -224,7 +251,7 @@ class SwinBlock(nn.Module):
         kept = rand([1] * len(x), 2, 1, 1, 1, device=x.device) < survival
         return kept / (survival or 1.0)
 
-    def _attend(self, x: Tensor, shift_mask: Tensor) -> Tensor:
+    def _attend(self, x: Tensor, split: SplitWindows) -> Tensor:
         H, W = x.shape[1:3]
         # Padding patches take part in the attention, as they did in the published training.
         x = pad_to_multiple(x, self.window_size)
@@ -232,7 +259,7 @@ class SwinBlock(nn.Module):
         if self.shift:
             x = x.roll((-self.shift, -self.shift), dims=(1, 2))
         windows = partition_windows(x, self.window_size)
-        windows = self.attn(windows, shift_mask if self.shift else None)
+        windows = self.attn(windows, split if self.shift else None)
         x = merge_windows(windows, self.window_size, padded_height, padded_width)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))

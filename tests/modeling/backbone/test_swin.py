@@ -12,7 +12,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 from mask2former import add_maskformer2_config
 from mask2former.modeling.backbone import D2SwinTransformer
-from mask2former.modeling.backbone.swin_blocks import SwinBlock, shifted_window_mask
+from mask2former.modeling.backbone.swin_blocks import SwinBlock, split_windows
 
 STATE_DICTS = REPOSITORY / "tests/fixtures/state_dicts"
 BASE = {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32), "window_size": 12}
@@ -95,8 +95,8 @@ def test_shifted_block_equals_attention_written_as_loops():
         torch.nn.init.normal_(parameter, std=0.3)
     x = torch.randn(1, H, W, C, dtype=torch.double)
     with torch.no_grad():
-        mask = shifted_window_mask(S, S, S, 2, x.device)
-        actual = block(x, mask.double())
+        split = split_windows(1, S, S, S, 2, x.device)
+        actual = block(x, split)
 
         padded = torch.zeros(S, S, C, dtype=torch.double)
         padded[:H, :W] = block.norm1(x)[0]
