@@ -218,6 +218,10 @@ def _add_inference_keys(cfg: CfgNode) -> None:
     # Semantic inference: resize masks to the original image before, not after, combining the
     # queries. With PANOPTIC_ON or INSTANCE_ON this is always so.
     cfg.MODEL.MASK_FORMER.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # Instances: of two of one class whose masks have a greater IoU than this, 0 to 1, keep only the
+    # one with the higher score. 1 keeps both, as the published models do, which hardly predict an
+    # object twice.
+    cfg.TEST.MASK_NMS = 1.0
     # Write report.html into OUTPUT_DIR when training ends: curves, labels and samples of the
     # training data, and what the last evaluation found. It does not change any number.
     cfg.TEST.REPORT = True

@@ -94,6 +94,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             "DROPOUT", "IMPORTANCE_SAMPLE_RATIO", "PILOTED.LABEL_NOISE", "PILOTED.MASK_NOISE",
             "ANNEALING.START", "ANNEALING.END",
         )),
+        "TEST.MASK_NMS",
         f"{_MASK_FORMER}TEST.OBJECT_MASK_THRESHOLD", f"{_MASK_FORMER}TEST.OVERLAP_THRESHOLD",
         *(_SWIN + key for key in ("DROP_RATE", "ATTN_DROP_RATE", "DROP_PATH_RATE")),
         "MODEL.TIMM.DROP_PATH_RATE",

@@ -55,6 +55,7 @@ def describe(
             semantic_resize_first=test.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE,
             threshold=DEFAULT_THRESHOLD,
             thresholds=model.class_thresholds,
+            mask_nms=network.mask_nms,
         ),
         producer=f"mask2former {__version__}",
         outputs=outputs,

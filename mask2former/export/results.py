@@ -37,6 +37,11 @@ class WithResults(nn.Module):
 
     def __init__(self, network: nn.Module, model: MaskFormer, task: str):
         super().__init__()
+        if task == "instance" and model.mask_nms < 1:
+            raise ValueError(
+                f"TEST.MASK_NMS {model.mask_nms:g} cannot be a part of a file with its "
+                "post-processing: export without it, or set TEST.MASK_NMS 1.0"
+            )
         self.network = network
         self.task = task
         self.max_detections = model.max_detections

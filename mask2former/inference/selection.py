@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pycocotools.mask as mask_util
 
+from mask2former_runtime.maps import box_of
 from mask2former_runtime.prediction import Prediction
+from mask2former_runtime.suppression import overlap_of, without_doubles
 from mask2former_runtime.text import one_line, some_of
 
 from ..structures import Classes
@@ -125,13 +126,12 @@ def select(found: Prediction, selection: Selection) -> Prediction:
 
 
 def _without_doubles(found: Prediction, candidates: Sequence[int], overlap: float) -> list[int]:
-    """Greedy suppression by the IoU of masks, class by class; `candidates` have the best first."""
-    rles = {
-        i: mask_util.encode(np.asfortranarray(found.mask(i).astype(np.uint8))) for i in candidates
-    }
-    kept: list[int] = []
+    """Suppress doubles by the IoU of masks, class by class; `candidates` have the best first."""
+    boxes, areas, parts = [(0, 0, 0, 0)] * len(found), [0] * len(found), {}
     for i in candidates:
-        rivals = [rles[j] for j in kept if found.labels[j] == found.labels[i]]
-        if not rivals or mask_util.iou([rles[i]], rivals, [0] * len(rivals)).max() <= overlap:
-            kept.append(i)
-    return kept
+        mask = found.mask(i)
+        left, top, right, bottom = boxes[i] = box_of(mask)
+        parts[i] = mask[top:bottom, left:right].copy()
+        areas[i] = int(np.count_nonzero(parts[i]))
+    labels = found.labels.tolist()
+    return without_doubles(candidates, labels, boxes, areas, overlap_of(parts, boxes), overlap)

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mask2former_runtime.postprocessing import chosen_segments
+from mask2former_runtime.suppression import without_doubles
 
 from ..structures.packed_masks import boxes_of_projections
 from ..utils.memory import return_freed_memory
@@ -66,6 +67,7 @@ def instance_inference(
     *,
     max_detections: int,
     thing_classes: Collection[int] | None = None,
+    mask_nms: float = 1.0,
 ) -> Instances:
     """Turn the ``max_detections`` best (query, class) pairs into instances.
 
@@ -79,6 +81,8 @@ def instance_inference(
         max_detections: D at most.
         thing_classes: the best pairs of other classes are left out, and not replaced by others;
             None keeps all.
+        mask_nms: of two instances of one class whose masks have a greater IoU, keep only the one
+            with the higher score; 1 keeps both.
 
     Returns:
         Instances of size (H, W) with ``pred_masks`` bool (D, H, W), ``pred_boxes`` (the masks'
@@ -112,7 +116,26 @@ def instance_inference(
     result.pred_boxes = Boxes(boxes)
     result.scores = class_scores * mask_scores
     result.pred_classes = classes
-    return result
+    return result if mask_nms >= 1 else _without_doubles(result, mask_nms)
+
+
+def _without_doubles(instances: Instances, most: float) -> Instances:
+    """Suppress the doubles among instances, which keep their order; see `without_doubles`."""
+    masks = instances.pred_masks
+
+    def overlap(i: int, j: int, box: tuple[int, int, int, int]) -> int:
+        rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
+        return int((masks[i, rows, columns] & masks[j, rows, columns]).count_nonzero())
+
+    kept = without_doubles(
+        instances.scores.argsort(descending=True, stable=True).tolist(),
+        instances.pred_classes.tolist(),
+        instances.pred_boxes.tensor.tolist(),
+        _areas(masks).tolist(),
+        overlap,
+        most,
+    )
+    return instances[torch.tensor(sorted(kept), dtype=torch.int64, device=masks.device)]
 
 
 def instance_masks(

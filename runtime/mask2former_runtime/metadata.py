@@ -55,6 +55,7 @@ class Rules:
         semantic_resize_first: see `class_map`.
         threshold: lowest score of instances, unless another is asked for.
         thresholds: that of each class, instead of `threshold`; None if the file has none.
+        mask_nms: see `without_doubles`; 1 keeps all instances.
     """
 
     max_detections: int
@@ -63,6 +64,7 @@ class Rules:
     semantic_resize_first: bool
     threshold: float
     thresholds: Sequence[float] | None = None
+    mask_nms: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,7 @@ class Metadata:
                 semantic_resize_first=rules.value("semantic_resize_first", bool),
                 threshold=rules.share("threshold"),
                 thresholds=rules.shares_or_none("thresholds"),
+                mask_nms=rules.share("mask_nms") if rules.has("mask_nms") else 1.0,
             ),
             producer=read.value("producer", str),
             outputs=read.value("outputs", str),
@@ -217,6 +220,9 @@ class _Reader:
 
     def part(self, key: str) -> _Reader:
         return _Reader(self._get(key), self._path(key))
+
+    def has(self, key: str) -> bool:
+        return key in self._content
 
     def value(self, key: str, kind: type) -> Any:
         found = self._get(key)

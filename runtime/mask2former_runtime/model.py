@@ -220,6 +220,7 @@ class Segmenter:
             max_detections=rules.max_detections,
             threshold=self.threshold,
             thing_classes=self.classes.things,
+            mask_nms=rules.mask_nms,
         )
         return InstancePrediction(
             size=size,

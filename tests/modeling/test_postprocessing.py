@@ -321,3 +321,35 @@ def test_no_tensor_is_larger_than_the_result_or_a_chunk(monkeypatch):
     with LargestTensor() as largest, pytorch_forms():
         instance_inference(*given(*logits, *where), max_detections=20)
     assert largest.floating == 100 * 100 and largest.any == 20 * 100 * 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("most", [0.0, 0.2, 0.5, 0.9])
+def test_suppression_of_doubles(seed, most):
+    """The oracle compares every pair of whole masks."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = F.interpolate(
+        torch.randn(1, 30, 3, 4, generator=generator), size=(16, 24), mode="bicubic"
+    )[0]
+    masks[15:] = masks[:15] + 0.02 * masks[15:]  # doubles
+    masks[0] = -1.0  # empty
+    prediction = QueryPrediction(
+        torch.randn(30, 3, generator=generator) * 2, masks, (64, 96), (60, 90)
+    )
+    options = {"max_detections": 40}
+    everything = instance_inference(prediction, (50, 70), **options)
+    found = instance_inference(prediction, (50, 70), mask_nms=most, **options)
+    pixels, kept = everything.pred_masks.numpy(), []
+    for i in sorted(range(len(everything)), key=lambda i: -float(everything.scores[i])):
+        rivals = [j for j in kept if everything.pred_classes[j] == everything.pred_classes[i]]
+        unions = [(pixels[i] | pixels[j]).sum() for j in rivals]
+        shared = [(pixels[i] & pixels[j]).sum() for j in rivals]
+        if all(s <= most * u for s, u in zip(shared, unions, strict=True)):
+            kept.append(i)
+    kept.sort()
+    assert 2 <= len(kept) < len(everything)
+    torch.testing.assert_close(found.scores, everything.scores[kept], rtol=0, atol=0)
+    np.testing.assert_array_equal(found.pred_masks.numpy(), pixels[kept])
+    np.testing.assert_array_equal(found.pred_classes, everything.pred_classes[kept])
+    same = instance_inference(prediction, (50, 70), mask_nms=1.0, **options)
+    assert len(same) == len(everything)

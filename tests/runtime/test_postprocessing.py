@@ -190,3 +190,24 @@ def test_memory_is_that_of_the_result_and_a_band():
     assert megabytes["instances"] < 2 * 27 + 30, megabytes
     assert megabytes["classes"] < 9 + 90, megabytes
     assert megabytes["segments"] < 9 + 90, megabytes
+
+
+@pytest.mark.parametrize("sizes", ["padded", "enlarged", "one row"])
+@pytest.mark.parametrize("most", [0.0, 0.3, 0.8])
+def test_suppression_and_thresholds_of_classes_are_those_of_the_package(sizes, most):
+    output, lowest = SIZES[sizes][2], [0.1, 0.0, 0.3, 0.2]
+    compared = 0
+    for seed in range(3):
+        queries = queries_of(sizes, seed)
+        queries.mask_logits[15:] = queries.mask_logits[:15] + 0.02  # doubles
+        whole = instance_inference(queries, output, max_detections=40)
+        expected = confident(
+            instance_inference(queries, output, max_detections=40, mask_nms=most), lowest
+        )
+        found = instances(
+            as_arrays(queries), output, max_detections=40, threshold=lowest, mask_nms=most
+        )
+        np.testing.assert_array_equal(found.labels, expected.pred_classes)
+        np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+        compared += len(confident(whole, lowest)) - len(found.labels)
+    assert compared > 0 or sizes == "one row"

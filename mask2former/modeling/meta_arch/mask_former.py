@@ -43,6 +43,7 @@ class MaskFormer(nn.Module):
         semantic_resize_first: see `semantic_inference`.
         object_mask_threshold: see `panoptic_inference`.
         overlap_threshold: see `panoptic_inference`.
+        mask_nms: see `instance_inference`; 1 keeps all instances.
         thing_classes: which of the classes, from 0, are things. ``panoptic_seg`` needs them, and
             ``instances`` are of these only; None, without ``panoptic_seg``, is for ``instances`` of
             all classes.
@@ -70,6 +71,7 @@ class MaskFormer(nn.Module):
         semantic_resize_first: bool = False,
         object_mask_threshold: float = 0.8,
         overlap_threshold: float = 0.8,
+        mask_nms: float = 1.0,
         thing_classes: Collection[int] | None = None,
         piloted: bool = False,
         ignore_regions: bool = False,
@@ -95,6 +97,7 @@ class MaskFormer(nn.Module):
         self.semantic_resize_first = semantic_resize_first
         self.object_mask_threshold = object_mask_threshold
         self.overlap_threshold = overlap_threshold
+        self.mask_nms = mask_nms
         self.thing_classes = thing_classes
         self.piloted = piloted
         self.ignore_regions = ignore_regions
@@ -269,6 +272,7 @@ class MaskFormer(nn.Module):
                     output_size,
                     max_detections=self.max_detections,
                     thing_classes=self.thing_classes,
+                    mask_nms=self.mask_nms,
                 )
         return results
 
@@ -299,6 +303,7 @@ def inference_arguments(cfg: CfgNode) -> dict[str, Any]:
         or test.INSTANCE_ON,
         "object_mask_threshold": test.OBJECT_MASK_THRESHOLD,
         "overlap_threshold": test.OVERLAP_THRESHOLD,
+        "mask_nms": cfg.TEST.MASK_NMS,
     }
 
 
