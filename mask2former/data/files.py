@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from mask2former_runtime.files import is_special
+
 from .errors import DatasetError
+
+_MAX_TEXT = 1 << 24  # characters
 
 
 def require(path: str, what: str, preparation: str = "") -> None:
@@ -27,6 +31,29 @@ def require(path: str, what: str, preparation: str = "") -> None:
     if not os.path.isabs(path) and "DETECTRON2_DATASETS" not in os.environ:
         sentences.append("If the data sets are elsewhere, set DETECTRON2_DATASETS to their folder.")
     raise DatasetError(" ".join([*sentences, preparation]).strip())
+
+
+def read_text(path: str, what: str) -> str:
+    """Return the UTF-8 text of a file, without its byte order mark.
+
+    Args:
+        path: the file.
+        what: what it holds, in the plural, for messages.
+
+    Raises:
+        DatasetError: the file cannot be read, is no text, or has over 16 million characters.
+    """
+    if is_special(path):
+        raise DatasetError(f"{what} cannot be read: {path}: not a regular file")
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            text = file.read(_MAX_TEXT + 1)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"{what} cannot be read: {path}: {reason}") from error
+    if len(text) > _MAX_TEXT:
+        raise DatasetError(f"{what} cannot be read: {path}: over {_MAX_TEXT} characters")
+    return text
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mask2former_runtime.polygons import polygon_area
@@ -43,12 +44,35 @@ def check_coco_json(
             "this is a COCO panoptic file ('segments_info'); instance annotations are needed",
         )
         return report
+    check_coco_content(content, str(image_root), report, evaluated=evaluated, pixels=pixels)
+    return report
+
+
+def check_coco_content(
+    content: Mapping[str, list[dict[str, Any]]],
+    image_root: str,
+    report: Report,
+    *,
+    evaluated: bool,
+    pixels: bool | None,
+    sources: Sequence[str] | None = None,
+) -> None:
+    """Check the content of a COCO instance file and the image files it names.
+
+    Args:
+        content: "images", "annotations" and "categories", lists of objects.
+        image_root: see `check_coco_json`, and so are `evaluated` and `pixels`.
+        report: where problems are added.
+        evaluated: see there.
+        pixels: see there.
+        sources: file and line or object of each annotation, if they come from another format; they
+            name it instead of its ids.
+    """
     images = check_images(content["images"], report)
     check_categories(content["categories"], report)
-    checker = _AnnotationChecker(report, images, evaluated)
+    checker = _AnnotationChecker(report, images, evaluated, sources)
     checker.check_all(content["annotations"])
-    check_image_files(images, str(image_root), report, pixels)
-    return report
+    check_image_files(images, image_root, report, pixels)
 
 
 class _AnnotationChecker:
@@ -58,12 +82,20 @@ class _AnnotationChecker:
         report: where problems are added; it knows the categories.
         images: image id -> record.
         evaluated: see `check_coco_json`.
+        sources: see `check_coco_content`.
     """
 
-    def __init__(self, report: Report, images: dict[Any, dict[str, Any]], evaluated: bool):
+    def __init__(
+        self,
+        report: Report,
+        images: dict[Any, dict[str, Any]],
+        evaluated: bool,
+        sources: Sequence[str] | None,
+    ) -> None:
         self.report = report
         self.images = images
         self.evaluated = evaluated
+        self.sources = sources
         self.where: dict[str, Any] = {}
 
     def check_all(self, annotations: list[dict[str, Any]]) -> None:
@@ -82,6 +114,9 @@ class _AnnotationChecker:
                 "image_id": image_id,
                 "annotation_id": annotation_id,
             }
+            if self.sources is not None:  # the ids are made up
+                name = self.where["file_name"]
+                self.where = {"file_name": name, "source": self.sources[number]}
             if not is_id(annotation_id):
                 detail = f"number {number} of 'annotations' has the id {annotation_id!r}"
                 self._error("annotation without a usable id", detail)
@@ -133,7 +168,7 @@ class _AnnotationChecker:
         if annotation.get("iscrowd", 0) not in (0, 1):
             self._error("iscrowd is neither 0 nor 1", f"{annotation['iscrowd']!r:.50}")
         missing = [key for key in ("bbox", "area", "iscrowd") if key not in annotation]
-        if missing and self.evaluated:
+        if missing and self.evaluated and self.sources is None:
             detail = f"without {' and '.join(missing)}, pycocotools fails; evaluating here works"
             self._warning("annotation without bbox, area or iscrowd", detail)
 

@@ -29,6 +29,7 @@ class Problem:
         image_id: the id of the image.
         annotation_id: the annotation.
         segment_id: the segment of a panoptic annotation.
+        source: the file of the annotation, and its line or object there.
     """
 
     kind: str
@@ -38,9 +39,10 @@ class Problem:
     image_id: Any = None
     annotation_id: Any = None
     segment_id: Any = None
+    source: str | None = None
 
     def __str__(self) -> str:
-        where = []
+        where = [] if self.source is None else [self.source]
         if self.file_name is not None:
             where.append(f"image {self.file_name}")
         if self.image_id is not None:
@@ -109,13 +111,21 @@ class Report:
         image_id: Any = None,
         annotation_id: Any = None,
         segment_id: Any = None,
+        source: str | None = None,
     ) -> None:
         """Count a problem, and keep it unless there are many of the same kind already."""
         self.counts[kind] += 1
         if self.counts[kind] <= _STORED_PER_KIND:
             self.problems.append(
-                Problem(kind, is_error, detail, file_name, image_id, annotation_id, segment_id)
+                Problem(
+                    kind, is_error, detail, file_name, image_id, annotation_id, segment_id, source
+                )
             )
+
+    def prepend(self, other: Report) -> None:
+        """Take over the problems of another report."""
+        self.problems[:0] = other.problems
+        self.counts.update(other.counts)
 
     @property
     def num_errors(self) -> int:

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from mask2former_runtime.files import is_special
 from mask2former_runtime.image import IMAGE_SUFFIXES
 from mask2former_runtime.text import some_of
 
 from ...structures import Classes
 from ..coco_format import is_text
 from ..errors import DatasetError
-from ..files import files_by_stem, walk_files
+from ..files import files_by_stem, read_text, walk_files
 from ..label_maps import LABEL_SUFFIXES, read_label_map
 from .image_files import (
     Header,
@@ -29,7 +28,6 @@ from .report import ImageContent, Report
 
 # Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
 _BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
-_MAX_TEXT = 1 << 24
 _IGNORE_LABELS = {8: 255, 16: 65535}
 _WHAT_TO_DO = (
     "save the class number of each pixel as a PNG with one channel of 8 or 16 bits, or as the "
@@ -43,16 +41,7 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         DatasetError: the file cannot be read, or a name is missing or occurs twice.
     """
-    if is_special(path):
-        raise DatasetError(f"class names cannot be read: {path}: not a regular file")
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            text = file.read(_MAX_TEXT + 1).strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DatasetError(f"class names cannot be read: {path}: {reason}") from error
-    if len(text) > _MAX_TEXT:
-        raise DatasetError(f"class names cannot be read: {path}: over {_MAX_TEXT} characters")
+    text = read_text(path, "class names").strip()
     if text.startswith(("[", "{")):
         try:
             names = json.loads(text)
