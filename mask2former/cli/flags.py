@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..tasks import TASKS
+from ..utils.format_flags import add_format
 from ..utils.length_flags import LENGTHS
 from ..utils.trust_flags import add_trust_flags
 
@@ -80,15 +81,17 @@ def add_task(parser: argparse.ArgumentParser, text: str) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the folder of a user's own data, and how it is read and checked."""
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="COCO JSON, COCO panoptic JSON or label maps, with their images",
-    )
+def add_data(parser: argparse.ArgumentParser, *, named: bool = True) -> None:
+    """Add the folder of a user's own data, unless it is no flag, and how it is read and checked."""
+    if named:
+        parser.add_argument(
+            "--data",
+            required=True,
+            metavar="FOLDER",
+            help="images and their annotations, in any of the formats of --format",
+        )
     add_task(parser, "default: the first that has annotations")
+    add_format(parser)
     parser.add_argument(
         "--classes", metavar="FILE", help="class names of label maps (default: FOLDER/classes.txt)"
     )
@@ -115,7 +118,11 @@ def recognised_data(args: argparse.Namespace) -> OwnFolder:
     from ..data.own_folder import recognise_folder
 
     found = recognise_folder(
-        args.data, args.task, class_file=args.classes, ignore_label=args.ignore_label
+        args.data,
+        args.task,
+        format=args.format,
+        class_file=args.classes,
+        ignore_label=args.ignore_label,
     )
     args.task = found.task
     return found
@@ -135,7 +142,8 @@ def train_net_arguments(
 ) -> list[str]:
     """Return arguments of `train_net.py` for the same data, trust and number of processes."""
     arguments = ["--config-file", config_file]
-    for name in ("data", "task", "classes", "ignore_label", "split", "num_gpus", *LENGTHS):
+    of_data = ("data", "task", "format", "classes", "ignore_label", "split")
+    for name in (*of_data, "num_gpus", *LENGTHS):
         value = getattr(args, name, None)
         if value is not None:
             if name == "time_budget":

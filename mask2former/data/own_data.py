@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -38,6 +38,11 @@ class InstanceData:
     json_file: str
     image_root: str
 
+    @property
+    def places(self) -> list[str]:
+        """The user's files and folders."""
+        return [self.json_file, self.image_root]
+
     def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_coco_json`."""
         return check_coco_json(self.json_file, self.image_root, evaluated=evaluated, pixels=pixels)
@@ -56,6 +61,11 @@ class PanopticData:
     json_file: str
     image_root: str
     panoptic_root: str
+
+    @property
+    def places(self) -> list[str]:
+        """The user's files and folders."""
+        return [self.json_file, self.image_root, self.panoptic_root]
 
     def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_panoptic_json`."""
@@ -87,6 +97,11 @@ class SemanticData:
     label_root: str
     class_file: str | None = None
     ignore_label: int | None = None
+
+    @property
+    def places(self) -> list[str]:
+        """The user's files and folders."""
+        return [self.image_root, self.label_root, *([self.class_file] if self.class_file else [])]
 
     def check(self, *, evaluated: bool, pixels: bool | None, classes: Classes | None) -> Report:
         """See `check_semantic_folders`."""
@@ -259,7 +274,7 @@ def _register(
     split: str, data: OwnData, classes: Classes, only: frozenset[str] | None = None
 ) -> str:
     """Register the data, or only some of its images, under a name that depends on the paths."""
-    parts = [os.path.abspath(value) for value in astuple(data) if isinstance(value, str)]
+    parts = [os.path.abspath(place) for place in data.places]
     parts += sorted(only or ())
     name = f"{CUSTOM_PREFIX}{split}_{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:8]}"
     if name in DatasetCatalog:

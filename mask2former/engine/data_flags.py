@@ -19,6 +19,7 @@ from ..data.own_folder import png_folder, recognise_folder
 from ..data.split import SPLIT_FILE, Split, check_split, draw_split, read_split
 from ..structures import Classes
 from ..tasks import TASKS
+from ..utils.format_flags import add_format
 from .settings.run_settings import is_evaluated
 
 SPLITS = ("train", "val")
@@ -40,13 +41,14 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--data",
         metavar="FOLDER",
-        help="folder of COCO JSON, COCO panoptic JSON or label maps and their images, with splits",
+        help="folder of annotations and their images, with splits",
     )
     data.add_argument(
         "--task",
         choices=TASKS,
         help="task whose annotations in FOLDER to use (default: that of the config)",
     )
+    add_format(data)
     for split in SPLITS:
         for name, metavar, text in (
             ("json", "FILE", "COCO instance or panoptic annotations"),
@@ -188,6 +190,7 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     found = args.found or recognise_folder(
         args.data,
         args.task or (preset.targets if preset else None),
+        format=args.format,
         class_file=args.classes,
         ignore_label=args.ignore_label,
     )

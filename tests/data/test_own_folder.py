@@ -137,11 +137,8 @@ def message(folder, task=None):
 def test_folders_in_which_nothing_is_recognised(shapes, tmp_path):
     assert "there is no such folder" in message(tmp_path / "missing")
     assert message(tmp_path).endswith("The folder holds nothing")
-    for split in ("train", "val"):  # YOLO's labels are texts
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        (tmp_path / "labels" / split / "1.txt").write_text("0 0.5 0.5 0.1 0.1")
-        copy(shapes, tmp_path, {split: f"images/{split}"})
-    assert message(tmp_path).endswith("The folder holds images, labels")
+    (tmp_path / "notes.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert message(tmp_path).endswith("The folder holds notes.txt")
     files = {"annotations/instances_train.json": "train.json", "train": "train"}
     copy(shapes, tmp_path, files)
     expected = "no annotations for semantic segmentation (label maps), only for instance"
