@@ -31,6 +31,7 @@ VERBS = (
     "find-lr",
     "check",
     "convert",
+    "convert-data",
     "export",
     "serve",
     "zoo",

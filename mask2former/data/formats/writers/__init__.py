@@ -1,0 +1,1 @@
+"""Writing a data set in each of the formats; `convert` is the entrance."""

@@ -1,0 +1,33 @@
+"""Writing YOLO segmentation; see `formats.yolo`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import yaml
+
+from .objects import SplitContent, Target, in_split, one_outline, outlines
+
+
+def write(splits: Sequence[SplitContent], target: Target) -> None:
+    """Write ``data.yaml``, ``images`` and ``labels``. Crowd regions are left out."""
+    config: dict[str, object] = {"path": "."}
+    for split in splits:
+        place = in_split(split.split)
+        config["val" if split.split == "val" else "train"] = f"images/{place}".rstrip("/")
+        for image, objects in split.images():
+            path = target.copy_image(split.image_root, image["file_name"], f"images/{place}")
+            size = np.array([image["width"], image["height"]], dtype=np.float64)
+            lines = []
+            for label, annotation in objects:
+                if annotation.get("iscrowd"):
+                    target.lost["crowd region"] += 1
+                elif rings := outlines(annotation, image):
+                    numbers = (one_outline(rings) / size).reshape(-1)
+                    lines.append(" ".join([str(label), *(f"{v:.10g}" for v in numbers)]))
+            text = "".join(f"{line}\n" for line in lines)
+            target.file_for(path, "images", "labels", ".txt").write_text(text)
+    config["names"] = dict(enumerate(splits[0].names))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    target.file("data.yaml").write_text(text, encoding="utf-8")
