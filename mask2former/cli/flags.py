@@ -88,7 +88,7 @@ def add_data(parser: argparse.ArgumentParser, *, named: bool = True) -> None:
             "--data",
             required=True,
             metavar="FOLDER",
-            help="images and their annotations, in any of the formats of --format",
+            help="images and their annotations, in any usual format",
         )
     add_task(parser, "default: the first that has annotations")
     add_format(parser)

@@ -23,5 +23,5 @@ def add_format(parser: argparse._ActionsContainer) -> None:
         "--format",
         choices=FORMATS,
         metavar="NAME",
-        help=f"of the annotations, if FOLDER has several: {', '.join(FORMATS)}",
+        help="of the annotations, if FOLDER has several, such as yolo",
     )
