@@ -11,6 +11,8 @@ from detectron2.config import CfgNode
 from support import QUICKSTART, REPOSITORY, TINY
 from wheels import build_wheels
 
+# Before anything imports onnxruntime: sets what keeps it from reporting its models
+import mask2former_runtime.networks  # noqa: F401
 from mask2former import load_config
 from mask2former.data import register_synthetic
 from mask2former.data.preparation.synthetic import generate

@@ -19,6 +19,10 @@ _ONNX_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from
 INPUT, OUTPUTS = "images", ("logits", "masks")
 LIBRARY_VARIABLE = "MASK2FORMER_OPERATOR_LIBRARY"
 
+# From 1.29 on, onnxruntime tells its vendor from a background thread which models it runs, unless
+# this is set before it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 class Network(Protocol):
     """A network with its metadata.

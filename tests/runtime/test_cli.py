@@ -1,6 +1,7 @@
 """The command, in a process of its own and in this one."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -63,6 +64,23 @@ def test_a_process_without_pytorch(model, tmp_path):
     assert "'onnxruntime'" in modules
     for name in ("torch", "detectron2", "scipy", "matplotlib", "pycocotools", "mask2former"):
         assert f"'{name}'" not in modules
+
+
+def test_nothing_is_reported_to_others(model, tmp_path):
+    """A report would first be stored below the home folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    hidden = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "CI")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    code = (
+        "from mask2former_runtime import load\n"
+        "assert load('tiny.onnx').predict('photos/3.png').size == (90, 120)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True, cwd=tmp_path, env=environment | {"HOME": str(home)},
+    )  # fmt: skip
+    assert not list(home.rglob("*"))
 
 
 def test_a_damaged_image_is_skipped(model, capsys, tmp_path):

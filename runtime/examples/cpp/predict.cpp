@@ -188,6 +188,8 @@ std::vector<Candidate> candidates(const float* logits, int64_t queries, int64_t 
 
 void predict(const std::string& model, const std::string& picture, const std::string& folder,
              const char* library) {
+  // From 1.29 on, onnxruntime reports the models that it runs to its vendor by default.
+  setenv("ORT_DISABLE_TELEMETRY", "1", /*replace=*/0);
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "predict");
   Ort::SessionOptions options;
   if (library) options.RegisterCustomOpsLibrary(library);
