@@ -53,11 +53,11 @@ class SplitWindows(NamedTuple):
     in the last row and the last column of windows: E of the G windows of an image.
 
     Attributes:
-        index: (B * E,), positions among all B * G windows of a batch.
+        positions: (B * E,), among all B * G windows of a batch.
         mask: (E, N, N), 0 or `MASKED_LOGIT`, to add to the attention logits.
     """
 
-    index: Tensor
+    positions: Tensor
     mask: Tensor
 
 
@@ -152,8 +152,8 @@ class WindowAttention(nn.Module):
         if split is not None:
             # A bias for each window is slow, so only these few have one, in a second pass.
             bias = bias + split.mask[:, None]  # (E, A, N, N)
-            bias = bias.repeat(len(split.index) // len(split.mask), 1, 1, 1)
-            x = x.index_copy(0, split.index, self._attend(qkv[:, split.index], bias))
+            bias = bias.repeat(len(split.positions) // len(split.mask), 1, 1, 1)
+            x = x.index_copy(0, split.positions, self._attend(qkv[:, split.positions], bias))
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
 
     def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
