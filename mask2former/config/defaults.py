@@ -109,6 +109,9 @@ def _add_mask_former_keys(cfg: CfgNode) -> None:
     cfg.MODEL.MASK_FORMER.DEEP_SUPERVISION = True
     # Weight of the "no object" class within the classification loss.
     cfg.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT = 0.1
+    # Weights of the classes within the classification loss, one for each class of the data set;
+    # [] gives all the weight 1. Only ratios matter, to each other and to NO_OBJECT_WEIGHT.
+    cfg.MODEL.MASK_FORMER.CLASS_LOSS_WEIGHTS = []
     # Leave out of the mask losses and of the matching what nobody labelled: pixels without a class
     # (255) in label maps, pixels of no segment, and crowd regions outside the objects. A query that
     # matches nothing and whose mask is mostly on such pixels is not trained to be "no object".

@@ -104,7 +104,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _Rule("a whole number of at least -1", lambda v: isinstance(v, int) and v >= -1): (
         "MODEL.TIMM.FROZEN_STAGES", f"{_MASK_FORMER}PILOTED.MASK_LAYERS",
     ),
-    _each(_NOT_NEGATIVE): ("SOLVER.STEPS",),
+    _each(_NOT_NEGATIVE): ("SOLVER.STEPS", f"{_MASK_FORMER}CLASS_LOSS_WEIGHTS"),
     _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
     _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),

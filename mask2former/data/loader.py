@@ -23,6 +23,7 @@ from ..utils.workers import SignalSafeLoader
 from .bad_images import SkipBadImages, TrainLoader
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
+from .repeat_factors import draw_epoch, epoch_length, image_classes, log_factors, repeat_factors
 from .training_set import load_training_set
 
 # Independent random streams from one seed: the order of an epoch, the augmentation of a sample.
@@ -37,8 +38,8 @@ def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
 class ResumableSampler(Sampler[tuple[int, int]]):
     """An endless stream of (dataset index, seed of the sample), readable from any position.
 
-    Each epoch is a permutation of the data set. Process `rank` gets the positions
-    ``start + rank, start + rank + world_size, ...``.
+    Each epoch is a permutation of the data set, or what `draw_epoch` draws. Process `rank` gets the
+    positions ``start + rank, start + rank + world_size, ...``.
 
     Args:
         size: number of elements of the data set, at least 1.
@@ -46,6 +47,7 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         start: samples that all processes together have already consumed.
         rank: index of this process, by default Detectron2's.
         world_size: number of processes, by default Detectron2's.
+        repeats: (size,) how often an epoch has each element, at least 1; None for once.
 
     Raises:
         ValueError: an argument is out of range.
@@ -59,6 +61,7 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         start: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
+        repeats: np.ndarray | None = None,
     ):
         if size < 1:
             raise ValueError("The data set is empty.")
@@ -69,16 +72,23 @@ class ResumableSampler(Sampler[tuple[int, int]]):
         self.start = start
         self.rank = comm.get_rank() if rank is None else rank
         self.world_size = comm.get_world_size() if world_size is None else world_size
+        self.repeats = repeats
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         position = self.start + self.rank
         epoch, order = -1, np.empty(0, dtype=np.int64)
+        length = self.size if self.repeats is None else epoch_length(self.repeats)
         while True:
-            if position // self.size != epoch:
-                epoch = position // self.size
-                order = _generator(self.seed, _EPOCH_STREAM, epoch).permutation(self.size)
+            if position // length != epoch:
+                epoch = position // length
+                generator = _generator(self.seed, _EPOCH_STREAM, epoch)
+                order = (
+                    generator.permutation(self.size)
+                    if self.repeats is None
+                    else draw_epoch(self.repeats, generator)
+                )
             sample_seed = _generator(self.seed, _SAMPLE_STREAM, position).integers(1 << 63)
-            yield int(order[position % self.size]), int(sample_seed)
+            yield int(order[position % length]), int(sample_seed)
             position += self.world_size
 
 
@@ -105,13 +115,17 @@ class SeededMapDataset(Dataset[Any]):
     Args:
         dataset: a list or map-style data set of what `mapper` takes.
         mapper: may draw from the global generators, and return None to skip an element.
+        repeats: see `ResumableSampler`.
     """
 
     _MAX_ATTEMPTS = 100
 
-    def __init__(self, dataset: Any, mapper: Callable[[Any], Any]):
+    def __init__(
+        self, dataset: Any, mapper: Callable[[Any], Any], repeats: np.ndarray | None = None
+    ):
         self.dataset = dataset
         self.mapper = mapper
+        self.repeats = repeats
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -169,11 +183,6 @@ def build_train_loader(
     """
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set to train on.")
-    if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise ValueError(
-            f"DATALOADER.SAMPLER_TRAIN is {cfg.DATALOADER.SAMPLER_TRAIN!r}; this loader resumes "
-            "exactly and supports only 'TrainingSampler'."
-        )
     world_size = comm.get_world_size()
     batch_size, remainder = divmod(cfg.SOLVER.IMS_PER_BATCH, world_size)
     if remainder or batch_size < 1:
@@ -181,23 +190,15 @@ def build_train_loader(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}; it must be a positive multiple "
             f"of the number of processes, {world_size}."
         )
-    dataset: Any = load_training_set(
-        cfg.DATASETS.TRAIN,
-        get_preset(cfg).targets if mapper is None else None,
-        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
-    )
-    if isinstance(dataset, list):
-        # One block of bytes, which workers share instead of copying it object by object.
-        dataset = DatasetFromList(dataset, copy=False)
+    dataset = build_train_dataset(cfg, mapper)
     images_per_step = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
     num_workers = cfg.DATALOADER.NUM_WORKERS
-    mapper = mapper or build_mapper(cfg, is_train=True)
-    if cfg.DATALOADER.BAD_IMAGES == "skip":
-        mapper = SkipBadImages(mapper)
     return TrainLoader(
-        SeededMapDataset(dataset, mapper),
+        dataset,
         batch_size=batch_size,
-        sampler=ResumableSampler(len(dataset), seed, start=start_iter * images_per_step),
+        sampler=ResumableSampler(
+            len(dataset), seed, start=start_iter * images_per_step, repeats=dataset.repeats
+        ),
         num_workers=num_workers,
         collate_fn=list,
         persistent_workers=num_workers > 0,
@@ -205,6 +206,49 @@ def build_train_loader(
         # one does not depend on how often a run was resumed.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def build_train_dataset(
+    cfg: CfgNode, mapper: Callable[[dict[str, Any]], Any] | None = None
+) -> SeededMapDataset:
+    """Build the samples of training; see `build_train_loader`."""
+    dataset: Any = load_training_set(
+        cfg.DATASETS.TRAIN,
+        get_preset(cfg).targets if mapper is None else None,
+        filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+    )
+    repeats = _repeats(cfg, dataset)
+    if isinstance(dataset, list):
+        # One block of bytes, which workers share instead of copying it object by object.
+        dataset = DatasetFromList(dataset, copy=False)
+    mapper = mapper or build_mapper(cfg, is_train=True)
+    if cfg.DATALOADER.BAD_IMAGES == "skip":
+        mapper = SkipBadImages(mapper)
+    return SeededMapDataset(dataset, mapper, repeats)
+
+
+def _repeats(cfg: CfgNode, dataset: Any) -> np.ndarray | None:
+    """Return the factors of images for ``DATALOADER.SAMPLER_TRAIN``."""
+    name, threshold = cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD
+    if name not in ("TrainingSampler", "RepeatFactorTrainingSampler"):
+        raise ValueError(
+            f"DATALOADER.SAMPLER_TRAIN is {name!r}; this loader resumes exactly and supports only "
+            "'TrainingSampler' and 'RepeatFactorTrainingSampler'."
+        )
+    if (name == "TrainingSampler") != (threshold == 0):
+        raise ValueError(
+            "DATALOADER.SAMPLER_TRAIN 'RepeatFactorTrainingSampler' and a DATALOADER."
+            f"REPEAT_THRESHOLD above 0 need each other; they are {name!r} and {threshold:g}."
+        )
+    if not threshold:
+        return None
+    if not cfg.DATALOADER.get("REPEAT_SQRT", True):
+        raise ValueError("DATALOADER.REPEAT_SQRT False is not supported: factors are square roots.")
+    if not isinstance(dataset, list):
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN {name!r} needs data sets that are lists.")
+    factors = repeat_factors([image_classes(record) for record in dataset], threshold)
+    log_factors(factors)
+    return factors
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader[Any]:

@@ -44,6 +44,10 @@ class SetCriterion(nn.Module):
         num_points: P.
         oversample_ratio: how many random points to choose the uncertain ones from, times P.
         importance_sample_ratio: share of uncertain points among P.
+        class_weights: weight of each of the K classes in the classification loss; None is 1.
+
+    Raises:
+        ValueError: there are not K class weights.
     """
 
     empty_weight: Tensor
@@ -59,6 +63,7 @@ class SetCriterion(nn.Module):
         num_points: int,
         oversample_ratio: float,
         importance_sample_ratio: float,
+        class_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         self.num_classes = num_classes
@@ -70,7 +75,21 @@ class SetCriterion(nn.Module):
         self.importance_sample_ratio = importance_sample_ratio
         empty_weight = torch.ones(num_classes + 1)
         empty_weight[-1] = no_object_weight
+        self._given_weights = class_weights is not None
+        if class_weights is not None:
+            if len(class_weights) != num_classes:
+                raise ValueError(
+                    f"MODEL.MASK_FORMER.CLASS_LOSS_WEIGHTS has {len(class_weights)} numbers; the "
+                    f"model has {num_classes} classes"
+                )
+            empty_weight[:-1] = torch.tensor(class_weights)
         self.register_buffer("empty_weight", empty_weight)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Keep weights of classes that the config gives; a file's are of another training."""
+        if self._given_weights and f"{prefix}empty_weight" in state_dict:
+            state_dict[f"{prefix}empty_weight"] = self.empty_weight.clone()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(
         self, outputs: dict[str, Any], targets: Sequence[Mapping[str, Any]]
@@ -108,6 +127,8 @@ class SetCriterion(nn.Module):
         count = torch.tensor(float(sum(len(pilots) for pilots, _ in matches)))
         num_pilots = _share(count.to(outputs[-1]["pred_logits"].device), least=1.0).item()
         labels = torch.cat([t["labels"][i] for t, (_, i) in zip(targets, matches, strict=True)])
+        weights = self.empty_weight
+        total_weight = _share(weights[labels].sum(), least=1e-6).item()
         losses: dict[str, Tensor] = {}
         for number, output in enumerate(outputs, start=1):
             last = number == len(outputs)
@@ -120,8 +141,8 @@ class SetCriterion(nn.Module):
                     output["pred_masks"], targets, matches, num_pilots
                 )
                 terms = {
-                    "loss_ce": F.cross_entropy(logits.float(), labels, reduction="sum")
-                    / num_pilots,
+                    "loss_ce": F.cross_entropy(logits.float(), labels, weights, reduction="sum")
+                    / total_weight,
                     "loss_mask": loss_mask,
                     "loss_dice": loss_dice,
                 }

@@ -15,9 +15,8 @@ from mask2former_runtime.drawing.scenes import InstanceScene, PanopticScene, Sce
 from mask2former_runtime.text import counted
 
 from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build_mapper
-from ..data.mapper import get_preset
+from ..data.loader import build_train_dataset
 from ..data.mapper.targets import crowd_segmentation
-from ..data.training_set import load_training_set
 from ..structures import Classes
 
 # Distance between the lines of the hatching, as a share of the longer side.
@@ -38,20 +37,17 @@ def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
         cfg: the config of the run. A negative ``SEED``, which stands for a random one, is 0 here.
         raw: leave out augmentation.
     """
-    preset = get_preset(cfg)
-    records = load_training_set(
-        cfg.DATASETS.TRAIN, preset.targets, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    )
-    mapper = build_mapper(cfg)
+    dataset = build_train_dataset(cfg)
     if raw:
-        mapper = SegmentationMapper(
+        mapper = build_mapper(cfg)
+        dataset.mapper = SegmentationMapper(
             augmentations=[],
             image_format=mapper.image_format,
             targets=mapper.targets,
             num_classes=mapper.num_classes,
             ignore_label=mapper.ignore_label,
         )
-    yield from sample_stream(SeededMapDataset(records, mapper), max(cfg.SEED, 0))
+    yield from sample_stream(dataset, max(cfg.SEED, 0))
 
 
 def sample_stream(dataset: SeededMapDataset, seed: int) -> Iterator[dict[str, Any]]:
@@ -64,7 +60,7 @@ def sample_stream(dataset: SeededMapDataset, seed: int) -> Iterator[dict[str, An
         dataset: of dataset dicts, with the mapper of the run.
         seed: of the run.
     """
-    for key in ResumableSampler(len(dataset), seed, rank=0, world_size=1):
+    for key in ResumableSampler(len(dataset), seed, rank=0, world_size=1, repeats=dataset.repeats):
         sample = dataset[key]
         record = dataset.dataset[key[0]]
         if any(item.get("iscrowd") for item in _objects(record)):

@@ -202,7 +202,7 @@ def test_empty_images_stay_where_the_config_says_so(cfg, registered, tmp_path):
     ("key", "value", "message"),
     [
         ("DATASETS.TRAIN", (), "DATASETS.TRAIN is empty"),
-        ("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler", "SAMPLER_TRAIN"),
+        ("DATALOADER.SAMPLER_TRAIN", "RandomSubsetTrainingSampler", "SAMPLER_TRAIN"),
         ("SOLVER.IMS_PER_BATCH", 0, "IMS_PER_BATCH is 0"),
         ("INPUT.DATASET_MAPPER_NAME", "unknown", "DATASET_MAPPER_NAME"),
     ],

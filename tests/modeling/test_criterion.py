@@ -237,3 +237,77 @@ def test_uncertain_points_lie_at_the_boundary():
     # 300 nearest of 1200 uniform ones lie within about 1/8 of the middle; a quarter lie anywhere
     assert distance[:300].max() < 0.2
     assert distance[300:].max() > 0.3
+
+
+CLASS_WEIGHTS = [0.5, 4.0, 1.5]
+
+
+def test_weights_of_classes_by_hand():
+    """The loss is a mean over queries, each with the weight of the class that it should have."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        outputs, targets = random_case((3, 1))
+        criterion = make_criterion(class_weights=CLASS_WEIGHTS)
+        torch.manual_seed(9)
+        matches = criterion.matcher(outputs, targets)
+        total = weight = 0.0
+        for b, (target, (rows, columns)) in enumerate(zip(targets, matches, strict=True)):
+            wanted = dict(zip(rows.tolist(), target["labels"][columns].tolist(), strict=True))
+            for q in range(4):
+                k = wanted.get(q, 3)
+                w = [*CLASS_WEIGHTS, 0.1][k]
+                x = outputs["pred_logits"][b, q].double()
+                total += w * float(x.exp().sum().log() - x[k])
+                weight += w
+        torch.manual_seed(9)
+        losses = criterion(outputs, targets)
+        assert losses["loss_ce"].item() == pytest.approx(2.0 * total / weight, rel=1e-5)
+        torch.manual_seed(9)
+        plain = make_criterion()(outputs, targets)
+        assert losses["loss_ce"].item() != pytest.approx(plain["loss_ce"].item(), rel=1e-3)
+        for name in ("loss_mask", "loss_dice"):
+            assert losses[name] == plain[name]
+
+
+def test_weights_of_1_change_no_bit():
+    losses = []
+    for weights in (None, [1, 1.0, 1]):
+        torch.manual_seed(0)
+        outputs, targets = random_case((3, 1))
+        outputs["pred_logits"].requires_grad_()
+        torch.manual_seed(1)
+        found = make_criterion(class_weights=weights)(outputs, targets)
+        found["loss_ce"].backward()
+        losses.append((found, outputs["pred_logits"].grad))
+    assert losses[0][0] == losses[1][0]
+    assert torch.equal(losses[0][1], losses[1][1])
+
+
+def test_gradients_with_class_weights_equal_finite_differences():
+    torch.manual_seed(0)
+    outputs, targets = random_case((2, 3), dtype=torch.float64)
+    criterion = make_criterion(class_weights=CLASS_WEIGHTS)
+    logits = outputs["pred_logits"]
+
+    def loss(x):
+        torch.manual_seed(1)  # the same points, so the same matches
+        return criterion({**outputs, "pred_logits": x}, targets)["loss_ce"].double()
+
+    logits.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(logits), logits)
+    with torch.no_grad():
+        for b, q, k in itertools.product(range(2), range(4), range(4)):
+            step = torch.zeros_like(logits)
+            step[b, q, k] = 1e-2
+            slope = (loss(logits + step) - loss(logits - step)) / 2e-2
+            assert slope.item() == pytest.approx(gradient[b, q, k].item(), abs=2e-4)
+
+
+def test_the_config_decides_on_class_weights_and_not_a_file():
+    with pytest.raises(ValueError, match="CLASS_LOSS_WEIGHTS has 2 numbers; the model has 3"):
+        make_criterion(class_weights=[1, 2])
+    criterion = make_criterion(class_weights=CLASS_WEIGHTS)
+    before = {"empty_weight": torch.tensor([1.0, 1.0, 1.0, 0.3])}
+    criterion.load_state_dict(before)
+    assert criterion.empty_weight.tolist() == pytest.approx([*CLASS_WEIGHTS, 0.1])
+    assert before["empty_weight"].tolist() == pytest.approx([1, 1, 1, 0.3])

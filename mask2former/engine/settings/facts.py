@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,8 @@ class DataFacts:
         most_objects: their largest number.
         void_is_background: whether pixels without a label can only be the background of the
             classes, as in panoptic data of things alone and in label maps of a single class.
+        frequencies: share of the images that have each class, of the classes that occur, ascending;
+            empty for semantic data.
     """
 
     task: TaskName
@@ -47,6 +50,7 @@ class DataFacts:
     objects: int
     most_objects: int
     void_is_background: bool = False
+    frequencies: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,13 @@ def data_facts(
         most_objects=counts[-1],
         void_is_background=(task == "semantic" and len(classes) == 1)
         or (task == "panoptic" and len(classes.things or ()) == len(classes)),
+        frequencies=() if task == "semantic" else _frequencies(images),
     )
+
+
+def _frequencies(images: Mapping[str, ImageContent]) -> tuple[float, ...]:
+    counts = Counter(c for content in images.values() for c, n in content.units.items() if n)
+    return tuple(sorted(count / len(images) for count in counts.values()))
 
 
 def count_units(content: ImageContent, task: TaskName) -> int:

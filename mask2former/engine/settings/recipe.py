@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,6 +45,12 @@ _ITERATIONS = {
 _BATCHES_PER_EPOCH = 16
 _SMALLEST_BATCH = 4
 _EVALUATIONS = 10
+# Images of rare classes are repeated if classes differ by this factor in the share of the images
+# that have them. Classes below this share, or below the median if that is less, are repeated, as
+# LVIS's are (arXiv 1908.03195), if the rarest is repeated at least so often.
+_UNEQUAL = 10
+_REPEATED_BELOW = 0.2
+_LEAST_REPEAT = 1.5
 # Runs of fewer iterations end before an average has forgotten its beginning (see `WeightAverage`).
 _LEAST_AVERAGED = 100
 # An image costs about this many times as much in training as in evaluation, and evaluations get at
@@ -70,6 +77,8 @@ KEYS = (
     "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
     "MODEL.MASK_FORMER.IGNORE_REGIONS",
     "DATALOADER.NUM_WORKERS",
+    "DATALOADER.SAMPLER_TRAIN",
+    "DATALOADER.REPEAT_THRESHOLD",
     "SOLVER.AMP.ENABLED",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.ACCUMULATE_STEPS",
@@ -135,6 +144,7 @@ def choose(
     recipe.sizes()
     recipe.queries()
     recipe.ignored_regions()
+    recipe.rare_classes()
     recipe.machine_settings()
     recipe.batch()
     recipe.length(epochs)
@@ -260,6 +270,19 @@ class _Recipe:
             }[data.task]
             why = f"{unlabelled} unknown, not background"
         self.choose("MODEL.MASK_FORMER.IGNORE_REGIONS", not data.void_is_background, why)
+
+    def rare_classes(self) -> None:
+        keys = ("DATALOADER.SAMPLER_TRAIN", "DATALOADER.REPEAT_THRESHOLD")
+        shares = self.data.frequencies
+        if not shares or not self.given.isdisjoint(keys):
+            return
+        threshold = float(f"{min(_REPEATED_BELOW, statistics.median(shares)):.3g}")
+        most = math.sqrt(threshold / shares[0])
+        if shares[-1] < _UNEQUAL * shares[0] or most < _LEAST_REPEAT:
+            return
+        why = f"classes are in {shares[0]:.2g} to {shares[-1]:.2g} of the images"
+        self.choose(keys[0], "RepeatFactorTrainingSampler", why)
+        self.choose(keys[1], threshold, f"the rarest class is seen {most:.2g} times as often")
 
     def machine_settings(self) -> None:
         machine = self.machine

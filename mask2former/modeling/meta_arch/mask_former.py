@@ -134,6 +134,7 @@ class MaskFormer(nn.Module):
             },
             deep_supervision=mask_former.DEEP_SUPERVISION,
             no_object_weight=mask_former.NO_OBJECT_WEIGHT,
+            class_weights=mask_former.CLASS_LOSS_WEIGHTS or None,
             num_points=mask_former.TRAIN_NUM_POINTS,
             oversample_ratio=mask_former.OVERSAMPLE_RATIO,
             importance_sample_ratio=mask_former.IMPORTANCE_SAMPLE_RATIO,

@@ -240,3 +240,29 @@ def test_when_void_is_background(task, things, count, is_background):
     classes = replace(Classes.numbered(count), things=known)
     images = {"a.png": ImageContent((40, 50), Counter({0: 3}))}
     assert data_facts(task, images, classes).void_is_background == is_background
+
+
+@pytest.mark.parametrize(
+    ("shares", "threshold"),
+    [
+        ((), 0),
+        ((0.3, 0.5, 1.0), 0),  # hardly unequal
+        ((0.08, 0.09, 0.9), 0),  # unequal, but the rarest would be seen 1.06 times as often
+        ((0.02, 1.0), 0.2),
+        ((0.0002, 0.001, 0.4), 0.001),  # the median, as LVIS has it
+    ],
+)
+def test_images_of_rare_classes_are_repeated(shares, threshold):
+    data = replace(PHOTOS, frequencies=shares)
+    sampler = "RepeatFactorTrainingSampler" if threshold else "TrainingSampler"
+    cfg = settings(data)
+    assert (sampler, threshold) == (cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.REPEAT_THRESHOLD)
+    opts = ["DATALOADER.SAMPLER_TRAIN", "TrainingSampler"]
+    assert settings(data, opts=opts).DATALOADER.REPEAT_THRESHOLD == 0
+
+
+def test_frequencies_are_shares_of_images():
+    units = [Counter({1: 9}), Counter({1: 1, 2: 2}), Counter({1: 1, 3: 0}), Counter()]
+    images = {f"{i}.png": ImageContent((40, 50), content) for i, content in enumerate(units)}
+    classes = Classes(("a", "b", "c"), (1, 2, 3))
+    assert data_facts("instance", images, classes).frequencies == (0.25, 0.75)
