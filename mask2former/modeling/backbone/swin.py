@@ -6,7 +6,6 @@ Shapes:
     C: channels of the current stage
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .swin_blocks import PatchMerging, SwinBlock, split_windows
+from .swin_blocks import PatchMerging, SwinBlock, next_multiple, split_windows
 
 
 class SwinStage(nn.Module):
@@ -68,8 +67,8 @@ class SwinStage(nn.Module):
             after the last one.
         """
         S = self.window_size
-        H, W = (math.ceil(size / S) * S for size in x.shape[1:3])
-        split = split_windows(len(x), H, W, S, self.shift, x.device)
+        H, W = (next_multiple(size, S) for size in x.shape[1:3])
+        split = split_windows(x.shape[0], H, W, S, self.shift, x.device)
         for block in cast(Iterable[SwinBlock], self.blocks):
             kept = block.draw_kept(x)
             if self.use_checkpoint and torch.is_grad_enabled():

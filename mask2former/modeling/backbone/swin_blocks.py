@@ -39,11 +39,25 @@ def merge_windows(windows: Tensor, window_size: int, height: int, width: int) ->
     return x.reshape(-1, height, width, C)
 
 
+def next_multiple(size: int, multiple: int) -> int:
+    """Return the least multiple that is not less than a size."""
+    # In this form, an export with open sizes can tell that the result is a multiple. There is no
+    # negative number in it, whose quotient some runtimes round differently.
+    return (size + multiple - 1) // multiple * multiple
+
+
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     """Append zero rows and columns to (B, H, W, C) until H and W are multiples of `multiple`."""
-    # In this form, an export with open sizes can tell that the result is a multiple.
-    rows, columns = (-(-size // multiple) * multiple - size for size in x.shape[1:3])
+    rows, columns = (next_multiple(size, multiple) - size for size in x.shape[1:3])
     return F.pad(x, (0, 0, 0, columns, 0, rows))
+
+
+def cropped(x: Tensor, height: int, width: int) -> Tensor:
+    """Return the first rows and columns of (B, H, W, C)."""
+    if torch.compiler.is_compiling():
+        # A view would tie the program to sizes for which something is left out.
+        return torch.narrow_copy(torch.narrow_copy(x, 1, 0, height), 2, 0, width)
+    return x[:, :height, :width]
 
 
 class SplitWindows(NamedTuple):
@@ -53,7 +67,7 @@ class SplitWindows(NamedTuple):
     in the last row and the last column of windows: E of the G windows of an image.
 
     Attributes:
-        positions: (B * E,), among all B * G windows of a batch.
+        positions: (B, E), among all B * G windows of a batch.
         mask: (E, N, N), 0 or `MASKED_LOGIT`, to add to the attention logits.
     """
 
@@ -84,7 +98,7 @@ def split_windows(
     apart = regions[:, :, None] != regions[:, None, :]
     mask = torch.zeros(apart.shape, device=device).masked_fill_(apart, MASKED_LOGIT)
     first = torch.arange(batch, device=device)[:, None] * (rows * columns)
-    return SplitWindows((first + index).flatten(), mask)
+    return SplitWindows(first + index, mask)
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -152,8 +166,9 @@ class WindowAttention(nn.Module):
         if split is not None:
             # A bias for each window is slow, so only these few have one, in a second pass.
             bias = bias + split.mask[:, None]  # (E, A, N, N)
-            bias = bias.repeat(len(split.positions) // len(split.mask), 1, 1, 1)
-            x = x.index_copy(0, split.positions, self._attend(qkv[:, split.positions], bias))
+            bias = bias.repeat(split.positions.shape[0], 1, 1, 1)
+            positions = split.positions.flatten()
+            x = x.index_copy(0, positions, self._attend(qkv[:, positions], bias))
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
 
     def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
@@ -263,7 +278,7 @@ class SwinBlock(nn.Module):
         x = merge_windows(windows, self.window_size, padded_height, padded_width)
         if self.shift:
             x = x.roll((self.shift, self.shift), dims=(1, 2))
-        return x[:, :H, :W]
+        return cropped(x, H, W)
 
 
 class PatchMerging(nn.Module):
