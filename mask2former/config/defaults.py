@@ -56,6 +56,9 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # A pipeline of Albumentations that is applied to the resized and cropped image and its masks:
     # a JSON or YAML file as albumentations.save writes it. "" applies none.
     cfg.INPUT.ALBUMENTATIONS = ""
+    # Copy-paste augmentation of instances: probability, 0 to 1, that a training image gets objects
+    # of another one, each in a random place. They hide what is below them.
+    cfg.INPUT.COPY_PASTE = 0.0
     # A training image that cannot be used, because a file of it is damaged or does not fit: "stop"
     # ends the run, "skip" takes another image in its place, logs the file and counts it in the
     # metric bad_images.

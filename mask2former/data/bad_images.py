@@ -44,6 +44,12 @@ class SkipBadImages:
         return sample
 
 
+def hand_over(other: dict[str, Any], sample: dict[str, Any]) -> None:
+    """Move what a sample that reaches no batch says of images left out to one that does."""
+    if _KEY in other:
+        sample[_KEY] = [*sample.get(_KEY, ()), *other.pop(_KEY)]
+
+
 class TrainLoader(SignalSafeLoader):
     """A loader of lists of samples, which reports images that cannot be used.
 

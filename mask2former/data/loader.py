@@ -8,6 +8,7 @@ holds for any number of workers and, for the global batch, for any number of pro
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +21,10 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..utils.workers import SignalSafeLoader
-from .bad_images import SkipBadImages, TrainLoader
+from .bad_images import SkipBadImages, TrainLoader, hand_over
 from .errors import DatasetError
 from .mapper import build_mapper, get_preset
+from .mapper.copy_paste import CopyPaste
 from .repeat_factors import draw_epoch, epoch_length, image_classes, log_factors, repeat_factors
 from .training_set import load_training_set
 
@@ -116,16 +118,22 @@ class SeededMapDataset(Dataset[Any]):
         dataset: a list or map-style data set of what `mapper` takes.
         mapper: may draw from the global generators, and return None to skip an element.
         repeats: see `ResumableSampler`.
+        paste: changes the samples; see `CopyPaste`.
     """
 
     _MAX_ATTEMPTS = 100
 
     def __init__(
-        self, dataset: Any, mapper: Callable[[Any], Any], repeats: np.ndarray | None = None
+        self,
+        dataset: Any,
+        mapper: Callable[[Any], Any],
+        repeats: np.ndarray | None = None,
+        paste: CopyPaste | None = None,
     ):
         self.dataset = dataset
         self.mapper = mapper
         self.repeats = repeats
+        self.paste = paste
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -144,9 +152,17 @@ class SeededMapDataset(Dataset[Any]):
             for _ in range(self._MAX_ATTEMPTS):
                 sample = self.mapper(self.dataset[index])
                 if sample is not None:
+                    if self.paste is not None:
+                        self.paste(sample, functools.partial(self._mapped, used_for=sample))
                     return {**sample, "seed": seed} if isinstance(sample, dict) else sample
                 index = int(candidates.integers(len(self.dataset)))
         raise DatasetError(f"The mapper skipped {self._MAX_ATTEMPTS} images in a row.")
+
+    def _mapped(self, index: int, used_for: dict[str, Any]) -> Any:
+        other = self.mapper(self.dataset[index])
+        if other is not None:
+            hand_over(other, used_for)
+        return other
 
 
 def build_train_loader(
@@ -221,10 +237,20 @@ def build_train_dataset(
     if isinstance(dataset, list):
         # One block of bytes, which workers share instead of copying it object by object.
         dataset = DatasetFromList(dataset, copy=False)
+    paste = None
+    if cfg.INPUT.COPY_PASTE:
+        if mapper is not None or get_preset(cfg).targets != "instance":
+            raise ValueError(
+                "INPUT.COPY_PASTE is for instances: set it to 0, or INPUT.DATASET_MAPPER_NAME to "
+                "coco_instance_lsj or mask_former_instance"
+            )
+        paste = CopyPaste(
+            cfg.INPUT.COPY_PASTE, np.ones(len(dataset)) if repeats is None else repeats
+        )
     mapper = mapper or build_mapper(cfg, is_train=True)
     if cfg.DATALOADER.BAD_IMAGES == "skip":
         mapper = SkipBadImages(mapper)
-    return SeededMapDataset(dataset, mapper, repeats)
+    return SeededMapDataset(dataset, mapper, repeats, paste)
 
 
 def _repeats(cfg: CfgNode, dataset: Any) -> np.ndarray | None:

@@ -39,7 +39,7 @@ def samples(cfg: CfgNode, *, raw: bool) -> Iterator[dict[str, Any]]:
     """
     dataset = build_train_dataset(cfg)
     if raw:
-        mapper = build_mapper(cfg)
+        mapper, dataset.paste = build_mapper(cfg), None
         dataset.mapper = SegmentationMapper(
             augmentations=[],
             image_format=mapper.image_format,
