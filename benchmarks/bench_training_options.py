@@ -6,15 +6,21 @@ after the other. The table has the accuracy of the last weights and of their ave
 their range. Runs that are there already are not repeated.
 
     python benchmarks/bench_training_options.py --data my_data --minutes 4 --output output/options
+
+With ``--cpu-time``, the minutes are of CPU time: two short runs measure the CPU time of an
+iteration with each option, which gives the number of iterations. That holds beside other programs,
+too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from tabulate import tabulate
@@ -42,6 +48,7 @@ def main() -> None:
     parser.add_argument("--task", choices=METRICS, default="instance")
     parser.add_argument("--model", help="as of `mask2former train`")
     parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--cpu-time", action="store_true", help="of all threads together")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--options", nargs="+", choices=OPTIONS, default=list(OPTIONS))
     parser.add_argument("--output", required=True, help="folder of the runs")
@@ -51,11 +58,17 @@ def main() -> None:
     args = parser.parse_args()
     metric = METRICS[args.task]
     found: dict[str, list[tuple[float, float]]] = {}
+    lengths = {
+        option: ("--iterations", str(iterations(args, option)))
+        if args.cpu_time
+        else ("--time-budget", f"{args.minutes}m")
+        for option in args.options
+    }
     for seed in range(args.seeds):
         for option in args.options:
             folder = Path(args.output, f"{option.replace(', ', '_').replace(' ', '_')}_{seed}")
             if not (folder / "model_final.pth").exists():
-                train(args, option, seed, folder)
+                train(args, option, seed, folder, *lengths[option])
             values = last_metrics(folder / "metrics.json")
             pair = values[metric], values[f"ema/{metric}"]
             found.setdefault(option, []).append(pair)
@@ -67,14 +80,40 @@ def main() -> None:
     print(tabulate(rows, headers=["", metric, "of the averaged weights"], tablefmt="github"))
 
 
-def train(args: argparse.Namespace, option: str, seed: int, folder: Path) -> None:
+def iterations(args: argparse.Namespace, option: str) -> int:
+    """Return how many iterations take the wanted CPU time."""
+    few, more = 10, 40
+    seconds = []
+    for count in (few, more):
+        with tempfile.TemporaryDirectory() as folder:
+            before = os.times()
+            train(
+                args, option, 0, Path(folder), "--iterations", str(count), "TEST.EVAL_PERIOD", "0"
+            )
+            after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
+    step = (seconds[1] - seconds[0]) / (more - few)
+    count = round(60 * args.minutes / step)
+    print(f"{option}: {step:.3f} s of CPU time per iteration, {count} iterations", flush=True)
+    return count
+
+
+def train(
+    args: argparse.Namespace,
+    option: str,
+    seed: int,
+    folder: Path,
+    flag: str,
+    length: str,
+    *keys: str,
+) -> None:
     """Train in a process of its own."""
     model = ["--model", args.model] if args.model else []
     command = [
         *(sys.executable, "-m", "mask2former"),
         *("train", "--data", args.data, "--task", args.task, *model, "--output", str(folder)),
-        *("--time-budget", f"{args.minutes}m", "--opts", "SEED", str(seed)),
-        *(*OPTIONS[option], *args.opts),
+        *(flag, length, "--opts", "SEED", str(seed)),
+        *(*OPTIONS[option], *args.opts, *keys),
     ]
     subprocess.run(command, check=True, stdout=sys.stderr)
 
