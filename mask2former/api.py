@@ -28,7 +28,7 @@ from .inference.images import open_images
 from .inference.model_sources import ModelSource, find_model
 from .inference.segmenters import LoadedModel, Segmenter, load_model
 from .inference.tiling.grid import DEFAULT_OVERLAP, Tiling
-from .inference.tiling.tiled import tiled
+from .inference.tiling.tiled import TiledSegmenter
 from .structures import Classes
 from .utils.device import check_device, choose_precision
 
@@ -197,10 +197,12 @@ class Mask2Former:
             ValueError: an image cannot be read (`ImageReadError`) or is of a wrong shape or type,
                 or the model does not do the task.
         """
-        tiling = None if tile is None else Tiling(tile, overlap)
-        segmenter = tiled(self.segmenter(task, threshold), tiling)
+        segmenter = self.segmenter(task, threshold)
+        find = segmenter.find
+        if tile is not None:
+            find = TiledSegmenter(segmenter, Tiling(tile, overlap)).find
         opened = open_images(images, channel_order=channel_order, allow_url=allow_url)
-        return opened.results(segmenter.find, stream=stream)
+        return opened.results(find, stream=stream)
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return what `predict` runs on each image, for callers that hold arrays already.

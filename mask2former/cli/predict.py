@@ -110,8 +110,8 @@ def segment(
 
     from mask2former_runtime.result_files import build_results
 
-    from ..inference.segmenters import load_model
-    from ..inference.tiling.tiled import tiled
+    from ..inference.segmenters import Segmenter, load_model
+    from ..inference.tiling.tiled import TiledSegmenter
     from ..utils.device import choose_precision
     from ..utils.memory import reuse_freed_memory
 
@@ -127,7 +127,11 @@ def segment(
     model.predictor.precision = choose_precision(args.precision, device)
     if device.type == "cpu":
         reuse_freed_memory()
-    segmenter = tiled(model.segmenter(threshold=args.threshold), tiling)
+    plain = model.segmenter(threshold=args.threshold)
+    segmenter: Segmenter | TiledSegmenter = plain
+    if tiling is not None:
+        settings = {"model": model.fingerprint(), "threshold": args.threshold}
+        segmenter = TiledSegmenter(plain, tiling, settings)
     selection = selection_of(args, segmenter.classes, segmenter.task)
     results = None
     if args.json is not None:

@@ -23,10 +23,14 @@ from ..utils.progress import ResultLines
 from ..visualization.object_colors import SteadyColors
 from .segmenters import Segmenter
 from .selection import Selection, select
+from .tiling.large_image import LARGE_PIXELS, segment_to_files
 from .tiling.tiled import TiledSegmenter
+from .tiling.windows import pixels_of_file
 from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
 
+# A note is printed about images that are so many times as large as what the model sees of them.
+_MUCH_LARGER = 4
 _OUT_OF_MEMORY = re.compile("out of memory|allocate memory")
 # Containers state the number of frames only roughly.
 _LEAST_FRAMES = 0.9
@@ -52,6 +56,7 @@ class ImageRun:
         if show:
             check_toolkit()
         self.show = show
+        self.advised = False
 
     def check_results(self, results: Results) -> None:
         """Raise `ValueError` if a file of the results would replace an input or a picture."""
@@ -76,12 +81,19 @@ class ImageRun:
         for i, (path, image_id, map_name) in enumerate(names):
             start = time.perf_counter()
             try:
-                image = read_image(path)
-                found = _find(segmenter, image, selection)
-                if results is not None:
-                    results.add(found, image_id, str(path), map_name)
-                scene = found.scene()
-                saved = self._picture(i, scene, image, segmenter.classes)
+                if isinstance(segmenter, TiledSegmenter) and pixels_of_file(path) > LARGE_PIXELS:
+                    self._check_large(path, results, selection)
+                    summary = segment_to_files(segmenter, path, self._output(i), image_id=image_id)
+                    saved = f" -> {self._output(i)}"
+                else:
+                    image = read_image(path)
+                    self._advise_tiles(path, segmenter, image)
+                    found = _find(segmenter, image, selection)
+                    if results is not None:
+                        results.add(found, image_id, str(path), map_name)
+                    scene = found.scene()
+                    summary = scene.summary(segmenter.classes)
+                    saved = self._picture(i, scene, image, segmenter.classes)
             except (ImageReadError, OSError, MemoryError, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
@@ -90,12 +102,45 @@ class ImageRun:
                 skipped += 1
                 continue
             spent = time.perf_counter() - start
-            summary = scene.summary(segmenter.classes)
             lines.add(f"[{i + 1}/{total}] {path}: {summary} in {spent:.2f} s{saved}")
         lines.close()
         left_out = f" ({skipped} skipped)" if skipped else ""
         print(f"{total - skipped} of {total} images done{left_out} in {clock(lines.seconds)}")
         return not skipped
+
+    def _check_large(
+        self, path: Path, results: Results | None, selection: Selection | None
+    ) -> None:
+        """Raise `ImageReadError` if the results of a large image cannot be what is asked for."""
+        if results is not None or selection is not None or self.outputs is None or self.show:
+            raise ImageReadError(
+                f"{path}: its results go to files beside the picture, as it has more than "
+                f"{LARGE_PIXELS / 1e6:.0f} million pixels: give --output, and not --json, --show, "
+                "--class, --max or --nms"
+            )
+
+    def _output(self, number: int) -> Path:
+        assert self.outputs is not None
+        return self.outputs[number]
+
+    def _advise_tiles(
+        self, path: Path, segmenter: Segmenter | TiledSegmenter, image: np.ndarray
+    ) -> None:
+        """Say once that an image is much larger than what the model sees of it.
+
+        To divide it unasked would cut what is large in it, and its size does not say what is in it.
+        """
+        if self.advised or isinstance(segmenter, TiledSegmenter):
+            return
+        height, width = image.shape[:2]
+        seen = segmenter.predictor.network_size(height, width)
+        if max(height, width) >= _MUCH_LARGER * max(seen):
+            self.advised = True
+            print(
+                f"{path} is {width} x {height} pixels, and the model sees it at "
+                f"{seen[1]} x {seen[0]}: to find small objects, add --tile {min(seen)}",
+                file=sys.stderr,
+            )
 
     def _picture(self, number: int, scene: Scene, image: np.ndarray, classes: Classes) -> str:
         """Draw, save and show the picture of one input; return where it is, in words."""

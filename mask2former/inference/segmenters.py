@@ -6,6 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from ..modeling.meta_arch import MaskFormer
 from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
+from ..utils.digest import weights_digest
 from .exported import ExportedFile, is_exported
 from .predictions import of_instances, of_panoptic_seg
 from .predictor import Predictor, confident
@@ -139,6 +141,19 @@ class LoadedModel:
     def tasks(self) -> list[str]:
         """All tasks that the model does."""
         return list(_offered(self.cfg))
+
+    def fingerprint(self) -> str:
+        """Return a digest of all that predictions follow from, but for the task and a threshold."""
+        file = Path(self.config_file)
+        digest = hashlib.sha256(self.cfg.dump().encode())
+        if is_exported(self.config_file):
+            for part in (file, file.with_suffix(".bin")):  # the weights of OpenVINO's files
+                if part.is_file():
+                    digest.update(part.read_bytes())
+        else:
+            digest.update(weights_digest(self.predictor.model).encode())
+        digest.update(repr((self.predictor.precision, self.thresholds)).encode())
+        return digest.hexdigest()
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return the model for one task. All segmenters of a model share its weights.

@@ -158,6 +158,19 @@ def pixels_of(image: Image.Image, format: str = "BGR") -> np.ndarray:
     return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
 
 
+@contextlib.contextmanager
+def images_of_any_size() -> Iterator[None]:
+    """Accept images in a block that Pillow refuses to decode: of more than 179 million pixels.
+
+    The limit is that of the process, so this is for programs that do nothing else at the time.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def load(image: Image.Image) -> None:
     """Decode, and check that the pixels have the size that the header states."""
     stated = image.size
@@ -291,6 +304,11 @@ def decoding_problem(error: Exception) -> str:
         return error.strerror.lower()
     if isinstance(error, (ImportError, _SeveralFramesError)):
         return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            "more than 178 million pixels, which are decoded only on request: `mask2former predict "
+            "--tile 1024` takes images of any size"
+        )
     return f"damaged or not supported: {' '.join(str(error).split()) or type(error).__name__}"
 
 

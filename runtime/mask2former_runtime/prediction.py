@@ -198,24 +198,18 @@ class Prediction(ABC):
             (x, y, width, height), ``area``, ``segmentation`` (compressed RLE), ``iscrowd`` (0) and,
             where there is one, ``score``.
         """
-        records = []
-        for i, (label, score, box) in enumerate(
-            zip(self.labels, self.scores.tolist(), self.boxes, strict=True)
-        ):
-            counts, area = encode(self.mask(i))
-            left, top, right, bottom = box
-            records.append(
-                {
-                    "image_id": image_id,
-                    "category_id": self.classes.ids[label],
-                    "bbox": np.array([left, top, right - left, bottom - top]).tolist(),
-                    "area": area,
-                    "iscrowd": 0,
-                    "segmentation": {"size": list(self.size), "counts": counts},
-                    **({} if np.isnan(score) else {"score": score}),
-                }
+        return [
+            coco_result(
+                image_id, self.classes.ids[label], score, box.tolist(), self.size, encode(mask)
             )
-        return records
+            for label, score, box, mask in zip(
+                self.labels,
+                self.scores.tolist(),
+                self.boxes,
+                (self.mask(i) for i in range(len(self))),
+                strict=True,
+            )
+        ]
 
     def polygons(self, tolerance: float = 0.0) -> list[list[np.ndarray]]:
         """Return the outlines of the objects.
@@ -289,6 +283,37 @@ def save_picture(picture: Image.Image, path: Path) -> None:
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: picture.save(file, kind, **options))
+
+
+def coco_result(
+    image_id: int,
+    category_id: int,
+    score: float,
+    box: Sequence[float],
+    size: tuple[int, int],
+    encoded: tuple[str, int],
+) -> dict[str, Any]:
+    """Return an object as a COCO result; see `Prediction.to_coco`.
+
+    Args:
+        image_id: of its image.
+        category_id: of its class.
+        score: from 0 to 1; NaN for none.
+        box: left, top, right and bottom edge.
+        size: (H, W) of the image.
+        encoded: of `encode`.
+    """
+    left, top, right, bottom = box
+    counts, area = encoded
+    return {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [left, top, right - left, bottom - top],
+        "area": area,
+        "iscrowd": 0,
+        "segmentation": {"size": list(size), "counts": counts},
+        **({} if np.isnan(score) else {"score": score}),
+    }
 
 
 def coco_image(prediction: Prediction, image_id: int, file_name: str) -> dict[str, Any]:

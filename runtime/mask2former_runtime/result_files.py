@@ -5,7 +5,7 @@ Maps are written one by one, each completely or not at all, and then the JSON fi
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,17 +159,7 @@ class PanopticResults(MapResults):
             {
                 "image_id": image_id,
                 "file_name": map_name,
-                "segments_info": [
-                    {
-                        "id": segment["id"],
-                        "category_id": self.classes.ids[segment["label"]],
-                        "area": segment["area"],
-                        "bbox": _box(segment["box"]),
-                        "iscrowd": 0,
-                        **({} if segment["score"] is None else {"score": segment["score"]}),
-                    }
-                    for segment in found.segments
-                ],
+                "segments_info": segments_info(found.segments, self.classes),
             }
         )
 
@@ -235,6 +225,21 @@ def check_map_paths(
             raise ValueError(
                 f"the map {folder / name} would replace {taken[path]}: choose another --json"
             )
+
+
+def segments_info(segments: Sequence[Mapping[str, Any]], classes: Classes) -> list[dict[str, Any]]:
+    """Return segments, in the form of `Prediction.segments`, as COCO's panoptic format has them."""
+    return [
+        {
+            "id": segment["id"],
+            "category_id": classes.ids[segment["label"]],
+            "area": segment["area"],
+            "bbox": _box(segment["box"]),
+            "iscrowd": 0,
+            **({} if segment["score"] is None else {"score": segment["score"]}),
+        }
+        for segment in segments
+    ]
 
 
 def _box(edges: Sequence[float]) -> list[int]:

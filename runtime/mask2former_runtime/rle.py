@@ -1,10 +1,12 @@
 """COCO's run-length encoding of masks (`rleEncode` and `rleToString` of its API).
 
 Shapes:
-    H, W: height and width of a mask, R: runs.
+    H, W: height and width of a mask, h, w: of a part of it, R: runs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -37,7 +39,40 @@ def encode(mask: np.ndarray) -> tuple[str, int]:
     Returns:
         The ``counts`` of COCO's compressed RLE, and the area of the mask in pixels.
     """
-    lengths = run_lengths(mask)
+    return _compressed(run_lengths(mask))
+
+
+def encode_parts(
+    parts: Iterable[tuple[tuple[int, int], np.ndarray]], size: tuple[int, int]
+) -> tuple[str, int]:
+    """Encode a mask of which parts are given, as `encode` does the whole mask.
+
+    Args:
+        parts: (row, column) of the first pixel of each part, and its pixels (h, w), bool. Parts
+            follow one another from left to right, and share no column.
+        size: (H, W).
+    """
+    height, width = size
+    starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for (top, left), mask in parts:
+        rows = mask.shape[0] + 1
+        inside = np.zeros((mask.shape[1], rows), np.int8)
+        inside[:, :-1] = mask.T
+        steps = np.diff(inside.reshape(-1), prepend=0)
+        for places, value in ((starts, 1), (ends, -1)):
+            columns, places_in_column = np.divmod(np.flatnonzero(steps == value), rows)
+            places.append((columns + left) * height + places_in_column + top)
+    start, end = np.concatenate(starts), np.concatenate(ends)
+    if not len(start):
+        return _compressed(np.array([height * width]))
+    # What ends at the foot of a column may go on at the head of the next.
+    whole = start[1:] != end[:-1]
+    edges = np.stack((start[np.append(True, whole)], end[np.append(whole, True)]), axis=1)
+    lengths = np.diff([0, *edges.reshape(-1).tolist(), height * width])
+    return _compressed(lengths[: len(lengths) - (lengths[-1] == 0)])
+
+
+def _compressed(lengths: np.ndarray) -> tuple[str, int]:
     values = lengths.copy()
     values[3:] -= lengths[1:-2]  # less the last run of the same kind, from the fourth run on
     characters = []

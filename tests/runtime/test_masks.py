@@ -1,12 +1,14 @@
 """Run lengths, against pycocotools, and planes of bits, against the masks."""
 
+import itertools
+
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 
 from mask2former.structures import PackedMasks
 from mask2former_runtime.bit_planes import add, empty, unpack
-from mask2former_runtime.rle import encode
+from mask2former_runtime.rle import encode, encode_parts
 
 
 def masks(size: tuple[int, int]) -> list[np.ndarray]:
@@ -47,3 +49,17 @@ def test_planes_are_those_of_packed_masks(count):
     np.testing.assert_array_equal(planes, expected.planes.numpy())
     for n, mask in enumerate(all_masks):
         np.testing.assert_array_equal(unpack(planes, n), mask)
+
+
+def test_parts_of_a_mask_are_encoded_as_the_whole_mask():
+    """Parts that leave out empty rows and columns, and runs that go on from column to column."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = rng.integers(1, 9, 2).tolist()
+        mask = rng.random((height, width)) < rng.choice([0, 0.2, 0.5, 0.9, 1])
+        top = int(rng.integers(0, height)) if rng.random() < 0.5 else 0
+        mask[:top] = False
+        cuts = [0, *sorted(rng.integers(0, width + 1, 2).tolist()), width]
+        parts = [((top, a), mask[top:, a:b]) for a, b in itertools.pairwise(cuts)]
+        kept = [part for part in parts if part[1].any()]
+        assert encode_parts(kept, (height, width)) == encode(mask)

@@ -31,7 +31,7 @@ class Part:
         score: from 0 to 1.
         region: the box around it, in the image.
         cut: at which edges of the tile it may go on; see `Grid.cut`.
-        bits: its pixels within the box, eight to a byte.
+        bits: its pixels within the box, (h, w / 8) uint8: eight of a row to a byte.
     """
 
     tile: int
@@ -42,17 +42,16 @@ class Part:
     cut: int
     bits: np.ndarray
 
-    def mask(self) -> np.ndarray:
-        """Return its pixels within its box: (h, w) bool."""
-        height, width = self.region.size
-        return np.unpackbits(self.bits, count=height * width).view(bool).reshape(height, width)
-
     def within(self, region: Region) -> np.ndarray:
         """Return its pixels within a region of the image, bool."""
         found = np.zeros(region.size, bool)
         shared = self.region.intersection(region)
         if not shared.empty:
-            found[shared.slices(region)] = self.mask()[shared.slices(self.region)]
+            rows, columns = shared.slices(self.region)
+            first = columns.start // 8
+            bits = self.bits[rows, first : -(-columns.stop // 8)]
+            pixels = np.unpackbits(bits, axis=1, count=columns.stop - 8 * first).view(bool)
+            found[shared.slices(region)] = pixels[:, columns.start - 8 * first :]
         return found
 
 
@@ -87,7 +86,7 @@ def _packed(found: Prediction, positions: Iterable[int], numbers: np.ndarray) ->
         if bottom > 0:
             chosen.append(i)
             boxes.append((top, left, bottom, right))
-            bits.append(np.packbits(mask[top:bottom, left:right]))
+            bits.append(np.packbits(mask[top:bottom, left:right], axis=1).reshape(-1))
     return {
         "numbers": np.array(numbers[chosen], np.int64),
         "labels": np.array(found.labels[chosen], np.int64),
@@ -115,6 +114,7 @@ def parts_of(arrays: Mapping[str, np.ndarray], grid: Grid, tile: int) -> list[Pa
         start, end = end, end + length
         region = Region(box[0] + top, box[1] + left, box[2] + top, box[3] + left)
         if not grid.seen_better(region, tile):
-            cut, bits = grid.cut(region, tile), all_bits[start:end]
+            cut = grid.cut(region, tile)
+            bits = all_bits[start:end].reshape(region.size[0], -1)
             parts.append(Part(tile, number, label, score, region, cut, bits))
     return parts

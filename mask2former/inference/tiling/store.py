@@ -13,6 +13,10 @@ from mask2former_runtime.files import read_json, write_atomically, write_json
 Arrays = Mapping[str, np.ndarray]
 
 
+class OtherSettingsError(ValueError):
+    """A folder has results that follow from something else; the message says what to do."""
+
+
 class Store(Protocol):
     """Arrays by name."""
 
@@ -46,7 +50,7 @@ class FolderStore:
         settings: what the results follow from.
 
     Raises:
-        ValueError: the folder has results of other settings.
+        OtherSettingsError: the folder has results of other settings.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object]):
@@ -57,7 +61,7 @@ class FolderStore:
             known = earlier if isinstance(earlier, dict) else {}
             other = [key for key in settings if known.get(key) != settings[key]]
             if other:
-                raise ValueError(
+                raise OtherSettingsError(
                     f"{folder} has tiles of a run with other settings ({', '.join(other)}): delete "
                     "it, or choose another --output"
                 )

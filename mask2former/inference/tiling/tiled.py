@@ -6,7 +6,7 @@ Shapes:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,6 @@ from mask2former_runtime.predictions import (
 )
 
 from ...structures import Classes
-from ..segmenters import Segmenter
 from .grid import Grid, Region, Tiling
 from .joining import JoinedObject, Joiner
 from .panoptic_map import PanopticMap
@@ -122,11 +121,15 @@ class TiledSegmenter:
     Args:
         segmenter: looks at each tile.
         tiling: how to divide images.
+        settings: what else the results follow from, such as the model; JSON.
     """
 
-    def __init__(self, segmenter: Finder, tiling: Tiling):
+    def __init__(
+        self, segmenter: Finder, tiling: Tiling, settings: Mapping[str, object] | None = None
+    ):
         self.segmenter = segmenter
         self.tiling = tiling
+        self.settings = dict(settings or {})
         self.classes = segmenter.classes
         self.task = segmenter.task
 
@@ -162,11 +165,6 @@ class TiledSegmenter:
     def find_all(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """Return what is in several images; see `find`."""
         return [self.find(image) for image in images]
-
-
-def tiled(segmenter: Segmenter, tiling: Tiling | None) -> Segmenter | TiledSegmenter:
-    """Return a segmenter that looks at tiles, or the segmenter itself without a tiling."""
-    return segmenter if tiling is None else TiledSegmenter(segmenter, tiling)
 
 
 def instance_prediction(
