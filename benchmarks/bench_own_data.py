@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,14 +76,11 @@ def run_ours(args: argparse.Namespace, found: Any, output: Path) -> list[dict[st
 
 def run_yolo(args: argparse.Namespace, found: Any, output: Path) -> list[dict[str, Any]]:
     """Train YOLO11n-seg in a process of its own and return its instances."""
+    from mask2former.data.formats.convert import convert_data
+
     data = output / "data"
-    for split, source in (("train", found.train), ("val", found.val)):
-        write_yolo(Path(source.json_file), Path(source.image_root), data, split)
-    names = [c["name"] for c in json.loads(Path(found.train.json_file).read_text())["categories"]]
-    (data / "data.yaml").write_text(
-        json.dumps({"path": str(data), "train": "images/train", "val": "images/val",
-                    "names": dict(enumerate(names))})
-    )  # fmt: skip
+    for note in convert_data({"train": found.train, "val": found.val}, data, "yolo"):
+        print(f"YOLO's format: {note}", file=sys.stderr)
     command = [args.yolo_python, *sys.argv, "--train-yolo", str(data), str(output / "run")]
     subprocess.run(command, env=environment(args), check=True, stdout=sys.stderr)
     truth = json.loads(Path(found.val.json_file).read_text())
@@ -99,29 +95,6 @@ def run_yolo(args: argparse.Namespace, found: Any, output: Path) -> list[dict[st
         }
         for result in results
     ]
-
-
-def write_yolo(json_file: Path, image_root: Path, data: Path, split: str) -> None:
-    """Write a split as YOLO takes it: images, and a text file of polygons for each."""
-    images, labels = data / "images" / split, data / "labels" / split
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    content = json.loads(json_file.read_text())
-    classes = {category["id"]: i for i, category in enumerate(content["categories"])}
-    lines: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation.get("iscrowd"):
-            continue
-        # an object of several parts becomes several objects, as in YOLO's format
-        for polygon in annotation["segmentation"]:
-            points = np.reshape(polygon, (-1, 2)) / sizes[annotation["image_id"]]
-            numbers = " ".join(f"{x:.6f}" for x in points.clip(0, 1).ravel())
-            lines[annotation["image_id"]].append(f"{classes[annotation['category_id']]} {numbers}")
-    for image in content["images"]:
-        name = Path(image["file_name"]).name
-        shutil.copy(image_root / image["file_name"], images / name)
-        (labels / name).with_suffix(".txt").write_text("\n".join(lines[image["id"]]))
 
 
 def train_yolo(args: argparse.Namespace, data: Path, output: Path) -> None:

@@ -12,7 +12,8 @@ from .objects import SplitContent, Target, in_split, one_outline, outlines
 
 def write(splits: Sequence[SplitContent], target: Target) -> None:
     """Write ``data.yaml``, ``images`` and ``labels``. Crowd regions are left out."""
-    config: dict[str, object] = {"path": "."}
+    # Without "path", programs take the folder of the file, and not the one that they run in.
+    config: dict[str, object] = {}
     for split in splits:
         place = in_split(split.split)
         config["val" if split.split == "val" else "train"] = f"images/{place}".rstrip("/")
