@@ -28,6 +28,13 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         width = min(100, shutil.get_terminal_size().columns) - 2
         super().__init__(prog, **{"max_help_position": 26, "width": width, **options})
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Leave room for the longest verb, whose indentation argparse forgets."""
+        super().add_argument(action)
+        for verb in self._iter_indented_subactions(action):
+            length = len(self._format_action_invocation(verb)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, length)
+
     def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any = None) -> None:
         """Leave out what is optional, which the list of options describes."""
         needed = [action for action in actions if action.required or not action.option_strings]
