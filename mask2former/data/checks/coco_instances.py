@@ -136,8 +136,9 @@ class _AnnotationChecker:
             self._check_box(annotation, image)
             self._check_segmentation(annotation, image)
         report.num_empty_images = len(self.images) - len(used_images)
-        if not annotations:
-            report.add("no annotations", True, "'annotations' is empty")
+        if not annotations and not (self.sources is not None and report.num_errors):
+            detail = "'annotations' is empty" if self.sources is None else "no image has an object"
+            report.add("no annotations", True, detail)
 
     def _error(self, kind: str, detail: str) -> None:
         self.report.add(kind, True, detail, **self.where)

@@ -151,9 +151,9 @@ def recognise(
             sorted(files_by_stem(maps, _SUFFIXES)[0].values()), range(5), strict=False
         ):
             header = read_header(os.path.join(maps, name))
-            if isinstance(header, Header):
-                is_color = header.mode in ("RGB", "RGBA") or (header.mode == "P" and table)
-                if not is_color:
-                    return None
+            is_color = isinstance(header, Header) and (
+                header.mode in ("RGB", "RGBA") or (header.mode == "P" and table is not None)
+            )
+            if is_color:
                 return ColorMapSource(str(root), splits, None if table is None else str(table))
     return None

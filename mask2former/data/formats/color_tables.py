@@ -43,6 +43,7 @@ TABLE_FILES = (
 VOID = ("void", "unlabeled", "unlabelled", "ignore", "__ignore__", "__void__")
 """Names of no class, in lower case: pixels of their colours are ignored."""
 
+_COLUMNS = re.compile(r"[\w ]+(,\s*(r|g|b|red|green|blue)\s*){3}(,.*)?", re.IGNORECASE)
 _MODES = ("RGB", "RGBA", "P", "L", "1")
 
 
@@ -163,8 +164,8 @@ def read_table(path: str | Path) -> ColorTable:
     entries: list[tuple[str, tuple[int, int, int]]] = []
     for number, line in lines:
         entry = _entry(line)
-        if entry is None and entries == [] and number == lines[0][0] and "," in line:
-            continue  # the names of the columns
+        if number == lines[0][0] and _COLUMNS.fullmatch(line):
+            continue
         if entry is None or not is_text(entry[0]):
             raise DatasetError(
                 f"{path}, line {number}: {shown(line)} is not the colour of a class, such as "

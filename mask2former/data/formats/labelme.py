@@ -218,7 +218,7 @@ def _segmentation(shape: Mapping[str, Any], height: int, width: int) -> Any:
         isinstance(p, list) and len(p) == 2 and all(map(is_number, p)) for p in points
     ):
         raise ValueError(f"its points are {shown(points)}; a list of [x, y] is needed")
-    wanted = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}.get(kind)
+    wanted = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}.get(str(kind))
     if wanted is None:
         raise ValueError(f"its shape_type is {shown(kind)}; polygon, rectangle, circle and mask "
                          "are known")  # fmt: skip

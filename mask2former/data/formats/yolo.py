@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,11 +68,13 @@ class YoloSource(InstanceSource):
         )
         names = sorted(relative_to(Path(path), reading.image_root) for path in paths)
         records = reading.add_images(names)
-        wanted = set()
+        wanted: dict[str, str] = {}
         for name in names:
-            label_file = self._label_file(os.path.join(reading.image_root, name))
-            wanted.add(label_file)
-            if name in records and os.path.lexists(label_file):
+            path = os.path.join(reading.image_root, name)
+            label_file = self._label_file(path)
+            if (first := wanted.setdefault(label_file, name)) != name:
+                reading.error("two images of the same name", f"as {first}", reading.short(path))
+            elif name in records and os.path.lexists(label_file):
                 self._read_file(label_file, records[name], reading)
         self._report_orphans(split, wanted, reading)
         return reading
@@ -110,7 +112,7 @@ class YoloSource(InstanceSource):
                 return str(Path(self.root, *parts[:i], "labels", *parts[i + 1 :]))
         return path
 
-    def _report_orphans(self, split: str, wanted: set[str], reading: Reading) -> None:
+    def _report_orphans(self, split: str, wanted: Collection[str], reading: Reading) -> None:
         """Report text files that belong to no image: their names may be misspelled."""
         for entry in self.splits[split]:
             folder = self._label_folder(entry)
