@@ -44,7 +44,7 @@ def objects_of_image(number):
     return objects
 
 
-def write_coco(folder: Path, splits=(("train", 4), ("val", 2)), names=NAMES) -> Path:
+def write_coco(folder: Path, splits=(("train", 4), ("val", 2)), only_polygons=False) -> Path:
     """Write a small set with holes, objects of several parts, crowds and an empty image."""
     rng = np.random.default_rng(0)
     (folder / "annotations").mkdir(parents=True)
@@ -58,6 +58,8 @@ def write_coco(folder: Path, splits=(("train", 4), ("val", 2)), names=NAMES) -> 
             image = {"id": number + 1, "file_name": name, "height": SIZE[0], "width": SIZE[1]}
             images.append(image)
             for label, crowd, segmentation in objects_of_image(number):
+                if only_polygons and isinstance(segmentation, dict):
+                    continue
                 rle = segmentation
                 if isinstance(segmentation, list):
                     rle = mask_util.merge(mask_util.frPyObjects(segmentation, *SIZE))
@@ -72,7 +74,7 @@ def write_coco(folder: Path, splits=(("train", 4), ("val", 2)), names=NAMES) -> 
                         "bbox": mask_util.toBbox(rle).tolist(),
                     }
                 )
-        categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+        categories = [{"id": i, "name": name} for i, name in enumerate(NAMES, start=1)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         path = folder / f"annotations/instances_{split}.json"
         path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
