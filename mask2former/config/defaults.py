@@ -56,6 +56,11 @@ def _add_input_keys(cfg: CfgNode) -> None:
     # A pipeline of Albumentations that is applied to the resized and cropped image and its masks:
     # a JSON or YAML file as albumentations.save writes it. "" applies none.
     cfg.INPUT.ALBUMENTATIONS = ""
+    # Windows around objects, for images that are far larger than the training crop: probability, 0
+    # to 1, that a window is cut out of a training image before all else. It holds an object of a
+    # class that is drawn first. Its side is random, between that of the training crop and that of
+    # the image.
+    cfg.INPUT.OBJECT_CROP = 0.0
     # Copy-paste augmentation of instances: probability, 0 to 1, that a training image gets objects
     # of another one, each in a random place. They hide what is below them.
     cfg.INPUT.COPY_PASTE = 0.0

@@ -89,7 +89,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         ),
     ),
     _SHARE: (
-        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "INPUT.COPY_PASTE",
+        "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", "INPUT.COPY_PASTE", "INPUT.OBJECT_CROP",
         *(_MASK_FORMER + key for key in (
             "DROPOUT", "IMPORTANCE_SAMPLE_RATIO", "PILOTED.LABEL_NOISE", "PILOTED.MASK_NOISE",
             "ANNEALING.START", "ANNEALING.END",

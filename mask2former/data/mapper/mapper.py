@@ -31,6 +31,7 @@ from ..segment_labels import segment_classes
 from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
 from .classes import present_classes
 from .labelled_input import PADDING_BYTE, LabelledInput
+from .object_crop import ObjectCrop
 from .segments import read_segments
 from .targets import crowd_pixels, instance_targets, panoptic_targets, semantic_targets
 
@@ -68,6 +69,7 @@ class SegmentationMapper:
         num_classes: classes in the ground truth must be 0 to this - 1; None does not check.
         ignore_label: value of pixels without a class in the label map.
         ignore_regions: whether to add ``ignored_mask`` to training samples.
+        object_crop: draws windows before the augmentations; None takes whole images.
 
     Raises:
         ValueError: `image_format` is neither "RGB" nor "BGR".
@@ -84,6 +86,7 @@ class SegmentationMapper:
         num_classes: int | None = None,
         ignore_label: int = 255,
         ignore_regions: bool = False,
+        object_crop: ObjectCrop | None = None,
     ):
         if image_format not in IMAGE_FORMATS:
             raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR'.")
@@ -94,6 +97,7 @@ class SegmentationMapper:
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.ignore_regions = ignore_regions
+        self.object_crop = object_crop
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -114,6 +118,7 @@ class SegmentationMapper:
             "targets": preset.targets,
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_regions": cfg.MODEL.MASK_FORMER.IGNORE_REGIONS,
+            "object_crop": ObjectCrop.from_config(cfg),
         }
         return arguments if ignore_label is None else {**arguments, "ignore_label": ignore_label}
 
@@ -166,7 +171,8 @@ class SegmentationMapper:
             return sample
 
         labelled = self._with_ground_truth(image, dataset_dict)
-        transforms = self.augmentations(labelled)
+        window = self._window(labelled, dataset_dict)
+        transforms = window + self.augmentations(labelled)
         sample["image"] = _as_tensor(labelled.image)
         blank = np.zeros(image.shape[:2], dtype=np.uint8)
         padding = transforms.apply_segmentation(blank) == PADDING_BYTE
@@ -195,6 +201,19 @@ class SegmentationMapper:
                 ignored &= crowd_pixels(dataset_dict, image.shape[:2], transforms, padding.shape)
             sample["ignored_mask"] = torch.from_numpy(ignored)
         return sample
+
+    def _window(self, labelled: LabelledInput, dataset_dict: dict[str, Any]) -> T.TransformList:
+        """Cut a window out of the image, if there is to be one."""
+        try:
+            crop = self.object_crop and self.object_crop.transform(
+                labelled, dataset_dict, self.ignore_label
+            )
+        except ValueError as error:
+            raise DatasetError(f"{error}.") from error
+        if crop is None:
+            return T.TransformList([])
+        labelled.transform(crop)
+        return T.TransformList([crop])
 
     def _read_image(self, sample: dict[str, Any]) -> np.ndarray:
         """Read the upright (H, W, 3) image; fill in `height` and `width` where they are missing."""
@@ -291,4 +310,5 @@ def build_validation_mapper(cfg: CfgNode) -> SegmentationMapper:
     arguments["augmentations"] = SegmentationMapper.from_config(cfg, is_train=False)[
         "augmentations"
     ]
+    arguments["object_crop"] = None
     return SegmentationMapper(**arguments)

@@ -17,7 +17,7 @@ from ...data.checks.report import ImageContent, Report
 from ...tasks import TaskName
 from .default_model import default_model
 from .facts import count_units, data_facts, machine_facts
-from .recipe import choose, set_values
+from .recipe import FAR_LARGER, choose, set_values
 
 # Masks are predicted at a quarter of the network's size: smaller objects have 2 x 2 pixels there.
 _SMALL_SIDE = 8
@@ -42,21 +42,25 @@ def data_warnings(
 
 def _small_objects(cfg: CfgNode, images: Mapping[str, ImageContent]) -> Iterator[str]:
     sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    seen = []
+    seen, scales = [], []
     for content in images.values():
         if content.size is not None and content.areas:
             height, width = network_size(*content.size, *sizes)
             scale = (height * width) / (content.size[0] * content.size[1])
+            scales.append(scale**0.5)
             seen.append(np.frombuffer(content.areas, np.float32) * scale)
     sides = np.sqrt(np.concatenate(seen)) if seen else np.zeros(0)
     small = sides[sides < _SMALL_SIDE]
     if len(small) and len(small) >= _LEAST_SHARE * len(sides):
         median = np.median(small)
+        tiles = ""
+        if np.median(scales) < FAR_LARGER:
+            tiles = "; or train with INPUT.OBJECT_CROP 0.5 and predict with --tile"
         yield (
             f"{len(small)} of {counted(len(sides), 'object')} are smaller than {_SMALL_SIDE} x "
             f"{_SMALL_SIDE} pixels where the network sees them (their median is "
             f"{median:.1f} x {median:.1f}) and will hardly be found: give a larger "
-            f"{_size_keys(cfg)}, as far as memory and time allow"
+            f"{_size_keys(cfg)}, as far as memory and time allow{tiles}"
         )
 
 

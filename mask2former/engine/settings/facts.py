@@ -39,6 +39,8 @@ class DataFacts:
             classes, as in panoptic data of things alone and in label maps of a single class.
         frequencies: share of the images that have each class, of the classes that occur, ascending;
             empty for semantic data.
+        object_side: median of the sides of squares with the objects' areas, in pixels of their
+            images; 0 if it is not known.
     """
 
     task: TaskName
@@ -51,6 +53,7 @@ class DataFacts:
     most_objects: int
     void_is_background: bool = False
     frequencies: tuple[float, ...] = ()
+    object_side: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ def data_facts(
         void_is_background=(task == "semantic" and len(classes) == 1)
         or (task == "panoptic" and len(classes.things or ()) == len(classes)),
         frequencies=() if task == "semantic" else _frequencies(images),
+        object_side=_percentile(sorted(a for c in images.values() for a in c.areas) or [0], 0.5)
+        ** 0.5,
     )
 
 

@@ -45,6 +45,10 @@ _ITERATIONS = {
 _BATCHES_PER_EPOCH = 16
 _SMALLEST_BATCH = 4
 _EVALUATIONS = 10
+# Windows around objects are cut out where images are resized to less than this share of their size
+# and half of the objects are then smaller than so many pixels.
+FAR_LARGER = 1 / 3
+_SMALL_OBJECT = 24
 # Images of rare classes are repeated if classes differ by this factor in the share of the images
 # that have them. Classes below this share, or below the median if that is less, are repeated, as
 # LVIS's are (arXiv 1908.03195), if the rarest is repeated at least so often.
@@ -70,6 +74,7 @@ KEYS = (
     "INPUT.MIN_SIZE_TRAIN",
     "INPUT.MAX_SIZE_TRAIN",
     "INPUT.SIZE_DIVISIBILITY",
+    "INPUT.OBJECT_CROP",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
     "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
@@ -142,6 +147,7 @@ def choose(
     """
     recipe = _Recipe(cfg, published or cfg, data, machine, given)
     recipe.sizes()
+    recipe.windows()
     recipe.queries()
     recipe.ignored_regions()
     recipe.rare_classes()
@@ -232,6 +238,16 @@ class _Recipe:
         if side % max(1, self.value(key)):
             self.choose(key, _STRIDE, f"the crop is not a multiple of {self.value(key)}")
         return side
+
+    def windows(self) -> None:
+        """Choose windows around objects where whole images would hardly show them."""
+        data = self.data
+        seen = self.value("INPUT.MIN_SIZE_TEST") / data.short_side
+        seen = min(seen, self.value("INPUT.MAX_SIZE_TEST") / data.long_side)
+        if 0 < data.object_side * seen < _SMALL_OBJECT and seen < FAR_LARGER:
+            why = f"half of the objects are smaller than {data.object_side * seen:.2g} pixels in "
+            why += "resized images; predict with --tile"
+            self.choose("INPUT.OBJECT_CROP", 0.5, why)
 
     def queries(self) -> None:
         data, head = self.data, "MODEL.MASK_FORMER."

@@ -266,3 +266,15 @@ def test_frequencies_are_shares_of_images():
     images = {f"{i}.png": ImageContent((40, 50), content) for i, content in enumerate(units)}
     classes = Classes(("a", "b", "c"), (1, 2, 3))
     assert data_facts("instance", images, classes).frequencies == (0.25, 0.75)
+
+
+def test_windows_are_for_small_objects_in_large_images():
+    large = replace(PHOTOS, short_side=3000, long_side=4000)
+    small = {"object_side": 60.0}
+    assert settings(replace(large, **small)).INPUT.OBJECT_CROP == 0.5
+    # as large as phones take them, but of large objects; of unknown ones; and small images
+    assert settings(replace(large, object_side=900.0)).INPUT.OBJECT_CROP == 0
+    assert settings(large).INPUT.OBJECT_CROP == 0
+    assert settings(replace(PHOTOS, object_side=20.0)).INPUT.OBJECT_CROP == 0
+    given = settings(replace(large, **small), opts=["INPUT.OBJECT_CROP", 0.0])
+    assert given.INPUT.OBJECT_CROP == 0
