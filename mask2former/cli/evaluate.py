@@ -4,14 +4,10 @@ The validation set of the folder counts. In a folder without splits it is what t
 held out or, for other models, everything. The command prints AP, PQ or mIoU, whichever the model
 and the data allow.
 
---find-thresholds also finds the lowest score of each class to show, for the best F1 on these images
-or for a precision that you want. It is stored beside the weights, and predictions use it.
-
 Examples:
   mask2former evaluate output/mine --data my_data
   mask2former evaluate output/mine --data my_data --find-thresholds --wanted-precision 0.9
   mask2former evaluate output/mine --data my_data --opts TEST.AUG.ENABLED True
-  mask2former evaluate output/mine/mine.onnx --data my_data
   mask2former evaluate coco/instance-segmentation/maskformer2_R50_bs16_50ep --data coco_format
 """
 

@@ -17,7 +17,7 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
         "--wanted-precision",
         type=_precision,
         metavar="SHARE",
-        help="with --find-thresholds: so that this share of what is shown is right, such as 0.9",
+        help="with --find-thresholds: how much of what is shown is right, such as 0.9",
     )
 
 
