@@ -208,9 +208,9 @@ def _add_objects(
     lost = np.isin(classes, list(label_of)) & (objects == 0)
     if lost.any():
         y, x = (int(v) for v in np.argwhere(lost)[0])
-        detail = f"{int(lost.sum())} pixels, such as x {x}, y {y}, have a class but no object"
-        reading.error("class without an object", detail, f"{CLASS_MAPS}/{name}.png")
-    void = (classes == -1) & (objects <= 0)
+        detail = f"{int(lost.sum())} pixels, such as x {x}, y {y}; they become void"
+        reading.warning("class without an object", detail, f"{CLASS_MAPS}/{name}.png")
+    void = (classes == -1) & (objects <= 0) | lost
     if void.any():
         reading.add_ignored(image, encode_mask(void), f"{CLASS_MAPS}/{name}.png, void")
 

@@ -286,7 +286,6 @@ VOC = [
     (pixels(CLASSES, put(9)), CLASSES, "class 9 at x 0, y 0 does not exist"),
     (pixels(CLASSES, put(254, 5, 7)), CLASSES, "class 254 at x 7, y 5"),
     (pixels(OBJECTS, put(40)), f"{OBJECTS}, object 40", "12 pixels are background"),
-    (pixels(CLASSES, put(1)), CLASSES, "12 pixels, such as x 0, y 0"),
     (pixels(CLASSES, put(0, slice(None), slice(None))), f"{OBJECTS}, object 1", "background"),
     (pixels(CLASSES, put(255, slice(None), slice(None))), f"{OBJECTS}, object 1", "void"),
     (pixels(CLASSES, lambda v: v.T.copy()), CLASSES, "swapped"),
@@ -327,7 +326,7 @@ def test_voc_class_maps(copied, change, file, words):
     """Without objects, class maps are checked as label maps, under their own names."""
     folder = copied("voc")
     shutil.rmtree(folder / "SegmentationObject")
-    if "SegmentationObject" in file or words in ("its pixels are F", "12 pixels, such as x 0, y 0"):
+    if "SegmentationObject" in file or words == "its pixels are F":
         return
     change(folder)
     text = report(folder)

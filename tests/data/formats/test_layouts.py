@@ -249,6 +249,21 @@ def test_voc_of_the_challenge(sound, copied, tmp_path):
     assert sorted(m.sum() for m in masks) == sorted(m.sum() for m in expected)
 
 
+def test_pixels_without_an_object_are_void(copied):
+    folder = copied("voc")
+    path = folder / "SegmentationClass/train_0.png"
+    numbers = np.array(Image.open(path))
+    numbers[:3, :4] = 1
+    Image.fromarray(numbers).save(path)
+    data = splits_of(folder)["train"]
+    report = data.check(evaluated=True, pixels=True, classes=None)
+    assert not report.num_errors
+    assert "SegmentationClass/train_0.png: 12 pixels, such as x 0, y 0" in str(report)
+    content = json.loads(Path(data.json_file).read_text())
+    of_image = [a for a in content["annotations"] if a["image_id"] == 1]
+    assert [a["area"] for a in of_image if a["iscrowd"]] == [12, 12, 12]
+
+
 def test_palette_of_voc():
     """The first colours of the development kit."""
     assert [voc_color(i) for i in (0, 1, 2, 3, 4, 15, 20)] == [

@@ -185,6 +185,15 @@ def test_what_supervision_writes_is_read(shared, tmp_path):
     assert lowest_iou(read_objects(splits_of(food, "instance")["val"]), found) > 0.9
 
 
+def test_polygons_beyond_the_image(tmp_path):
+    """YOLO's coordinates are 0 to 1."""
+    folder = write_coco(tmp_path / "data", [("train", 8)])
+    truth = things(read_objects(splits_of(folder)["train"]))
+    for to in ("yolo", "labelme"):
+        convert(folder, tmp_path / to, to)
+        assert lowest_iou(truth, things(read_objects(splits_of(tmp_path / to)["train"]))) >= 0.99
+
+
 def test_nothing_is_overwritten(small, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new/precious.txt").write_text("x")

@@ -140,14 +140,16 @@ def usable(annotation: Annotation) -> Any:
 
 
 def outlines(annotation: Annotation, image: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return outlines (P, 2) which, filled by the even-odd rule, are the object.
+    """Return outlines (P, 2) in the image which, filled by the even-odd rule, are the object.
 
-    Polygons stay as they are, unless some may overlap.
+    Polygons stay as they are, unless some may overlap or reach beyond the image.
     """
     segmentation = usable(annotation)
     if isinstance(segmentation, list):
         rings = [np.array(polygon, dtype=np.float64).reshape(-1, 2) for polygon in segmentation]
-        if not _may_overlap(rings):
+        size = image["width"], image["height"]
+        are_inside = all((ring >= 0).all() and (ring <= size).all() for ring in rings)
+        if are_inside and not _may_overlap(rings):
             return rings
     return [ring.astype(np.float64) for ring in mask_to_polygons(mask_of(annotation, image))]
 
