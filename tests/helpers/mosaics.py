@@ -12,7 +12,7 @@ import numpy as np
 
 from mask2former.structures import Classes
 from mask2former_runtime import bit_planes
-from mask2former_runtime.maps import box_of, connected_pieces
+from mask2former_runtime.maps import boxes_of, connected_pieces
 from mask2former_runtime.prediction import ImageSource
 from mask2former_runtime.predictions import (
     InstancePrediction,
@@ -83,25 +83,31 @@ class Oracle:
             return SemanticPrediction.from_labels(labels, self.classes, source)
         numbers = image[..., 0].astype(int) | image[..., 1].astype(int) << 8
         size = numbers.shape
-        present = [n for n in np.unique(numbers).tolist() if n]
-        labels = [int(image[..., 2][numbers == n][0]) for n in present]
+        present = [n for n in np.flatnonzero(np.bincount(numbers.reshape(-1))).tolist() if n]
+        boxes = boxes_of(numbers, present)
+        places = [(slice(top, bottom), slice(left, right)) for left, top, right, bottom in boxes]
+        masks = [numbers[place] == n for place, n in zip(places, present, strict=True)]
+        kinds = [image[place][mask][0, 2] for place, mask in zip(places, masks, strict=True)]
+        labels = np.array(kinds, np.int64)
         if self.task == "panoptic":
-            ids = np.searchsorted([0, *present], numbers) + 1
+            table = np.zeros(1 << 16, np.int64)
+            table[[0, *present]] = np.arange(len(present) + 1) + 1
             segments = [{"id": 1, "category_id": 0, "isthing": False, "score": 0.75}]
             segments += [
                 {"id": i, "category_id": label, "isthing": True, "score": 0.5}
-                for i, label in enumerate(labels, start=2)
+                for i, label in enumerate(labels.tolist(), start=2)
             ]
+            ids = table[numbers]
             return PanopticPrediction.from_segments(ids, segments, self.classes, source)
         planes = bit_planes.empty(len(present), size)
-        for i, n in enumerate(present):
-            bit_planes.add(planes, i, numbers == n)
+        for i, (mask, (left, top, _, _)) in enumerate(zip(masks, boxes.tolist(), strict=True)):
+            bit_planes.add(planes, i, mask, (top, left))
         return InstancePrediction(
             size=size,
             classes=self.classes,
-            labels=np.array(labels, np.int64),
+            labels=labels,
             scores=np.array([1 / (1 + n) for n in present], np.float32),
-            boxes=np.array([box_of(numbers == n) for n in present], np.float32).reshape(-1, 4),
+            boxes=boxes.astype(np.float32),
             planes=planes,
             source=source,
         )

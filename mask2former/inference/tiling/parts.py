@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mask2former_runtime.maps import box_of
-from mask2former_runtime.prediction import Prediction
+from mask2former_runtime import bit_planes
 from mask2former_runtime.predictions import InstancePrediction, PanopticPrediction
 
 from .grid import Grid, Region
 
 Arrays = dict[str, np.ndarray]
+Found = InstancePrediction | PanopticPrediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,16 +77,16 @@ def arrays_of_segments(found: PanopticPrediction) -> Arrays:
     }
 
 
-def _packed(found: Prediction, positions: Iterable[int], numbers: np.ndarray) -> Arrays:
+def _packed(found: Found, positions: Iterable[int], numbers: np.ndarray) -> Arrays:
     chosen: list[int] = []
     boxes, bits = [], []
     for i in positions:
-        mask = found.mask(i)
-        left, top, right, bottom = box_of(mask)
+        left, top, right, bottom = found.boxes[i].astype(int).tolist()
         if bottom > 0:
             chosen.append(i)
             boxes.append((top, left, bottom, right))
-            bits.append(np.packbits(mask[top:bottom, left:right], axis=1).reshape(-1))
+            mask = _within_box(found, i, (slice(top, bottom), slice(left, right)))
+            bits.append(np.packbits(mask, axis=1).reshape(-1))
     return {
         "numbers": np.array(numbers[chosen], np.int64),
         "labels": np.array(found.labels[chosen], np.int64),
@@ -95,6 +95,13 @@ def _packed(found: Prediction, positions: Iterable[int], numbers: np.ndarray) ->
         "lengths": np.array([len(b) for b in bits], np.int64),
         "bits": np.concatenate(bits) if bits else np.zeros(0, np.uint8),
     }
+
+
+def _within_box(found: Found, i: int, box: tuple[slice, slice]) -> np.ndarray:
+    """Return the mask of an object within its box, without making the rest of it."""
+    if isinstance(found, PanopticPrediction):
+        return found.values[box] == found.numbers[i]
+    return bit_planes.unpack(found.planes[:, box[0], box[1]], i)
 
 
 def parts_of(arrays: Mapping[str, np.ndarray], grid: Grid, tile: int) -> list[Part]:

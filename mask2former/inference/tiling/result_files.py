@@ -23,6 +23,7 @@ from mask2former_runtime.rle import encode_parts
 from mask2former_runtime.text import counted
 
 from ...utils.size import Size
+from .geojson import GeoJsonWriter
 from .joining import JoinedObject
 from .map_files import write_map
 from .panoptic_map import PanopticMap
@@ -58,6 +59,11 @@ class LargeImage:
         """The COCO file, or that which lists maps."""
         return self.stem.with_name(f"{self.stem.name}.json")
 
+    @property
+    def outlines(self) -> Path:
+        """The file of the outlines of instances."""
+        return self.stem.with_name(f"{self.stem.name}.geojson")
+
     def map_file(self, task: str) -> Path:
         """Return the file of the map of a task."""
         suffix = "png" if self.georeference is None else "tif"
@@ -65,7 +71,9 @@ class LargeImage:
 
     def files(self, task: str) -> list[Path]:
         """Return all files of the results of a task."""
-        return [self.json_file, *([self.map_file(task)] if task in _MAPS else [])]
+        if task in _MAPS:
+            return [self.json_file, self.map_file(task)]
+        return [self.json_file, *([] if self.georeference is None else [self.outlines])]
 
     def head(self) -> dict[str, Any]:
         """Return the image as COCO's formats list it."""
@@ -95,7 +103,25 @@ def write_results(results: TileResults, image: LargeImage, paint: Paint) -> str:
 def _write_instances(
     objects: Iterator[JoinedObject], image: LargeImage, classes: Classes, paint: Paint
 ) -> str:
-    """Write a COCO file, object by object."""
+    """Write a COCO file, object by object, and outlines if the image has a place on the earth."""
+    if image.georeference is None:
+        return _write_coco(objects, image, classes, paint)
+
+    def outlined(outlines: GeoJsonWriter) -> Iterator[JoinedObject]:
+        for number, found in enumerate(objects, start=1):
+            outlines.add(number, found)
+            yield found
+
+    with image.outlines.open("wb") as file:
+        outlines = GeoJsonWriter(file, image.georeference, classes)
+        words = _write_coco(outlined(outlines), image, classes, paint)
+        outlines.close()
+    return words
+
+
+def _write_coco(
+    objects: Iterator[JoinedObject], image: LargeImage, classes: Classes, paint: Paint
+) -> str:
     count = 0
 
     def write(file: Any) -> None:

@@ -204,6 +204,27 @@ def test_maps_lie_where_the_image_lies(task, mosaic, tmp_path):
     np.testing.assert_array_equal(values, png @ [1, 256, 65536] if task == "panoptic" else png)
 
 
+def test_outlines_of_instances_lie_where_the_image_lies(mosaic, tmp_path):
+    """Filled again, they are the masks."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.features import rasterize
+
+    place = rasterio.transform.from_origin(399960, 5400000, 0.25, 0.25)
+    pixels = np.ascontiguousarray(mosaic.image[:, :, ::-1])
+    write_geotiff(tmp_path / "image.tif", pixels, crs="EPSG:32632", transform=place)
+    folder = run("instance", tmp_path / "image.tif", tmp_path / "out")
+    content = json.loads((folder / "m.geojson").read_text())
+    coco = json.loads((folder / "m.json").read_text())["annotations"]
+    assert content["crs"]["properties"]["name"].endswith("EPSG::32632")
+    assert len(content["features"]) == len(coco)
+    for feature, entry in zip(content["features"], coco, strict=True):
+        mask = rasterize([feature["geometry"]], mosaic.numbers.shape, transform=place)
+        np.testing.assert_array_equal(mask, mask_util.decode(entry["segmentation"]))
+        properties = feature["properties"]
+        assert (properties["id"], properties["score"]) == (entry["id"], entry["score"])
+        assert CLASSES.ids[CLASSES.names.index(properties["name"])] == entry["category_id"]
+
+
 def saved(pixels: np.ndarray, path: Path) -> Path:
     Image.fromarray(pixels).save(path)
     return path
