@@ -9,10 +9,12 @@ from .panoptic import PanopticEvaluator
 from .panoptic_analysis import PanopticAnalysis
 from .panoptic_quality import Counts
 from .semantic import SemanticAnalysis, SemanticEvaluator
+from .thresholds import ClassMatches, Threshold, choose_threshold
 
 __all__ = [
     "COCOInstanceEvaluator",
     "Calibration",
+    "ClassMatches",
     "Counts",
     "ErrorKind",
     "InstanceAnalysis",
@@ -20,8 +22,10 @@ __all__ = [
     "PanopticEvaluator",
     "SemanticAnalysis",
     "SemanticEvaluator",
+    "Threshold",
     "build_evaluator",
     "check_evaluation",
+    "choose_threshold",
     "instances_to_coco_results",
     "summarize_coco",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from array import array
+import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +67,7 @@ class ImageContent:
 
     size: Size | None
     units: Counter[int] = field(default_factory=Counter)
-    areas: array[float] = field(default_factory=lambda: array("f"))
+    areas: array.array[float] = field(default_factory=lambda: array.array("f"))
 
 
 @dataclass
