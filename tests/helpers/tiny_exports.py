@@ -97,7 +97,9 @@ def write_onnx(path: Path, metadata: Metadata | str | None, operator: str = "Mat
         [_float("logits", [batch, QUERIES, 4]), _float("masks", [batch, QUERIES, "h", "w"])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    # The version of the format is that of exported files: onnxruntime-web knows no newer ones.
+    opset = helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
     if metadata is not None:
         text = metadata if isinstance(metadata, str) else metadata.to_text()
         helper.set_model_props(model, {KEY: text})
