@@ -1,5 +1,6 @@
 """Exported files against the models that they come from, in the runtimes that users have."""
 
+import copy
 import json
 import zipfile
 
@@ -195,3 +196,12 @@ def test_a_fixed_size_takes_images_as_large_as_fit(fixed_file, picture):
     assert model._model.predictor.network_size(81, 66) == (64, 52)
     with pytest.raises(ValueError, match=r"up to 64 x 96 pixels.*128 x 32.*MIN_SIZE_TEST"):
         model.network([{"image": torch.zeros(3, 100, 20)}])
+
+
+def test_suppression_of_doubles_is_no_part_of_a_program(panoptic):
+    from mask2former.export.results import WithResults
+
+    model = copy.copy(panoptic.network)
+    model.mask_nms = 0.5
+    with pytest.raises(ValueError, match=r"TEST\.MASK_NMS 0\.5 cannot be a part of a file"):
+        WithResults(torch.nn.Identity(), model, "instance")

@@ -2,12 +2,14 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import mask2former_runtime
+from mask2former.inference.selection import Selection, select
 from mask2former_runtime import ExportError, ImageReadError, Metadata
 
 pytest.importorskip("onnx")
@@ -80,6 +82,25 @@ def test_other_metadata(tmp_path, suffix, changes):
     for task in TASKS:
         expected = tiny_segmenter(task, metadata).find(image[:, :, ::-1])
         check_same(model.predict(image, task=task), expected)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_thresholds_of_classes_and_suppression_in_a_file(tmp_path, suffix):
+    """The package's own instances, filtered afterwards."""
+    plain = tiny_metadata()
+    lowest = [0.3, 0.6, 1.0]
+    rules = replace(plain.postprocessing, thresholds=lowest, mask_nms=0.3)
+    metadata = replace(plain, postprocessing=rules)
+    assert Metadata.from_text(metadata.to_text(), "").postprocessing.mask_nms == 0.3
+    model = mask2former_runtime.load(WRITERS[suffix](tmp_path / f"m{suffix}", metadata))
+    image = photo((96, 128))
+    everything = tiny_segmenter("instance", plain, 0.0).find(image[:, :, ::-1])
+    single = select(everything, Selection(overlap=0.3))
+    expected = single[single.scores >= np.float32(lowest)[single.labels]]
+    assert 1 < len(expected) < len(single) < len(everything)
+    check_same(model.predict(image, task="instance"), expected)
+    # A threshold that is given wins over those of the classes.
+    check_same(model.predict(image, task="instance", threshold=0.0), single)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

@@ -296,7 +296,7 @@ class _Recipe:
         most = math.sqrt(threshold / shares[0])
         if shares[-1] < _UNEQUAL * shares[0] or most < _LEAST_REPEAT:
             return
-        why = f"classes are in {shares[0]:.2g} to {shares[-1]:.2g} of the images"
+        why = f"classes are in {100 * shares[0]:.2g} % to {100 * shares[-1]:.2g} % of the images"
         self.choose(keys[0], "RepeatFactorTrainingSampler", why)
         self.choose(keys[1], threshold, f"the rarest class is seen {most:.2g} times as often")
 
