@@ -138,6 +138,11 @@ def recognise_folder(
             f"{', '.join(found[chosen])}. Choose one with --format"
         )
     result = _own_folder(root, chosen, next(iter(found[chosen].values())))
+    if ignore_label is not None and isinstance(result.train or result.val, ConvertedMaps):
+        raise DatasetError(
+            f"{folder}: --ignore-label is for label maps of numbers, but these are {result.files}, "
+            "whose colours say which pixels have no class"
+        )
     train, val = (
         replace(
             data,

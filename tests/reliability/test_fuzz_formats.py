@@ -12,15 +12,21 @@ from fuzzing import HOSTILE_VALUES, cases, mutated_bytes, mutated_json, run_case
 from mask2former.data import DatasetError
 from mask2former.data.formats.convert import convert_data
 
-FORMATS = ("yolo", "labelme", "voc", "masks", "color-maps", "label-maps")
+FORMATS = ("yolo", "labelme", "voc", "masks", "color-maps", "label-maps", "tool")
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory):
     root = tmp_path_factory.mktemp("sound")
     write_coco(root / "coco", [("train", 2), ("val", 1)])
-    for to in FORMATS:
+    for to in FORMATS[:-1]:
         convert_data(splits_of(root / "coco"), root / to, to)
+    (root / "tool").mkdir()  # COCO with other paths of images
+    shutil.copytree(root / "coco/train", root / "tool/images")
+    content = json.loads((root / "coco/annotations/instances_train.json").read_text())
+    for image in content["images"]:
+        image["file_name"] = f"images\\1/{image['file_name']}"
+    (root / "tool/result.json").write_text(json.dumps(content))
     return root
 
 

@@ -7,7 +7,7 @@ the user's files.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mask2former_runtime.files import write_json
@@ -71,6 +71,10 @@ class ConvertedMaps(SemanticData):
         write_maps(self.source, self.split, Path(self.label_root).parent, found)
         report = super().check(evaluated=evaluated, pixels=pixels, classes=classes)
         report.source = found.source
+        report.problems = [
+            replace(problem, detail=problem.detail.replace(f"{self.label_root}/", ""))
+            for problem in report.problems
+        ]
         report.prepend(found)
         return report
 

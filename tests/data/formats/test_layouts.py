@@ -340,6 +340,11 @@ def test_colors_found_by_themselves(copied):
     assert list(registered.classes.names) == names
 
 
+def test_colors_have_no_label_to_ignore(sound):
+    with pytest.raises(DatasetError, match="--ignore-label is for label maps of numbers"):
+        recognise_folder(sound / "color-maps", ignore_label=3)
+
+
 def test_too_many_colors(copied):
     """JPEG changes colours at borders."""
     folder = copied("color-maps")
