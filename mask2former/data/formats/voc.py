@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import ndimage
 
 from mask2former_runtime.image import IMAGE_SUFFIXES
 
 from ...structures import Color
-from ..checks.image_files import count_values
+from ..checks.image_files import count_values, map_files
 from ..errors import DatasetError
 from ..files import files_by_stem, read_text
 from ..image import open_image
@@ -144,33 +145,35 @@ class VocSource(_VocFolder, InstanceSource):
             else:
                 reading.error("listed image cannot be used", problem, where)
         records = reading.add_images(images[name] for name in sorted(listed))
-        for name in sorted(listed):
-            if images[name] in records:
-                self._read_maps(name, records[images[name]], table, label_of, reading)
+        names = [name for name in sorted(listed) if images[name] in records]
+
+        def read_maps(name: str) -> dict[str, np.ndarray | str]:
+            return {
+                f"{CLASS_MAPS}/{name}.png": self._read(CLASS_MAPS, name, table),
+                f"{OBJECT_MAPS}/{name}.png": self._read(OBJECT_MAPS, name, table),
+            }
+
+        for name, maps in zip(names, map_files(read_maps, names, "Reading maps"), strict=True):
+            image = records[images[name]]
+            sound = []
+            for source, found in maps.items():
+                if isinstance(found, str):
+                    reading.error("map cannot be read", found, source)
+                elif problem := size_problem("the map", found.shape, image):
+                    reading.error("map of another size", problem, source)
+                else:
+                    sound.append(found)
+            if len(sound) == 2:
+                _add_objects(sound[0], sound[1], name, image, table, label_of, reading)
         return reading
 
-    def _read_maps(
-        self,
-        name: str,
-        image: Mapping[str, Any],
-        table: ColorTable,
-        label_of: Mapping[int, int],
-        reading: Reading,
-    ) -> None:
-        maps = {}
-        for folder in (CLASS_MAPS, OBJECT_MAPS):
-            source = f"{folder}/{name}.png"
-            path = os.path.join(self.root, source)
-            try:
-                read = read_classes if folder == CLASS_MAPS else read_objects
-                maps[folder] = read(path, table)
-            except DatasetError as error:
-                reading.error("map cannot be read", str(error), source)
-                return
-            if problem := size_problem("the map", maps[folder].shape, image):
-                reading.error("map of another size", problem, source)
-                return
-        _add_objects(maps[CLASS_MAPS], maps[OBJECT_MAPS], name, image, table, label_of, reading)
+    def _read(self, folder: str, name: str, table: ColorTable) -> np.ndarray | str:
+        """Return a map, or why it cannot be used."""
+        path = os.path.join(self.root, folder, f"{name}.png")
+        try:
+            return read_classes(path, table) if folder == CLASS_MAPS else read_objects(path)
+        except DatasetError as error:
+            return str(error)
 
 
 def _add_objects(
@@ -184,28 +187,31 @@ def _add_objects(
 ) -> None:
     """Add the objects of an image, and its void pixels as crowd regions."""
     source = f"{OBJECT_MAPS}/{name}.png"
-    for number, _ in sorted(zip(*map(np.ndarray.tolist, count_values(objects)), strict=True)):
-        if number in (0, -1):
+    for number, box in enumerate(ndimage.find_objects(np.maximum(objects, 0)), start=1):
+        if box is None:
             continue
         where = f"{source}, object {number}"
-        mask = objects == number
-        values, counts = count_values(classes[mask])
+        part = objects[box] == number
+        area = int(part.sum())
+        values, counts = count_values(classes[box][part])
         areas = {int(v): int(c) for v, c in zip(values, counts, strict=True) if int(v) in label_of}
         if not areas:
             named = [table.names[v] if 0 <= v < len(table.names) else "void" for v in values]
-            detail = (
-                f"its {mask.sum()} pixels are {', '.join(named[:3])} in {CLASS_MAPS}/{name}.png"
-            )
+            detail = f"its {area} pixels are {', '.join(named[:3])} in {CLASS_MAPS}/{name}.png"
             reading.error("object without a class", detail, where)
             continue
         best = max(areas, key=lambda value: areas[value])
-        if areas[best] < mask.sum() / 2:
+        if areas[best] < area / 2:
             shares = ", ".join(f"{table.names[v]} {areas[v]}" for v in areas)
-            detail = f"of its {mask.sum()} pixels, most have another class or none: {shares}"
+            detail = f"of its {area} pixels, most have another class or none: {shares}"
             reading.error("object of several classes", detail, where)
             continue
+        mask = np.zeros(objects.shape, dtype=np.uint8, order="F")
+        mask[box] = part
         reading.add_object(image, label_of[best], encode_mask(mask), where)
-    lost = np.isin(classes, list(label_of)) & (objects == 0)
+    is_class = np.zeros(len(table.names) + 1, dtype=bool)  # the last is for -1
+    is_class[list(label_of)] = True
+    lost = is_class[classes] & (objects == 0)
     if lost.any():
         y, x = (int(v) for v in np.argwhere(lost)[0])
         detail = f"{int(lost.sum())} pixels, such as x {x}, y {y}; they become void"
@@ -248,7 +254,7 @@ def read_classes(path: str, table: ColorTable) -> np.ndarray:
     return labels
 
 
-def read_objects(path: str, table: ColorTable) -> np.ndarray:
+def read_objects(path: str) -> np.ndarray:
     """Read a map of objects.
 
     Returns:
