@@ -16,6 +16,10 @@ MOST_OVERLAP = 0.9
 LEAST_TILE = 32
 """The least side of a tile in pixels: a network makes maps of one pixel for each 32."""
 
+_NEAR = 64
+"""What is nearer to an edge than this part of a tile's side may be cut off there: about the size of
+four pixels of a network's masks."""
+
 TOP, LEFT, BOTTOM, RIGHT = 1, 2, 4, 8
 """Edges of a tile, as bits."""
 
@@ -108,6 +112,7 @@ class Grid:
     def __init__(self, image_size: Size, tiling: Tiling):
         self.image_size = image_size
         self.rows, self.columns = map(tiling.spans, image_size)
+        self._near = max(1, tiling.size // _NEAR)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -134,13 +139,17 @@ class Grid:
         return [r * len(self.columns) + c for r in rows for c in columns]
 
     def cut(self, region: Region, i: int) -> int:
-        """Return at which edges of tile i a region of it may go on in the image, as bits."""
+        """Return at which edges of tile i a region of it may go on in the image, as bits.
+
+        That is where it touches the edge or nearly does: masks are coarser than pixels.
+        """
         tile, (height, width) = self.tile(i), self.image_size
+        near = self._near
         return (
-            TOP * (region.top == tile.top > 0)
-            | LEFT * (region.left == tile.left > 0)
-            | BOTTOM * (region.bottom == tile.bottom < height)
-            | RIGHT * (region.right == tile.right < width)
+            TOP * (region.top - near < tile.top > 0)
+            | LEFT * (region.left - near < tile.left > 0)
+            | BOTTOM * (region.bottom + near > tile.bottom < height)
+            | RIGHT * (region.right + near > tile.right < width)
         )
 
     def seen_better(self, region: Region, i: int) -> bool:

@@ -1,5 +1,7 @@
 """Tiled results against the known objects of mosaics, and one tile against the plain run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from mosaics import Mosaic, Oracle, random_mosaic
@@ -7,6 +9,8 @@ from mosaics import Mosaic, Oracle, random_mosaic
 from mask2former import Mask2Former
 from mask2former.inference.tiling.grid import Tiling
 from mask2former.inference.tiling.tiled import TiledSegmenter
+from mask2former_runtime import bit_planes
+from mask2former_runtime.maps import box_of
 
 OVERLAPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 
@@ -114,6 +118,49 @@ def test_what_a_neighbour_shows_whole_is_left_to_it():
     np.testing.assert_array_equal(found.masks, numbers[None] == 1)
     segments = TiledSegmenter(Mistaken("panoptic"), Tiling(40, 0.25)).find(mosaic.image)
     np.testing.assert_array_equal(segments.label_map, numbers)
+
+
+def shifted(mask: np.ndarray, step: int, axis: int) -> np.ndarray:
+    """What leaves the tile does not come in on the other side."""
+    padded = np.pad(mask, 1)
+    return np.roll(padded, step, axis)[1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_objects_of_masks_that_are_a_little_wrong_are_counted_once(seed):
+    """Each tile shows each mask shifted by a pixel."""
+    rng = np.random.default_rng(seed)
+    numbers = np.zeros((400, 500), int)
+    rows, columns = np.mgrid[:50, :50] - 25
+    sizes = rng.uniform(6, 23, (8, 10))
+    for n, radius in enumerate(sizes.flat, start=1):
+        top, left = 50 * ((n - 1) // 10), 50 * ((n - 1) % 10)
+        numbers[top : top + 50, left : left + 50] = n * (np.hypot(rows, columns) < radius)
+    labels = [0, *rng.integers(1, 4, 80).tolist()]
+
+    class Careless(Oracle):
+        def find(self, image, source=None):
+            found = super().find(image, source)
+            masks = found.masks
+            for mask in masks:
+                kind = rng.integers(4)
+                mask[:] = shifted(mask, *((1, 0), (-1, 1), (1, 1), (-1, 0))[kind])
+            planes = bit_planes.empty(len(masks), found.size)
+            for i, mask in enumerate(masks):
+                bit_planes.add(planes, i, mask)
+            boxes = np.array([box_of(mask) for mask in masks], np.float32).reshape(-1, 4)
+            return replace(found, planes=planes, boxes=boxes)
+
+    image = Mosaic(numbers, labels).image
+    found = TiledSegmenter(Careless("instance"), Tiling(130, 0.4)).find(image)
+    assert len(found) == 80
+    middles = (found.boxes[:, :2] + found.boxes[:, 2:]) / 2
+    order = (middles[:, 1] // 50 * 10 + middles[:, 0] // 50).astype(int)
+    assert sorted(order) == list(range(80))
+    np.testing.assert_array_equal(found.labels, np.array(labels)[1 + order])
+    for i, n in enumerate(order + 1):
+        mask, true = found.mask(i), numbers == n
+        assert (mask & true).sum() / (mask | true).sum() > 0.7
 
 
 def test_tiles_without_overlap_join_what_meets_at_their_edges():
