@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from mask2former.data.formats.convert import convert_data
 from mask2former.data.own_folder import recognise_folder
 
-NAMES = ["cup", "plate of soup", "müsli"]
+NAMES = ["cup", "müsli 2", "bed"]
 SIZE = (60, 80)
 
 
@@ -93,13 +93,13 @@ def convert(source, target, to, task=None, format=None):
     return convert_data(splits_of(source, task, format), target, to)
 
 
-def read_objects(data):
+def read_objects(data, *, warnings=False):
     """File stem -> list of (name of class, crowd, mask), with pycocotools alone.
 
     Checks the data first.
     """
     report = data.check(evaluated=True, pixels=True, classes=None)
-    assert not report.problems, str(report)
+    assert not (report.num_errors if warnings else report.problems), str(report)
     content = json.loads(Path(data.json_file).read_text(encoding="utf-8"))
     names = {c["id"]: c["name"] for c in content["categories"]}
     found = {}
@@ -110,7 +110,8 @@ def read_objects(data):
             if annotation["image_id"] == image["id"]:
                 rle = annotation["segmentation"]
                 if isinstance(rle, list):
-                    rle = mask_util.merge(mask_util.frPyObjects(rle, *size))
+                    polygons = [p for p in rle if len(p) >= 6]
+                    rle = mask_util.merge(mask_util.frPyObjects(polygons, *size))
                 elif isinstance(rle["counts"], list):
                     rle = mask_util.frPyObjects(rle, *size)
                 name = names[annotation["category_id"]]

@@ -6,7 +6,7 @@ Two layouts are known:
 - ``a/images/a.png`` with ``a/masks/NAME.png``, as in the Data Science Bowl 2018.
 
 The name of a mask file is that of its class, perhaps with a number: ``cup.png``, ``cup_2.png``.
-Names that are only numbers or hexadecimal digits say nothing: the class is "object" then.
+Names that are only numbers, or at least 16 hexadecimal digits, say nothing: the class is "object".
 ``classes.txt`` gives the order of the classes, and which there are.
 
 The format keeps holes and overlaps, but no crowd regions; ids are the names of the files.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,7 +68,7 @@ class ObjectMasksSource(InstanceSource):
         if os.path.isfile(path):
             return read_class_names(path)
         found = {
-            class_of(name)
+            class_of(name, ())
             for split in self.splits
             for _, folder in self._images(split)
             for name in _mask_files(folder)
@@ -97,11 +97,12 @@ class ObjectMasksSource(InstanceSource):
         found = map_files(lambda job: _read_mask(*job), jobs, "Reading masks")
         for (image, path), mask in zip(jobs, found, strict=True):
             source = reading.short(path)
-            label = label_of.get(class_of(os.path.basename(path)))
+            class_name = class_of(os.path.basename(path), label_of)
+            label = label_of.get(class_name)
             if isinstance(mask, str):
                 reading.error("mask cannot be used", mask, source)
             elif label is None:
-                detail = f"{class_of(os.path.basename(path))!r:.100} is not in {CLASS_FILE}"
+                detail = f"{class_name!r:.100} is not in {CLASS_FILE}"
                 reading.error("mask of an unknown class", detail, source)
             else:
                 reading.add_object(image, label, mask, source)
@@ -143,10 +144,19 @@ def _mask_files(folder: str) -> list[str]:
         return []
 
 
-def class_of(file_name: str) -> str:
-    """Return the class that the name of a mask file is of."""
-    stem = re.sub(r"[ _\-.]*\(?[0-9]*\)?$", "", os.path.splitext(file_name)[0])
-    return OBJECT if re.fullmatch("[0-9a-f]*|mask|object", stem, re.IGNORECASE) else stem
+def class_of(file_name: str, names: Collection[str]) -> str:
+    """Return the class that the name of a mask file is of.
+
+    Args:
+        file_name: the name.
+        names: the classes, as far as they are known.
+    """
+    stem = os.path.splitext(file_name)[0]
+    if stem in names:
+        return stem
+    plain = re.sub(r"[ _\-.]*\(?[0-9]*\)?$", "", stem)
+    says_nothing = re.fullmatch(r"[0-9a-f]{16,}|mask|object|", stem) or not plain
+    return OBJECT if says_nothing and plain not in names else plain
 
 
 def _read_mask(image: Mapping[str, Any], path: str) -> dict[str, Any] | str:

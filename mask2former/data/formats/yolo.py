@@ -38,6 +38,7 @@ _CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
 _MOST_YAML = 1 << 20  # characters
 # Numbers may lie outside 0 to 1 by as much as Ultralytics allows.
 _TOLERANCE = 0.01
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def _parse(text: str, num_classes: int, width: int, height: int) -> tuple[int, l
             f"the coordinate {numbers[outside][0]:g}; they are fractions of the width and height "
             "of the image, 0 to 1"
         )
-    return label, (numbers.reshape(-1, 2) * (width, height)).reshape(-1).tolist()
+    points = numbers.reshape(-1, 2) * (width, height)
+    # The rasteriser rounds fifths of a pixel: this restores coordinates of a few decimals.
+    return label, points.round(_DECIMALS).reshape(-1).tolist()
 
 
 def _is_number(token: str) -> bool:
@@ -215,8 +218,8 @@ def recognise(root: Path) -> YoloSource | None:
             key = next((key for key in keys if content.get(key)), None)
             if key is not None:
                 splits[split] = _entries(content[key], key, config, folders)
-        if set(splits) == {"val"} or not splits:
-            raise DatasetError(f"{config}: no folder of training images ('train')")
+        if not splits:
+            raise DatasetError(f"{config}: no folder of images ('train' or 'val')")
         return YoloSource(str(root), splits, tuple(names))
     splits = by_split(lambda name: _layout(root, name))
     if not splits and (whole := _layout(root, "")) is not None:

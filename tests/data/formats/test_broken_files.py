@@ -128,7 +128,7 @@ YOLO_FILES = [
     (yaml_of(names=["a", ["b"]]), "data.yaml", "class 1 has the name"),
     (yaml_of(names={"1": "a", "2": "b"}), "data.yaml", "they must be 0 to 1"),
     (yaml_of(nc=5), "data.yaml", "'nc' is 5, but 'names' has 2"),
-    (yaml_of(train=""), "data.yaml", "no folder of training images"),
+    (yaml_of(train="", val=None), "data.yaml", "no folder of images"),
     (yaml_of(train="images/gone"), "data.yaml", "images/gone"),
     (yaml_of(val=7), "data.yaml", "'val' is 7"),
     (yaml_of(train=[["images"]]), "data.yaml", "a folder of images is needed"),

@@ -313,7 +313,9 @@ def test_data_science_bowl(tmp_path):
         expected[name] = []
         for i in range(number + 2):
             mask = disk(20 + 20 * (i % 2), 15 + 20 * i, 7)
-            Image.fromarray((mask * 255).astype(np.uint8)).save(folder / f"masks/{i}f00{i}.png")
+            Image.fromarray((mask * 255).astype(np.uint8)).save(
+                folder / f"masks/{i}f00{i:016x}.png"
+            )
             expected[name].append(("object", 0, mask))
     data = splits_of(tmp_path / "stage1_train")
     assert data.keys() == {"all"}

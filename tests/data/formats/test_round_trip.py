@@ -92,6 +92,23 @@ def test_food(shared, to, tmp_path):
     assert counts == {"train": 468, "val": 290}
 
 
+@pytest.mark.parametrize("to", ["yolo", "labelme", "masks"])
+def test_real_coco(shared, to, tmp_path):
+    """Objects of several parts, crowd regions and 80 classes; not a pixel changes."""
+    coco = shared / "data/coco_permissive"
+    (tmp_path / "coco/annotations").mkdir(parents=True)
+    (tmp_path / "coco/train").symlink_to(coco / "val2017")
+    file = tmp_path / "coco/annotations/instances_train.json"
+    file.symlink_to(coco / "annotations/instances_val2017.json")
+    convert(tmp_path / "coco", tmp_path / "new", to)
+    truth, found = (
+        things(read_objects(splits_of(folder)["train"], warnings=True))
+        for folder in (tmp_path / "coco", tmp_path / "new")
+    )
+    assert sum(map(len, found.values())) > 500
+    assert lowest_iou(truth, found) == 1
+
+
 @pytest.mark.parametrize("first", OF_OBJECTS)
 def test_from_each_to_each(small, first, tmp_path):
     convert(small, tmp_path / "first", first, "instance")

@@ -26,7 +26,7 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
                     target.lost["crowd region"] += 1
                 elif rings := outlines(annotation, image):
                     numbers = (one_outline(rings) / size).reshape(-1)
-                    lines.append(" ".join([str(label), *(f"{v:.10g}" for v in numbers)]))
+                    lines.append(" ".join([str(label), *(f"{v:.12g}" for v in numbers)]))
             text = "".join(f"{line}\n" for line in lines)
             target.file_for(path, "images", "labels", ".txt").write_text(text)
     config["names"] = dict(enumerate(splits[0].names))
