@@ -27,7 +27,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (
         r"py:.*",
-        r"(argparse|array|collections|datetime|detectron2|enum|fvcore|numpy|np|os|pathlib|PIL|torch|typing|yacs)\..+",
+        r"(argparse|collections|datetime|detectron2|enum|fvcore|numpy|np|os|pathlib|PIL|torch|typing|yacs)\..+",
     ),
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,7 +66,7 @@ class ImageContent:
 
     size: Size | None
     units: Counter[int] = field(default_factory=Counter)
-    areas: array.array[float] = field(default_factory=lambda: array.array("f"))
+    areas: list[float] = field(default_factory=list)
 
 
 @dataclass

@@ -48,7 +48,7 @@ def _small_objects(cfg: CfgNode, images: Mapping[str, ImageContent]) -> Iterator
             height, width = network_size(*content.size, *sizes)
             scale = (height * width) / (content.size[0] * content.size[1])
             scales.append(scale**0.5)
-            seen.append(np.frombuffer(content.areas, np.float32) * scale)
+            seen.append(np.array(content.areas, np.float32) * scale)
     sides = np.sqrt(np.concatenate(seen)) if seen else np.zeros(0)
     small = sides[sides < _SMALL_SIDE]
     if len(small) and len(small) >= _LEAST_SHARE * len(sides):

@@ -1,6 +1,5 @@
 """What is said before training about objects that a model will miss."""
 
-from array import array
 from collections import Counter
 
 import numpy as np
@@ -49,7 +48,7 @@ def test_small_is_what_the_network_sees(size):
     seen = resize.get_transform(np.zeros((*size, 3), np.uint8))
     scale = (getattr(seen, "new_h", size[0]) * getattr(seen, "new_w", size[1])) / np.prod(size)
     border = 64 / scale  # pixels of the image
-    areas = array("f", [0.5 * border, 0.98 * border, 1.02 * border, 9 * border])
+    areas = [0.5 * border, 0.98 * border, 1.02 * border, 9 * border]
     images = {"a.png": ImageContent(size, Counter({1: 4}), areas)}
     (warning,) = data_warnings(cfg, images, "instance")
     assert warning.startswith("2 of 4 objects are smaller than 8 x 8 pixels")
@@ -59,7 +58,7 @@ def test_small_is_what_the_network_sees(size):
 
 
 def test_few_small_objects_are_not_worth_a_warning():
-    areas = array("f", [1.0] + [10_000.0] * 200)
+    areas = [1.0] + [10_000.0] * 200
     images = {"a.png": ImageContent((300, 300), Counter({1: 10}), areas)}
     assert not list(data_warnings(config("quickstart/photos"), images, "instance"))
 
