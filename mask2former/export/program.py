@@ -18,8 +18,9 @@ from ..modeling.meta_arch import MaskFormer
 from ..modeling.ops.traceable import FORMS, traced_as
 
 # Height and width of the example that is traced, in units of the size divisibility. They differ, so
-# that one cannot be taken for the other.
-_EXAMPLE = (3, 5)
+# that one cannot be taken for the other. No map of any stage has a single window of 12 x 12, in
+# either direction: that is a case of its own. Nothing is computed.
+_EXAMPLE = (29, 43)
 _EXAMPLE_BATCH = 2
 # In the same units; a dimension of an export needs a limit.
 _MOST_UNITS = 512

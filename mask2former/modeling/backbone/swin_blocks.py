@@ -89,9 +89,9 @@ def split_windows(
         return (i >= size - window_size).long() + (i >= size - shift).long()
 
     rows, columns = height // window_size, width // window_size
-    last_column = torch.arange(1, rows + 1, device=device) * columns - 1
-    last_row = torch.arange(columns - 1, device=device) + (rows - 1) * columns
-    index = torch.cat([last_column, last_row])
+    # The last column, and the rest of the last row; in one piece, which is never empty.
+    i = torch.arange(rows + columns - 1, device=device)
+    index = torch.where(i < rows, (i + 1) * columns - 1, (rows - 1) * columns + i - rows)
     regions = 3 * region(height)[:, None] + region(width)  # (H, W)
     regions = partition_windows(regions[None, :, :, None], window_size).squeeze(-1)  # (G, N)
     regions = regions[index]
