@@ -352,6 +352,11 @@ class Mask2Former:
         return self._model.predictor.model
 
     @property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weights, in hexadecimal, which an exported file keeps."""
+        return self._model.weights_sha256
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return self.network.device  # type: ignore[return-value]

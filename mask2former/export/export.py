@@ -21,6 +21,7 @@ from ..data.preparation.synthetic_scenes import draw_scene
 from ..inference.exported import open_exported
 from ..inference.segmenters import LoadedModel
 from ..modeling.meta_arch import MaskFormer
+from ..modeling.ops.runtime_libraries import build_libraries, library_name
 from . import onnx_model, openvino_model, torch_programs
 from .check import Comparison, batches, compare, tolerance
 from .metadata import describe
@@ -136,12 +137,6 @@ def export_model(
     )
     if options.translated:
         _require("onnx", "onnx", "onnxruntime", "onnxscript")
-        if options.operator == "plugin" and library_file() is None:
-            raise ValueError(
-                "to compare a file with the operator as a node, its runtime needs the operator: "
-                "python -m mask2former.cli.build_operator builds a library, which is named in "
-                f"{LIBRARY_VARIABLE}"
-            )
     if options.format == "openvino":
         _require("openvino", "openvino")
     unit = metadata.input.size_divisibility
@@ -159,11 +154,12 @@ def export_model(
     )
     with moved_at_the_end(path.parent) as folder:
         file = folder / path.name
+        library = _library(folder, options, say)
         say(f"writing {options.format}")
-        _write(program, metadata, file, options, names)
+        _write(program, metadata, file, options, names, library)
         del program
         say("comparing the file with the model")
-        _, run = open_exported(file, outputs=names, allow_unsafe=True)
+        _, run = open_exported(file, outputs=names, allow_unsafe=True, operator_library=library)
         shown = pictures or [_drawn(seed) for seed in range(3)]
         try:
             comparisons = [
@@ -252,6 +248,7 @@ def _write(
     file: Path,
     options: Options,
     names: Sequence[str],
+    library: str | None,
 ) -> None:
     if options.format == "pt2":
         torch_programs.write_pt2(program, metadata, file)
@@ -267,7 +264,24 @@ def _write(
         if options.format == "onnx":
             file.write_bytes(content)
         else:
-            openvino_model.write(content, metadata, file, precision=options.precision)
+            openvino_model.write(
+                content, metadata, file, precision=options.precision, library=library
+            )
+
+
+def _library(folder: Path, options: Options, say: Callable[[str], None]) -> str | None:
+    """Return the library that a file needs, built into the folder unless the user names one."""
+    if not options.translated or options.operator != "plugin":
+        return library_file()
+    if library_file() is None:
+        runtime = "onnxruntime" if options.format == "onnx" else options.format
+        say(
+            f"building {library_name(runtime)}, beside the file: to use the file, name it in "
+            f"{LIBRARY_VARIABLE}"
+        )
+        (built,) = build_libraries([runtime], folder)
+        return str(built)
+    return library_file()
 
 
 def _drawn(seed: int) -> np.ndarray:

@@ -7,7 +7,6 @@ from mask2former_runtime.metadata import InputSpec, Metadata, Rules
 from .. import __version__
 from ..inference.segmenters import DEFAULT_THRESHOLD, LoadedModel
 from ..modeling.meta_arch import MaskFormer
-from ..utils.digest import weights_digest
 from .program import Fixed
 
 
@@ -62,6 +61,6 @@ def describe(
         precision=precision,
         operator=operator,
         license=license,
-        weights_sha256=weights_digest(network),
+        weights_sha256=model.weights_sha256,
         config=model.cfg.dump(),
     )

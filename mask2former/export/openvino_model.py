@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mask2former_runtime.metadata import KEY, Metadata
-from mask2former_runtime.networks import library_file
 
 
-def write(onnx: bytes, metadata: Metadata, path: Path, *, precision: str) -> None:
+def write(
+    onnx: bytes, metadata: Metadata, path: Path, *, precision: str, library: str | None
+) -> None:
     """Write ``path`` (.xml) and the weights beside it (.bin).
 
     Args:
@@ -16,11 +17,11 @@ def write(onnx: bytes, metadata: Metadata, path: Path, *, precision: str) -> Non
         metadata: see `describe`; written into the runtime information.
         path: the file.
         precision: with "fp16", weights are stored as float16.
+        library: with operators that the model needs.
     """
     import openvino
 
     core = openvino.Core()
-    library = library_file()
     if library is not None:
         core.add_extension(library)
     model = core.read_model(onnx)

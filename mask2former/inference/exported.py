@@ -61,7 +61,11 @@ class ExportedNetwork(nn.Module):
 
 
 def open_exported(
-    path: Path, *, outputs: Sequence[str] = OUTPUTS, allow_unsafe: bool = False
+    path: Path,
+    *,
+    outputs: Sequence[str] = OUTPUTS,
+    allow_unsafe: bool = False,
+    operator_library: str | None = None,
 ) -> tuple[Metadata, Run]:
     """Open an exported file.
 
@@ -69,6 +73,7 @@ def open_exported(
         path: a file with one of `SUFFIXES`.
         outputs: names of what the network gives; see `open_network`.
         allow_unsafe: whether a ``.pt2`` file, which can run code, may be loaded.
+        operator_library: see `open_network`.
 
     Returns:
         The metadata, and the network as a function of images (B, 3, H, W), normalised and padded.
@@ -78,7 +83,7 @@ def open_exported(
     """
     if path.suffix == ".pt2":
         return _open_pt2(path, outputs, allow_unsafe)
-    network = open_network(path, outputs=outputs)
+    network = open_network(path, outputs=outputs, operator_library=operator_library)
 
     def run(images: Tensor) -> list[Tensor]:
         return [torch.from_numpy(x) for x in network(images.float().cpu().numpy())]
@@ -92,10 +97,11 @@ class ExportedModel(MaskFormer):
     Args:
         run: the network; see `open_exported`.
         spec: the input of the network.
+        weights_sha256: hash of the weights.
         options: further arguments of `MaskFormer`.
     """
 
-    def __init__(self, run: Run, spec: InputSpec, **options: Any):
+    def __init__(self, run: Run, spec: InputSpec, *, weights_sha256: str, **options: Any):
         super().__init__(
             backbone=nn.Identity(),
             sem_seg_head=ExportedNetwork(run),
@@ -105,7 +111,7 @@ class ExportedModel(MaskFormer):
             pixel_std=list(spec.std),
             **options,
         )
-        self.spec = spec
+        self.spec, self.weights_sha256 = spec, weights_sha256
 
     def _batch(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Return the images, padded to the size that the file takes."""
@@ -182,6 +188,7 @@ class ExportedFile:
         return ExportedModel(
             self.run,
             self.metadata.input,
+            weights_sha256=self.metadata.weights_sha256,
             thing_classes=self.metadata.classes.things,
             **inference_arguments(cfg),
         )
@@ -259,6 +266,12 @@ def _open_pt2(path: Path, outputs: Sequence[str], allow_unsafe: bool) -> tuple[M
                 f"{path} takes images of at least {least} pixels after resizing and padding, not "
                 f"{images.shape[2]} x {images.shape[3]}"
             )
-        return program(images)
+        try:
+            return program(images)
+        except (AssertionError, RuntimeError) as error:  # of the conditions that tracing found
+            raise ExportError(
+                f"{path} does not take {len(images)} images of {images.shape[2]} x "
+                f"{images.shape[3]} pixels after resizing and padding: {one_line(str(error), 300)}"
+            ) from error
 
     return metadata, run

@@ -27,7 +27,7 @@ from ..structures import Classes
 from ..tasks import TASKS, tasks_of
 from ..utils.device import check_device
 from ..utils.digest import weights_digest
-from .exported import ExportedFile, is_exported
+from .exported import ExportedFile, ExportedModel, is_exported
 from .predictions import of_instances, of_panoptic_seg
 from .predictor import Predictor, confident
 from .run_folder import register_classes, weights_of_run
@@ -154,6 +154,12 @@ class LoadedModel:
             digest.update(weights_digest(self.predictor.model).encode())
         digest.update(repr((self.predictor.precision, self.thresholds)).encode())
         return digest.hexdigest()
+
+    @property
+    def weights_sha256(self) -> str:
+        """The SHA-256 of the weights, in hexadecimal; that of the model it was exported from."""
+        model = self.predictor.model
+        return model.weights_sha256 if isinstance(model, ExportedModel) else weights_digest(model)
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return the model for one task. All segmenters of a model share its weights.

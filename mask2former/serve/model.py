@@ -7,7 +7,6 @@ import functools
 from ..api import Mask2Former
 from ..inference.segmenters import Segmenter
 from ..structures import Classes
-from ..utils.digest import weights_digest
 from ..utils.size import Size
 
 # Of task and threshold, of which clients use few. To make a segmenter takes milliseconds.
@@ -30,7 +29,7 @@ class ServedModel:
 
     def __init__(self, model: Mask2Former, name: str):
         self.name = name
-        self.version = f"{name}-{weights_digest(model.network)[:8]}"
+        self.version = f"{name}-{model.weights_sha256[:8]}"
         self.task: str = model.task
         self.tasks: list[str] = model.tasks
         self.classes: Classes = model.classes

@@ -11,6 +11,8 @@ import torch
 from mask2former import Mask2Former
 from mask2former.engine.start import run_arguments, start
 from mask2former.export import Options, export_model, fixed_sizes
+from mask2former.serve.model import ServedModel
+from mask2former.utils.digest import weights_digest
 from mask2former_runtime import load as load_in_runtime
 
 
@@ -29,6 +31,11 @@ def test_every_way_to_use_the_file_gives_the_same(panoptic, onnx_file, picture, 
     for model in (Mask2Former.from_pretrained(onnx_file), load_in_runtime(onnx_file)):
         assert (model.task, model.names) == ("panoptic", panoptic.names)
         assert_same(model.predict(picture, task=task, threshold=threshold), expected)
+
+
+def test_the_server_names_the_weights_that_a_file_is_from(panoptic, onnx_file):
+    served = ServedModel(Mask2Former.from_pretrained(onnx_file), "mine.onnx")
+    assert served.version == f"mine.onnx-{weights_digest(panoptic.network)[:8]}"
 
 
 def test_openvino(panoptic, picture, tmp_path):
