@@ -44,11 +44,14 @@ def test_the_operator_as_a_node(panoptic, picture, tmp_path, monkeypatch, capsys
         ("aoti.pt2", {"format": "aoti"}),
     ],
 )
-def test_other_formats(panoptic, picture, tmp_path, name, options):
-    panoptic.export(tmp_path / name, **options)
+def test_other_formats(trained, tmp_path, name, options):
+    """Of a trained model: in a random one, rounding turns rows of the attention masks over."""
+    original, data = trained
+    original.export(tmp_path / name, **options)
     model = Mask2Former.from_pretrained(tmp_path / name, allow_unsafe_weights=True)
-    found = model.predict(picture, task="semantic").label_map
-    assert np.mean(found == panoptic.predict(picture, task="semantic").label_map) > 0.97
+    for image in sorted((data / "val").iterdir())[:5]:
+        found, expected = (m.predict(image, task="semantic").label_map for m in (model, original))
+        assert np.mean(found == expected) > 0.97
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
