@@ -28,6 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 COCO = "configs/coco/instance-segmentation"
 CONFIGS = {
     "R50": f"{COCO}/maskformer2_R50_bs16_50ep.yaml",
+    "Swin-T": f"{COCO}/swin/maskformer2_swin_tiny_bs16_50ep.yaml",
     "Swin-B": f"{COCO}/swin/maskformer2_swin_base_384_bs16_50ep.yaml",
     "quickstart": "configs/quickstart/instance.yaml",
 }
