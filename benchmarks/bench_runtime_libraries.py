@@ -23,6 +23,7 @@ import torch
 from bench_ms_deform_attn import arguments, milliseconds, print_ratios
 
 from mask2former.modeling.ops.runtime_libraries import RUNTIMES, build_libraries
+from mask2former_runtime.networks import openvino_core
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests/helpers"))
 from operator_models import one_node
@@ -42,8 +43,7 @@ def in_onnxruntime(library: Path, args: list[np.ndarray], threads: int) -> Run:
 
 def in_openvino(library: Path, args: list[np.ndarray], threads: int) -> Run:
     """Return what runs the operator in OpenVINO."""
-    core = openvino.Core()
-    core.add_extension(str(library))
+    core = openvino_core(str(library))
     model = core.compile_model(
         core.read_model(one_node()), "CPU", {"INFERENCE_NUM_THREADS": threads}
     )

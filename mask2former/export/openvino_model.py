@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mask2former_runtime.metadata import KEY, Metadata
+from mask2former_runtime.networks import openvino_core
 
 
 def write(
@@ -21,9 +22,6 @@ def write(
     """
     import openvino
 
-    core = openvino.Core()
-    if library is not None:
-        core.add_extension(library)
-    model = core.read_model(onnx)
+    model = openvino_core(library).read_model(onnx)
     model.set_rt_info(metadata.to_text(), [KEY])
     openvino.save_model(model, path, compress_to_fp16=precision == "fp16")

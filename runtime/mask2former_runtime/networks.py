@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import threading
@@ -182,7 +183,7 @@ class OpenVinoNetwork:
         outputs: Sequence[str],
     ):
         try:
-            import openvino
+            import openvino  # noqa: F401
         except ImportError as error:
             raise missing_package(file, "openvino", "openvino") from error
         if not file.with_suffix(".bin").is_file():
@@ -191,12 +192,10 @@ class OpenVinoNetwork:
         with file.open("rb") as opened:
             if b"<net" not in opened.read(4096):  # OpenVINO would try its readers of other formats
                 raise ExportError(f"{file} is not an OpenVINO model, or it is damaged")
-        core = openvino.Core()
-        if library is not None:
-            try:
-                core.add_extension(library)
-            except RuntimeError as error:
-                raise _unusable_library(library, error) from error
+        try:
+            core = openvino_core(library)
+        except RuntimeError as error:
+            raise _unusable_library(str(library), error) from error
         try:
             model = core.read_model(str(file))
         except RuntimeError as error:
@@ -232,6 +231,30 @@ class OpenVinoNetwork:
                 return [self._request.get_tensor(name).data.copy() for name in self._outputs]
         except RuntimeError as error:
             raise _failed(self._file, error) from error
+
+
+@functools.cache
+def openvino_core(library: str | None = None) -> Any:
+    """Return the ``Core`` of OpenVINO, which lasts as long as the process.
+
+    With its first model, a core gives the thread another stack for handlers of signals, and takes
+    it back when it ends. Of two cores that end in the order in which they began, the second brings
+    back the stack of the first, which is gone (OpenVINO 2026.4): the next Ctrl-C, or the end of a
+    child process that somebody waits for, is a segmentation fault.
+
+    Args:
+        library: an extension with custom operators.
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+        RuntimeError: the library cannot be used.
+    """
+    import openvino
+
+    core = openvino.Core()
+    if library is not None:
+        core.add_extension(library)
+    return core
 
 
 def missing_package(file: Path, package: str, extra: str) -> ExportError:

@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper
 
 import mask2former.modeling.ops  # noqa: F401  defines the operator
+from mask2former_runtime.networks import openvino_core
 
 Run = Callable[..., np.ndarray]  # of the operator's five arguments
 
@@ -54,10 +55,7 @@ def in_onnxruntime(library: Path, model: bytes, *, threads: int = 1) -> Run:
 
 def in_openvino(library: Path, model: bytes, *, threads: int = 1, **properties: str) -> Run:
     """Load a model with the operator's library in OpenVINO."""
-    import openvino
-
-    core = openvino.Core()
-    core.add_extension(str(library))
+    core = openvino_core(str(library))
     compiled = core.compile_model(
         core.read_model(model), "CPU", {"INFERENCE_NUM_THREADS": threads, **properties}
     )

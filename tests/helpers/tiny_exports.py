@@ -19,6 +19,7 @@ from mask2former.inference.segmenters import Segmenter
 from mask2former.modeling.meta_arch import MaskFormer
 from mask2former_runtime import Classes, InputSpec, Metadata, Rules
 from mask2former_runtime.metadata import KEY
+from mask2former_runtime.networks import openvino_core
 
 QUERIES = 20
 CLASSES = Classes(["cat", "dog", "sky"], [7, 3, 12], frozenset([0, 1]), ignore_label=255)
@@ -153,9 +154,7 @@ def write_plugin(folder: Path, runtime: str, library: Path) -> Path:
         return folder / "plugin.onnx"
     import openvino
 
-    core = openvino.Core()
-    core.add_extension(str(library))
-    converted = core.read_model(folder / "plugin.onnx")
+    converted = openvino_core(str(library)).read_model(folder / "plugin.onnx")
     converted.set_rt_info(tiny_metadata(operator="plugin").to_text(), [KEY])
     openvino.save_model(converted, folder / "plugin.xml", compress_to_fp16=False)
     return folder / "plugin.xml"

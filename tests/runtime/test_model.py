@@ -1,6 +1,9 @@
 """Models in files, in both runtimes, against the package's own predictions."""
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -183,6 +186,25 @@ def test_a_library_of_operators(files, operator_libraries, tmp_path, runtime):
     for task in TASKS:
         expected = tiny_segmenter(task, tiny_metadata()).find(image[:, :, ::-1])
         check_same(model.predict(image, task=task), expected)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs signals of POSIX")
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+def test_signals_are_handled_after_models_have_gone(files, suffix):
+    code = f"""
+import gc, os, signal
+from mask2former_runtime import load
+handled = []
+signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
+models = [load({str(files[suffix])!r}) for _ in range(3)]
+while models:
+    del models[0]
+    gc.collect()
+    os.kill(os.getpid(), signal.SIGUSR1)
+assert len(handled) == 3
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
