@@ -1,4 +1,4 @@
-"""Weights of a model with other queries, or with fewer levels in its pixel decoder.
+"""Weights of a model with other queries, other channels, or fewer levels in its pixel decoder.
 
 Shapes:
     H: heads, L: levels of the pixel decoder's encoder, P: points per head and level, C: channels.
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .files import State
 
+_RGB = 3
 _HEAD = "sem_seg_head."
 _PIXEL_DECODER = f"{_HEAD}pixel_decoder."
 _LEVELS = f"{_PIXEL_DECODER}transformer.level_embed"
@@ -27,11 +28,12 @@ _PROJECTION = re.compile(rf"{re.escape(_PIXEL_DECODER)}input_proj\.\d+\..*")
 
 
 def resized(state: Mapping[str, Tensor], model: nn.Module) -> tuple[State, str]:
-    """Let a model take over the queries and the levels that it shares with a file.
+    """Let a model take over the queries and the levels that it shares with a file, and its stem.
 
     Of more queries than the file has, the others keep the random values of the model; of fewer, the
-    first are taken. Of more levels, the finest keep the values that the model starts with. What
-    cannot be taken over stays as it is in the file.
+    first are taken. For the first convolution of a model of other channels than red, green and
+    blue, see `_of_channels`. Of more levels, the finest keep the values that the model starts with.
+    What cannot be taken over stays as it is in the file.
 
     Args:
         state: the tensors of a file under the names of this package's models.
@@ -42,7 +44,41 @@ def resized(state: Mapping[str, Tensor], model: nn.Module) -> tuple[State, str]:
     """
     own = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
     found = dict(state)
-    return found, _share_queries(found, own) + _share_levels(found, own, model)
+    note = _share_stem(found, own) + _share_queries(found, own)
+    return found, note + _share_levels(found, own, model)
+
+
+def _share_stem(found: State, own: Mapping[str, Tensor]) -> str:
+    note = ""
+    for name, theirs in list(found.items()):
+        if name not in own or not name.startswith("backbone.") or theirs.ndim != 4:
+            continue
+        wanted = own[name].shape
+        channels = wanted[1] if len(wanted) == 4 else 0
+        if theirs.shape[1] != _RGB or theirs.shape == wanted or channels == _RGB:
+            continue
+        if (theirs.shape[0], *theirs.shape[2:]) == (wanted[0], *wanted[2:]):
+            found[name] = _of_channels(theirs, channels)
+            note = (
+                f" The first convolution of the file takes {_RGB} channels, that of the model "
+                f"{channels}: its weights are shared out, so that it answers grey images as before."
+            )
+    return note
+
+
+def _of_channels(weight: Tensor, channels: int) -> Tensor:
+    """Share out the weights (O, 3, h, w) of a convolution to C channels: (O, C, h, w).
+
+    Channel c gets those of red, green and blue in turn, divided by how many channels get the same;
+    with fewer than three channels, one gets the sum of several. So the sum over channels stays, and
+    with it the answer to an image whose channels are equal.
+    """
+    shared = weight.new_zeros(weight.shape[0], channels, *weight.shape[2:])
+    pairs = [(i % channels, i % _RGB) for i in range(max(channels, _RGB))]
+    of_file = [source for _, source in pairs]
+    for channel, source in pairs:
+        shared[:, channel] += weight[:, source] / of_file.count(source)
+    return shared
 
 
 def _share_queries(found: State, own: Mapping[str, Tensor]) -> str:
