@@ -130,6 +130,7 @@ def segment(
     plain = model.segmenter(threshold=args.threshold)
     segmenter: Segmenter | TiledSegmenter = plain
     if tiling is not None:
+        plain.predictor.require_pictures("--tile")
         settings = {"model": model.fingerprint(), "threshold": args.threshold}
         segmenter = TiledSegmenter(plain, tiling, settings)
     selection = selection_of(args, segmenter.classes, segmenter.task)

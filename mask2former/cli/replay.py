@@ -80,6 +80,7 @@ def draw_samples(step: BadStep, cfg: CfgNode, folder: Path) -> Path:
     import torch
 
     from mask2former_runtime.files import write_atomically
+    from mask2former_runtime.stored import STORED_TYPES
 
     from ..data.mapper import get_preset
     from ..data.metadata import find_classes
@@ -93,7 +94,9 @@ def draw_samples(step: BadStep, cfg: CfgNode, folder: Path) -> Path:
     pictures.mkdir(exist_ok=True)
     samples = [sample for batch in step.batches for sample in batch]
     for number, sample in enumerate(samples, start=1):
-        image = sample["image"].nan_to_num(0, 255, 0).clamp(0, 255).to(torch.uint8)
+        image = sample["image"].nan_to_num(0, 255, 0)
+        if cfg.INPUT.FORMAT not in STORED_TYPES:
+            image = image.clamp(0, 255).to(torch.uint8)
         shown = {**sample, "image": image}
         shown.setdefault("padding_mask", torch.zeros(image.shape[-2:], dtype=torch.bool))
         picture = draw(shown, get_preset(cfg).targets, classes, cfg.INPUT.FORMAT)

@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 
 from mask2former_runtime.files import write_atomically
+from mask2former_runtime.image import IMAGE_FORMATS
+from mask2former_runtime.stored import STORED_TYPES
 
 from .. import load_config
 from ..data.mapper import get_preset
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> str:
     set_up_run(cfg, args, register_run_datasets(cfg, args))
     if not cfg.DATASETS.TRAIN:
         raise ValueError("DATASETS.TRAIN is empty: name a registered data set")
-    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+    if cfg.INPUT.FORMAT not in (*IMAGE_FORMATS, *STORED_TYPES):
         raise ValueError(f"INPUT.FORMAT must be RGB or BGR to be drawn, got {cfg.INPUT.FORMAT!r}")
     targets, classes = get_preset(cfg).targets, classes_of(cfg)
     folder = Path(args.output or os.path.join(cfg.OUTPUT_DIR, "data"))

@@ -108,7 +108,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
     _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
-    _each(_POSITIVE, 3): ("MODEL.PIXEL_STD",),
+    _each(_POSITIVE): ("MODEL.PIXEL_STD",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
         "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.EARLY_STOPPING_PATIENCE",
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),

@@ -27,6 +27,7 @@ from mask2former_runtime.image import (
     to_rgb,
     upright_pixels,
 )
+from mask2former_runtime.stored import STORED_TYPES, as_picture, read_stored
 
 
 def open_image(
@@ -49,6 +50,44 @@ def read_image(path: str | os.PathLike[str], format: str = "BGR") -> np.ndarray:
     """Read an image file as `mask2former_runtime.image.read_image` does; see `open_image`."""
     with open_image(path) as image:
         return decoded(image, format)
+
+
+def read_input(
+    path: str | os.PathLike[str], format: str, channels: int | None = None
+) -> np.ndarray:
+    """Read an image file as a model of an ``INPUT.FORMAT`` takes it.
+
+    Args:
+        path: a file, or a path that Detectron2's ``PathManager`` resolves.
+        format: "BGR" or "RGB" for `read_image`, or a type of `STORED_TYPES` for `read_stored`.
+        channels: of an image as it is stored.
+
+    Returns:
+        (H, W, 3) uint8, or (H, W, C) float32.
+
+    Raises:
+        ImageReadError: the file cannot be read, or is not such an image.
+        ValueError: there is no such `format`.
+    """
+    if format not in STORED_TYPES:
+        return read_image(path, format)
+    local = PathManager.get_local_path(os.fspath(path))
+    return read_stored(local, format, channels)
+
+
+def read_shown(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read any image file as it is drawn: (H, W, 3) uint8, RGB.
+
+    What is no picture is drawn as `as_picture` does it.
+
+    Raises:
+        ImageReadError: the file cannot be read.
+    """
+    try:
+        return read_image(path, "RGB")
+    except ImageReadError:
+        local = PathManager.get_local_path(os.fspath(path))
+        return np.ascontiguousarray(as_picture(read_stored(local)))
 
 
 def decode_image(

@@ -16,7 +16,7 @@ from mask2former_runtime.text import counted
 from ..structures import Classes
 from .checks.coco_instances import check_coco_json
 from .checks.coco_panoptic import check_panoptic_json
-from .checks.report import ImageContent, Report
+from .checks.report import ImageContent, Report, StoredStatistics
 from .checks.semantic_folders import check_semantic_folders, read_class_names
 from .datasets.coco_instances import register_coco_json
 from .datasets.coco_panoptic import register_coco_panoptic
@@ -151,6 +151,7 @@ class Registered:
         images: what the images of the training set hold, by file name; empty without one.
         num_val: number of validation images.
         split: how one set of images became both sets, or None.
+        stored: how the images of the training set are stored, if they are no pictures of 8 bits.
     """
 
     train: str | None
@@ -159,6 +160,7 @@ class Registered:
     images: Mapping[str, ImageContent]
     num_val: int
     split: Split | None = None
+    stored: StoredStatistics | None = None
 
 
 def register_own_data(
@@ -215,6 +217,7 @@ def register_own_data(
         images=images,
         num_val=num_val,
         split=split,
+        stored=None if train is None else reports[0].stored,
     )
 
 
@@ -246,6 +249,8 @@ def check_own_data(
         reports.append(val.check(evaluated=True, pixels=pixels, classes=None if train else trained))
         if trained and reports[-1].classes:
             _compare_classes(trained, reports[-1], val.task)
+        if train is not None:
+            _compare_kinds(reports[0], reports[-1])
     texts = [str(report) for report in reports if report.problems]
     num_errors = sum(report.num_errors for report in reports)
     if num_errors:
@@ -286,6 +291,20 @@ def _register(
         DatasetCatalog.register(name, lambda: [r for r in load() if r["file_name"] in paths])
         MetadataCatalog.get(name).set(**{ONLY_IMAGES: only})
     return name
+
+
+def _compare_kinds(train: Report, val: Report) -> None:
+    """Add to the report of the validation set if its images are of another kind."""
+    kinds = [
+        None if r.stored is None else (r.stored.type, len(r.stored.mean)) for r in (train, val)
+    ]
+    if kinds[0] != kinds[1] and train.num_images and val.num_images:
+        here, there = (
+            "pictures of 8 bits" if kind is None else f"{kind[1]} x {kind[0]}"
+            for kind in kinds[::-1]
+        )
+        detail = f"{here} here and {there} there"
+        val.add("images of another kind than the training set", True, detail)
 
 
 def _compare_classes(trained: Classes, report: Report, task: str) -> None:

@@ -121,6 +121,7 @@ def export_model(
         raise ValueError(
             f"{path}: a file of the format {options.format} ends in {SUFFIXES[options.format]}"
         )
+    model.predictor.require_pictures("an exported file")
     files = [path, *([path.with_suffix(".bin")] if options.format == "openvino" else [])]
     existing = [str(file) for file in files if file.exists()]
     if existing and not overwrite:

@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from mask2former_runtime import images as images_module
 from mask2former_runtime.image import ImageReadError
 from mask2former_runtime.images import Images, Pixels, as_bgr, one_image
+from mask2former_runtime.inputs import expand_inputs
 from mask2former_runtime.prediction import ImageSource
+from mask2former_runtime.stored import as_picture, as_stored
 from mask2former_runtime.text import one_line
 
 from ..data.image import decode_image, read_image
+from .predictor import Predictor
 from .video import is_video, open_video
 
 URL_SECONDS = 30.0
@@ -27,19 +31,29 @@ URL_SECONDS = 30.0
 URL_BYTES = 64 * 2**20
 
 
-def open_images(inputs: Any, *, channel_order: str = "RGB", allow_url: bool = False) -> Images:
+def open_images(
+    inputs: Any,
+    *,
+    channel_order: str = "RGB",
+    allow_url: bool = False,
+    stored: Predictor | None = None,
+) -> Images:
     """Open what a user gives to predict on; see `mask2former.Mask2Former.predict`.
 
     Args:
         inputs: a path, a Pillow image, an array, a tensor, or an iterable of these.
         channel_order: "RGB" or "BGR": that of arrays and tensors.
         allow_url: whether a path may be the address of an image on the web.
+        stored: the model, if it takes images as they are stored: files, arrays (H, W, C) and
+            tensors (C, H, W) of its type.
 
     Raises:
         ValueError: the inputs are of another kind, or there are none.
     """
 
     def others(item: Any) -> Images | None:
+        if stored is not None:
+            return _stored_images(item, stored)
         if isinstance(item, Tensor) and item.ndim != 4:
             return one_image(_bgr_of(item, channel_order))
         if isinstance(item, str | os.PathLike):
@@ -53,6 +67,27 @@ def open_images(inputs: Any, *, channel_order: str = "RGB", allow_url: bool = Fa
     return images_module.open_images(
         inputs, channel_order=channel_order, others=others, read=read_image
     )
+
+
+def _stored_images(item: Any, model: Predictor) -> Images | None:
+    """Open what a model takes that takes images as they are stored; None for an iterable."""
+    if isinstance(item, str | os.PathLike):
+        files = expand_inputs([os.fspath(item)])
+        one = len(files) == 1 and not os.path.isdir(os.path.expanduser(item))
+        return Images("one" if one else "many", (_as_shown(model.read(f), str(f)) for f in files))
+    if isinstance(item, Image.Image):
+        raise ValueError("this model takes arrays and files, not Pillow's images")
+    if isinstance(item, Tensor) and item.ndim != 4:
+        item = np.moveaxis(item.detach().cpu().numpy(), 0, -1) if item.ndim == 3 else item.numpy()
+    if isinstance(item, np.ndarray) and item.ndim != 4:
+        image = as_stored(item, model.image_format, model.channels)
+        return Images("one", iter([_as_shown(image, "")]))
+    return None
+
+
+def _as_shown(image: np.ndarray, name: str) -> Pixels:
+    """Return an image with what is drawn of it, since files of this kind are no pictures."""
+    return image, ImageSource(name, pixels=as_picture(image))
 
 
 def _of_url(url: str, allow_url: bool) -> Images:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data.transforms import ResizeTransform
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import nn
 from torch.nn import functional as F
 
+from mask2former_runtime.image import IMAGE_FORMATS
 from mask2former_runtime.preprocessing import network_size
+from mask2former_runtime.stored import STORED_TYPES, as_stored
 
 from ..checkpoint import load_weights
+from ..data.image import read_input
+from ..data.mapper.geometry import ResizeTransform
 from ..modeling.postprocessing import CHUNK_PIXELS
 from ..modeling.registries import check_names
 from ..utils.device import in_fast_layout
@@ -39,7 +43,10 @@ class Predictor:
         model: takes Detectron2's list of dicts; it is put into evaluation mode.
         min_size: length in pixels to resize the shorter side to, or 0 to keep the size.
         max_size: limit of the longer side in pixels; it takes precedence over `min_size`.
-        image_format: order of the channels that the model takes, "RGB" or "BGR".
+        image_format: order of the channels that the model takes, "RGB" or "BGR"; or one of
+            `STORED_TYPES`. Where methods say (H, W, 3) uint8, BGR, images are then (H, W, C) of
+            this type, or float32 of `read`.
+        channels: number of channels C.
         precision: type of automatic mixed precision; None for that of the weights, float32.
     """
 
@@ -50,14 +57,16 @@ class Predictor:
         min_size: int,
         max_size: int,
         image_format: str,
+        channels: int = 3,
         precision: torch.dtype | None = None,
     ):
-        if image_format not in ("RGB", "BGR"):
+        if image_format not in (*IMAGE_FORMATS, *STORED_TYPES):
             raise ValueError(f"INPUT.FORMAT must be RGB or BGR, got {image_format!r}")
         self.model = model.eval()
         self.min_size = min_size
         self.max_size = max_size
         self.image_format = image_format
+        self.channels = channels
         self.precision = precision
 
     @classmethod
@@ -79,7 +88,30 @@ class Predictor:
             min_size=cfg.INPUT.MIN_SIZE_TEST,
             max_size=cfg.INPUT.MAX_SIZE_TEST,
             image_format=cfg.INPUT.FORMAT,
+            channels=len(cfg.MODEL.PIXEL_MEAN),
         )
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the model takes images as they are stored, not pictures of 8 bits."""
+        return self.image_format in STORED_TYPES
+
+    def require_pictures(self, what: str) -> None:
+        """Raise `ValueError` if the model does not take pictures, which something needs."""
+        if self.is_stored:
+            raise ValueError(
+                f"{what} takes pictures of 8 bits, and this model images as they are stored: "
+                f"{self.channels} channels of {self.image_format}. Use `mask2former predict` "
+                "without tiles, or Mask2Former.predict"
+            )
+
+    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """Read an image file as the methods take it.
+
+        Raises:
+            ValueError: it cannot be read, or is not an image for this model.
+        """
+        return read_input(path, self.image_format if self.is_stored else "BGR", self.channels)
 
     def with_model(self, model: nn.Module) -> Predictor:
         """Return a predictor that treats images in the same way for another model."""
@@ -163,8 +195,11 @@ class Predictor:
         return torch.autocast(device.type, dtype=self.precision)
 
     def _resized(self, image: np.ndarray) -> torch.Tensor:
-        """Return what the model takes: (3, h, w), uint8, in its order of channels."""
-        if self.image_format == "RGB":
+        """Return what the model takes: (C, h, w), uint8 or float32, in its order of channels."""
+        if self.is_stored:
+            kind = "float32" if image.dtype == np.float32 else self.image_format
+            image = as_stored(image, kind, self.channels)
+        elif self.image_format == "RGB":
             image = image[:, :, ::-1]
         size = image.shape[0], image.shape[1]
         resize = ResizeTransform(*size, *self.network_size(*size))

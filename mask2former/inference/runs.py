@@ -15,6 +15,7 @@ from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
 from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
 from mask2former_runtime.prediction import Prediction, save_picture
 from mask2former_runtime.result_files import MapResults, Results, check_map_paths
+from mask2former_runtime.stored import as_picture
 from mask2former_runtime.text import clock
 
 from ..data.image import read_image
@@ -86,7 +87,7 @@ class ImageRun:
                     summary = segment_to_files(segmenter, path, self._output(i), image_id=image_id)
                     saved = f" -> {self._output(i)}"
                 else:
-                    image = read_image(path)
+                    image = _read(segmenter, path)
                     self._advise_tiles(path, segmenter, image)
                     found = _find(segmenter, image, selection)
                     if results is not None:
@@ -146,7 +147,7 @@ class ImageRun:
         """Draw, save and show the picture of one input; return where it is, in words."""
         if self.outputs is None and not self.show:
             return ""
-        picture = scene.draw(_rgb(image), classes)
+        picture = scene.draw(np.ascontiguousarray(as_picture(image)), classes)
         if self.outputs is not None:
             save_picture(picture, self.outputs[number])
         if self.show:
@@ -184,6 +185,8 @@ class VideoRun:
         selection: Selection | None = None,
     ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
+        if isinstance(segmenter, Segmenter):
+            segmenter.predictor.require_pictures("a video")
         number, cut_off = 0, False
         total = self.reader.num_frames
         lines = ResultLines(total or None, "frames")
@@ -231,6 +234,13 @@ class VideoRun:
         if self.writer is not None:
             self.writer.write(picture)
         return self.window is None or self.window.show(picture)
+
+
+def _read(segmenter: Segmenter | TiledSegmenter, path: Path) -> np.ndarray:
+    """Read an image file as the model takes it; tiles are always of pictures."""
+    if isinstance(segmenter, TiledSegmenter):
+        return read_image(path)
+    return segmenter.predictor.read(path)
 
 
 def _find(

@@ -19,6 +19,7 @@ from detectron2.config import CfgNode
 from mask2former_runtime.model import check_threshold
 from mask2former_runtime.prediction import ImageSource, Prediction
 from mask2former_runtime.predictions import SemanticPrediction
+from mask2former_runtime.stored import as_picture
 
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, find_classes, find_thresholds
@@ -105,7 +106,7 @@ class Segmenter:
 
 
 def _kept(image: np.ndarray, source: ImageSource | None) -> ImageSource:
-    return ImageSource(pixels=image[:, :, ::-1]) if source is None else source
+    return ImageSource(pixels=as_picture(image)) if source is None else source
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data import transforms as T
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data.mapper import SegmentationMapper
+from ..data.mapper.augmentations import ResizeShortestEdge
 from ..modeling.meta_arch import MaskFormer
 from ..utils.size import Size
 from .query_ensemble import QueryEnsemble
@@ -145,7 +145,7 @@ class InferenceWithTTA(nn.Module):
         """Yield views of an image (3, h, w), from large to small, and whether each is flipped."""
         array = image.permute(1, 2, 0).cpu().numpy()
         for size in self.min_sizes:
-            resize = T.ResizeShortestEdge(size, self.max_size).get_transform(array)
+            resize = ResizeShortestEdge(size, self.max_size).get_transform(array)
             resized = np.ascontiguousarray(resize.apply_image(array).transpose(2, 0, 1))
             view = torch.from_numpy(resized)
             yield view, False

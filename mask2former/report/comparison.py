@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.data.catalog import Metadata
 from PIL import Image
 
-from ..data.image import read_image
+from ..data.image import read_shown
 from ..evaluation.ground_truth import panoptic_classes
 from ..structures import Classes
 from ..tasks import TASKS
@@ -63,7 +63,7 @@ class Comparison:
             ValueError: a file cannot be read or is not usable; the message names the image.
         """
         path = record["file_name"]
-        image = read_image(path, "RGB")
+        image = read_shown(path)
         record = {**record, "height": image.shape[0], "width": image.shape[1]}
         try:
             found = self._results.scene(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
+from mask2former_runtime.image import IMAGE_FORMATS
+from mask2former_runtime.stored import STORED_TYPES
+
 from ..data import SeededMapDataset
 from ..data.mapper import get_preset
 from .charts import Axis, Series, line_chart
@@ -107,7 +110,7 @@ def training_data(cfg: CfgNode, dataset: SeededMapDataset, seed: int) -> Section
     targets, classes = get_preset(cfg).targets, classes_of(cfg)
     statistics = count_labels(dataset.dataset, targets, len(classes))
     blocks: list[Block] = [_tiles(statistics), _label_table(statistics, classes.names)]
-    if cfg.INPUT.FORMAT in ("RGB", "BGR"):
+    if cfg.INPUT.FORMAT in (*IMAGE_FORMATS, *STORED_TYPES):
         samples = [
             Picture.of(
                 draw(sample, targets, classes, cfg.INPUT.FORMAT),

@@ -12,6 +12,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from mask2former_runtime.drawing.scenes import InstanceScene, PanopticScene, Scene, SemanticScene
+from mask2former_runtime.stored import STORED_TYPES, as_picture
 from mask2former_runtime.text import counted
 
 from ..data import ResumableSampler, SeededMapDataset, SegmentationMapper, build_mapper
@@ -97,7 +98,10 @@ def draw(sample: dict[str, Any], targets: str, classes: Classes, image_format: s
         image_format: ``INPUT.FORMAT``.
     """
     pixels = sample["image"].permute(1, 2, 0).numpy()
-    image = (pixels[..., ::-1] if image_format == "BGR" else pixels).copy()
+    if image_format in STORED_TYPES:
+        image = as_picture(pixels)
+    else:
+        image = (pixels[..., ::-1] if image_format == "BGR" else pixels).copy()
     padding = sample["padding_mask"].numpy()
     image[padding] //= 3
     parts = [sample["instances"], *([sample["crowds"]] if "crowds" in sample else [])]

@@ -28,6 +28,7 @@ class ServedModel:
     """
 
     def __init__(self, model: Mask2Former, name: str):
+        model.segmenter().predictor.require_pictures("the server")
         self.name = name
         self.version = f"{name}-{model.weights_sha256[:8]}"
         self.task: str = model.task

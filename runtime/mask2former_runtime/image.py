@@ -21,11 +21,12 @@ from PIL import Image
 
 from .files import is_special
 
-# Formats that Pillow reads and people keep pictures in. HEIC needs pillow-heif.
+# Formats that Pillow reads and people keep pictures in, and arrays of NumPy, which are read as they
+# are stored (see `stored`). HEIC needs pillow-heif.
 # fmt: off
 IMAGE_SUFFIXES = (
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm",
-    ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg", ".npy", ".pbm",
+    ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp",
 )
 # Pillow's names of their decoders. Others stay closed whatever a file is called: those of EPS and
 # WMF start other programs.

@@ -29,7 +29,7 @@ def test_shipped_files_are_valid(file):
         ("MODEL.SEM_SEG_HEAD.COMMON_STRIDE", 0, "at least 1"),
         ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 0, "at least 1"),
         ("MODEL.SWIN.DEPTHS", [2, 2], "4 values"),
-        ("MODEL.PIXEL_STD", [1.0, 0.0, 1.0], "3 values, each above 0"),
+        ("MODEL.PIXEL_STD", [1.0, 0.0, 1.0], "a list of values, each above 0"),
         ("INPUT.MIN_SCALE", -1.0, "above 0"),
         ("INPUT.MIN_SCALE", 3.0, "above MAX_SCALE"),
         ("INPUT.MIN_SIZE_TRAIN", (0,), "at least 1"),

@@ -14,6 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mask2former_runtime.image import ImageReadError, exif_orientation
+from mask2former_runtime.stored import (
+    StoredKind,
+    is_unknown_tiff,
+    kind_of_picture,
+    needs_stored,
+    read_stored,
+    stored_header,
+)
 
 from ...utils.progress import with_progress
 from ...utils.size import Size
@@ -21,6 +29,7 @@ from ..errors import DatasetError
 from ..image import check_pixels, open_image
 from ..segmentation import check_sides
 from .report import Report
+from .stored_images import StoredCheck
 
 # EXIF orientations for which turning the image upright swaps width and height.
 _TRANSPOSED = (5, 6, 7, 8)
@@ -73,6 +82,7 @@ class Header:
         orientation: EXIF orientation, 1 to 8.
         mode: Pillow's name for the kind of pixels, such as "RGB".
         format: Pillow's name for the file format, such as "PNG".
+        kind: how the values are stored, or None for a palette.
     """
 
     stored: Size
@@ -80,6 +90,7 @@ class Header:
     orientation: int
     mode: str
     format: str
+    kind: StoredKind | None = None
 
 
 def read_header(path: str, decode: bool = False) -> Header | str | None:
@@ -92,18 +103,39 @@ def read_header(path: str, decode: bool = False) -> Header | str | None:
     if not os.path.exists(path):
         return None
     try:
-        with open_image(path) as image:
-            orientation = exif_orientation(image)
-            # Pillow gives the size of a TIFF file after turning it.
-            tags = getattr(image, "tag_v2", None)
-            width, height = (tags[256], tags[257]) if tags else image.size
-            upright = (width, height) if orientation in _TRANSPOSED else (height, width)
-            header = Header((height, width), upright, orientation, image.mode, image.format or "")
-            if decode:
-                check_pixels(image)
-            return header
+        return _header(path, decode)
     except ImageReadError as error:
         return str(error).removeprefix(f"{path}: ")
+
+
+def _header(path: str, decode: bool) -> Header:
+    if not needs_stored(path):
+        try:
+            return _picture_header(path, decode)
+        except ImageReadError:
+            if not is_unknown_tiff(path):
+                raise
+    kind, size = stored_header(path)
+    if decode:
+        read_stored(path)
+    return Header(size, size, 1, "", "", kind)
+
+
+def _picture_header(path: str, decode: bool) -> Header:
+    """Return the header of a file that Pillow reads; see `read_header`."""
+    with open_image(path) as image:
+        kind = kind_of_picture(image)  # first: the orientation of PNG files comes with their pixels
+        orientation = exif_orientation(image)
+        # Pillow gives the size of a TIFF file after turning it.
+        tags = getattr(image, "tag_v2", None)
+        width, height = (tags[256], tags[257]) if tags else image.size
+        upright = (width, height) if orientation in _TRANSPOSED else (height, width)
+        stored, names = (height, width), (image.mode, image.format or "")
+        if decode and not (kind and kind.picture_problem):
+            check_pixels(image)
+    if decode and kind is not None and kind.picture_problem:
+        read_stored(path)
+    return Header(stored, upright, orientation, *names, kind)
 
 
 def choose_decoding(paths: Sequence[str], pixels: bool | None, report: Report) -> bool:
@@ -193,6 +225,7 @@ def check_image_files(
     paths = [os.path.join(root, record["file_name"]) for record in images.values()]
     read = partial(read_header, decode=choose_decoding(paths, pixels, report))
     headers = map_files(read, paths, "Checking image files")
+    stored = StoredCheck(report)
     for (image_id, record), path, header in zip(images.items(), paths, headers, strict=True):
         where = {"file_name": record["file_name"], "image_id": image_id}
         if header is None:
@@ -203,6 +236,9 @@ def check_image_files(
             texts, remedy = ("the file is", "the JSON says"), "annotate the upright image"
             detail = size_difference(texts, (header.upright, size), header, remedy)
             report.add("image size differs", True, detail, **where)
+        if isinstance(header, Header):
+            stored.add(path, header.kind, **where)
+    stored.finish()
 
 
 def record_size(record: Mapping[str, Any]) -> Size | None:

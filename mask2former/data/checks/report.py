@@ -69,6 +69,39 @@ class ImageContent:
     areas: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class StoredStatistics:
+    """The values of images that are read as they are stored.
+
+    Attributes:
+        type: NumPy's name of the type of the values.
+        images: from how many images the following are.
+        low: least value of each channel.
+        high: greatest value of each channel.
+        mean: of each channel, over all pixels.
+        std: standard deviation of each channel, over all pixels.
+    """
+
+    type: str
+    images: int
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def lines(self) -> list[str]:
+        """Return what a user reads: the kind, and a line per channel."""
+        channels = list(zip(self.low, self.high, self.mean, self.std, strict=True))
+        of = "1 image" if self.images == 1 else f"{self.images} images"
+        return [
+            f"images are read as they are stored: {len(channels)} x {self.type}; in {of}:",
+            *(
+                f"  channel {i}: {low:.6g} to {high:.6g}, mean {mean:.6g}, std {std:.6g}"
+                for i, (low, high, mean, std) in enumerate(channels)
+            ),
+        ]
+
+
 @dataclass
 class Report:
     """The result of checking one data set.
@@ -86,6 +119,7 @@ class Report:
         images: file name relative to the folder of images -> content, for usable images. Label maps
             whose pixels were not read have no units.
         notes: what the check left out; lines of the summary.
+        stored: how images are stored that are no pictures of 8 bits, and their statistics; or None.
     """
 
     source: str
@@ -99,6 +133,7 @@ class Report:
     num_per_category: Counter[int] = field(default_factory=Counter)
     images: dict[str, ImageContent] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stored: StoredStatistics | None = None
 
     def add(
         self,
@@ -169,6 +204,7 @@ class Report:
         without = sum(count == 0 for count, _ in counts)
         if without and total:
             lines.append(f"  classes without {self.unit}: {without}")
+        lines += [f"  {line}" for line in self.stored.lines()] if self.stored else []
         lines += [f"  {note}" for note in self.notes]
         return "\n".join(map(one_line, lines))
 

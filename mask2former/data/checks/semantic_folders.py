@@ -25,6 +25,7 @@ from .image_files import (
     size_difference,
 )
 from .report import ImageContent, Report
+from .stored_images import StoredCheck
 
 # Bits per pixel by Pillow's mode. Older versions of Pillow read a 16-bit PNG as "I".
 _BITS = {"1": 8, "L": 8, "P": 8, "I": 16}
@@ -101,7 +102,14 @@ def check_semantic_folders(
     read = map_files(
         lambda pair: _read(pair, decode, pixels is not False), pairs, "Checking images, label maps"
     )
-    maps = [found for found in read if _is_sound(found, report)]
+    stored = StoredCheck(report)
+    maps = []
+    for found in read:
+        if _is_sound(found, report):
+            maps.append(found)
+        if isinstance(found.image, Header):
+            stored.add(found.image_path, found.image.kind, file_name=found.name)
+    stored.finish()
     if ignore_label is None:
         ignore_label = _ignore_label(maps, report)
     report.classes = replace(report.classes, ignore_label=ignore_label)

@@ -10,7 +10,10 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
+from mask2former_runtime.stored import STORED_TYPES
+
 from .appearance import SSDColorJitter
+from .geometry import ResizeTransform
 from .labelled_input import IMAGE_PADDING, PADDING_BYTE
 from .pipeline import Albumentations
 from .presets import AUGMENTATION_PRESETS, AugmentationPreset
@@ -74,6 +77,7 @@ def resize_crop_color(cfg: CfgNode, ignore_label: int | None = None) -> list[T.A
                 T.RandomCrop_CategoryAreaConstraint(kind, size, largest, ignore_label)
             )
     if input_.COLOR_AUG_SSD:
+        _require_picture(cfg, "COLOR_AUG_SSD")
         _require(input_.FORMAT, "FORMAT", ("RGB", "BGR"))
         augmentations.append(SSDColorJitter(input_.FORMAT))
     augmentations += [*chosen.orientation, *chosen.appearance]
@@ -88,6 +92,15 @@ def _require(value: str, key: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"INPUT.{key} is {value!r}; known are {names}.")
 
 
+def _require_picture(cfg: CfgNode, key: str) -> None:
+    """Raise `ValueError` if the steps of a key would change the colours of what has none."""
+    if cfg.INPUT.FORMAT in STORED_TYPES:
+        raise ValueError(
+            f"INPUT.{key} {getattr(cfg.INPUT, key)} changes colours of 8 bits, and images are read "
+            f"as they are stored (INPUT.FORMAT {cfg.INPUT.FORMAT}): turn it off"
+        )
+
+
 def _chosen(cfg: CfgNode) -> AugmentationPreset:
     """Return the steps of ``INPUT.AUGMENTATION``, which without a preset are the mapper's flip.
 
@@ -98,8 +111,10 @@ def _chosen(cfg: CfgNode) -> AugmentationPreset:
         chosen = AugmentationPreset(orientation=_flip(cfg))
     else:
         _require(name, "AUGMENTATION", tuple(AUGMENTATION_PRESETS))
+        _require_picture(cfg, "AUGMENTATION")
         chosen = AUGMENTATION_PRESETS[name](cfg.INPUT.FORMAT)
     if pipeline:
+        _require_picture(cfg, "ALBUMENTATIONS")
         chosen.appearance.append(Albumentations(pipeline, cfg.INPUT.FORMAT))
     return chosen
 
@@ -119,7 +134,8 @@ class _KeepAPixel(T.Augmentation):
         """Return the resizing for an (H, W, C) image."""
         resize = super().get_transform(image)
         if isinstance(resize, T.ResizeTransform):
-            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+            size = max(1, resize.new_h), max(1, resize.new_w)
+            return ResizeTransform(resize.h, resize.w, *size, resize.interp)
         return resize
 
 

@@ -18,6 +18,24 @@ from PIL import Image
 from .labelled_input import IMAGE_PADDING, PADDING_BYTE
 
 
+class ResizeTransform(T.ResizeTransform):
+    """Detectron2's resizing, with Pillow's antialiasing for images of float32, too."""
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        """Return the resized (H', W', C) image of an (H, W, C) one."""
+        if img.dtype != np.float32 or img.ndim != 3:
+            return super().apply_image(img, interp)
+        method = Image.Resampling(self.interp if interp is None else interp)
+        size = self.new_w, self.new_h
+        planes = [Image.fromarray(plane).resize(size, method) for plane in _planes(img)]
+        return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+
+def _planes(image: np.ndarray) -> list[np.ndarray]:
+    """Return the channels of an (H, W, C) image, each (H, W) in contiguous memory."""
+    return [np.ascontiguousarray(plane) for plane in np.moveaxis(image, 2, 0)]
+
+
 class RandomTranspose(T.Augmentation):
     """Exchange rows and columns with probability 0.5."""
 
@@ -72,7 +90,13 @@ class TiltTransform(T.Transform):
         self.degrees = degrees
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Return the turned (H, W, C) uint8 image, interpolated between its pixels."""
+        """Return the turned (H, W, C) image, uint8 or float32, interpolated between its pixels."""
+        if img.dtype == np.float32:
+            turned = [
+                Image.fromarray(plane).rotate(self.degrees, Image.Resampling.BICUBIC)
+                for plane in _planes(img)
+            ]
+            return np.stack([np.asarray(plane) for plane in turned], axis=2)
         fill = (IMAGE_PADDING,) * img.shape[2]
         picture = Image.fromarray(img)
         return np.array(picture.rotate(self.degrees, Image.Resampling.BICUBIC, fillcolor=fill))

@@ -22,10 +22,11 @@ from detectron2.data import MetadataCatalog, detection_utils
 from detectron2.data import transforms as T
 
 from mask2former_runtime.image import IMAGE_FORMATS, ImageReadError
+from mask2former_runtime.stored import STORED_TYPES
 
 from ...tasks import TaskName
 from ..errors import DatasetError
-from ..image import read_image
+from ..image import read_input
 from ..label_maps import check_size, read_label_map
 from ..segment_labels import segment_classes
 from .augmentations import ResizeShortestEdge, large_scale_jitter, resize_crop_color
@@ -62,7 +63,8 @@ class SegmentationMapper:
         is_train: whether to make targets. Otherwise ground truth is neither needed nor read.
         augmentations: applied in this order; a plain `T.AugmentationList` of them draws the same
             random numbers.
-        image_format: order of the channels, "RGB" or "BGR".
+        image_format: order of the channels, "RGB" or "BGR"; or one of `STORED_TYPES`, for images as
+            they are stored.
         targets: what the targets are: ``annotations`` one by one ("instance"), segments of the
             panoptic PNG, things one by one ("panoptic"), or the classes in the semantic label map
             ("semantic").
@@ -70,9 +72,11 @@ class SegmentationMapper:
         ignore_label: value of pixels without a class in the label map.
         ignore_regions: whether to add ``ignored_mask`` to training samples.
         object_crop: draws windows before the augmentations; None takes whole images.
+        pixel_mean: mean of each channel. Images as they are stored have so many channels, and these
+            values are their padding.
 
     Raises:
-        ValueError: `image_format` is neither "RGB" nor "BGR".
+        ValueError: there is no such `image_format`, or it has another number of channels.
     """
 
     @configurable
@@ -87,9 +91,19 @@ class SegmentationMapper:
         ignore_label: int = 255,
         ignore_regions: bool = False,
         object_crop: ObjectCrop | None = None,
+        pixel_mean: Sequence[float] | None = None,
     ):
-        if image_format not in IMAGE_FORMATS:
-            raise ValueError(f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR'.")
+        self.is_stored = image_format in STORED_TYPES
+        if image_format not in IMAGE_FORMATS and not self.is_stored:
+            raise ValueError(
+                f"INPUT.FORMAT is {image_format!r}; known are 'RGB' and 'BGR', and, for images as "
+                f"they are stored, {', '.join(map(repr, STORED_TYPES))}."
+            )
+        if pixel_mean is not None and not self.is_stored and len(pixel_mean) != 3:
+            raise ValueError(
+                f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values, and pictures ({image_format}) "
+                "have 3 channels: set INPUT.FORMAT to the type of the values in your files"
+            )
         self.is_train = is_train
         self.augmentations = T.AugmentationList(augmentations)
         self.image_format = image_format
@@ -98,6 +112,7 @@ class SegmentationMapper:
         self.ignore_label = ignore_label
         self.ignore_regions = ignore_regions
         self.object_crop = object_crop
+        self.pixel_mean = pixel_mean
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -108,6 +123,7 @@ class SegmentationMapper:
                 "is_train": False,
                 "augmentations": [ResizeShortestEdge(*sizes, "choice")],
                 "image_format": cfg.INPUT.FORMAT,
+                "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             }
         preset = get_preset(cfg)
         ignore_label = None if preset.targets == "instance" else _ignore_label(cfg)
@@ -119,6 +135,7 @@ class SegmentationMapper:
             "num_classes": cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES,
             "ignore_regions": cfg.MODEL.MASK_FORMER.IGNORE_REGIONS,
             "object_crop": ObjectCrop.from_config(cfg),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
         }
         return arguments if ignore_label is None else {**arguments, "ignore_label": ignore_label}
 
@@ -133,7 +150,8 @@ class SegmentationMapper:
             The fields of `dataset_dict` without its ground truth. ``height`` and ``width`` are
             those of the upright image in the file. Added are
 
-            * ``image``: (3, H, W) tensor, uint8 in 0..255, see `mask2former.data.image.read_image`;
+            * ``image``: (3, H, W) tensor, uint8 in 0..255, or (C, H, W) float32 of an image as it
+              is stored; see `mask2former.data.image.read_input`;
 
             and in training
 
@@ -173,10 +191,12 @@ class SegmentationMapper:
         labelled = self._with_ground_truth(image, dataset_dict)
         window = self._window(labelled, dataset_dict)
         transforms = window + self.augmentations(labelled)
-        sample["image"] = _as_tensor(labelled.image)
         blank = np.zeros(image.shape[:2], dtype=np.uint8)
         padding = transforms.apply_segmentation(blank) == PADDING_BYTE
         sample["padding_mask"] = torch.from_numpy(padding)
+        if self.is_stored and self.pixel_mean is not None and padding.any():
+            labelled.image[padding] = np.asarray(self.pixel_mean, np.float32)
+        sample["image"] = _as_tensor(labelled.image)
         classes: list[int] = []
         if labelled.labels is not None:
             ignored = labelled.labels.dtype.type(self.ignore_label)
@@ -216,10 +236,11 @@ class SegmentationMapper:
         return T.TransformList([crop])
 
     def _read_image(self, sample: dict[str, Any]) -> np.ndarray:
-        """Read the upright (H, W, 3) image; fill in `height` and `width` where they are missing."""
+        """Read the upright (H, W, C) image; fill in `height` and `width` where they are missing."""
         path = sample["file_name"]
         try:
-            image = read_image(path, self.image_format)
+            channels = None if self.pixel_mean is None else len(self.pixel_mean)
+            image = read_input(path, self.image_format, channels)
             detection_utils.check_image_size(sample, image)
         except ImageReadError as error:
             reason = str(error).removeprefix(f"{path}: ")

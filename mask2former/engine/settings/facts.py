@@ -11,7 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from ...data.checks.report import ImageContent
+from ...data.checks.report import ImageContent, StoredStatistics
 from ...structures import Classes
 from ...tasks import TaskName
 from ...utils.device import has_fast_bfloat16
@@ -41,6 +41,7 @@ class DataFacts:
             empty for semantic data.
         object_side: median of the sides of squares with the objects' areas, in pixels of their
             images; 0 if it is not known.
+        stored: how the training images are stored, if they are no pictures of 8 bits.
     """
 
     task: TaskName
@@ -54,6 +55,7 @@ class DataFacts:
     void_is_background: bool = False
     frequencies: tuple[float, ...] = ()
     object_side: float = 0.0
+    stored: StoredStatistics | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,12 @@ class Machine:
 
 
 def data_facts(
-    task: TaskName, images: Mapping[str, ImageContent], classes: Classes, *, num_val: int = 0
+    task: TaskName,
+    images: Mapping[str, ImageContent],
+    classes: Classes,
+    *,
+    num_val: int = 0,
+    stored: StoredStatistics | None = None,
 ) -> DataFacts:
     """Return what the recipe needs to know about data.
 
@@ -85,6 +92,7 @@ def data_facts(
         images: what the training images hold, by file name; at least one.
         classes: their classes.
         num_val: number of validation images.
+        stored: see `DataFacts`.
     """
     sizes = [content.size for content in images.values() if content.size is not None]
     counts = sorted(count_units(content, task) for content in images.values())
@@ -104,6 +112,7 @@ def data_facts(
         frequencies=() if task == "semantic" else _frequencies(images),
         object_side=_percentile(sorted(a for c in images.values() for a in c.areas) or [0], 0.5)
         ** 0.5,
+        stored=stored,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from mask2former_runtime.stored import STORED_TYPES
 from mask2former_runtime.text import counted
 
 from ...config.merge import get_value
@@ -69,6 +70,10 @@ METRICS: dict[TaskName, str] = {
 }  # fmt: skip
 # Every key that the recipe may set.
 KEYS = (
+    "INPUT.FORMAT",
+    "MODEL.PIXEL_MEAN",
+    "MODEL.PIXEL_STD",
+    "INPUT.COLOR_AUG_SSD",
     "INPUT.IMAGE_SIZE",
     "INPUT.CROP.SIZE",
     "INPUT.MIN_SIZE_TRAIN",
@@ -146,6 +151,7 @@ def choose(
         The choices, of `KEYS`.
     """
     recipe = _Recipe(cfg, published or cfg, data, machine, given)
+    recipe.channels()
     recipe.sizes()
     recipe.windows()
     recipe.queries()
@@ -180,6 +186,22 @@ class _Recipe:
             self.chosen[key] = value
             self.choices.append(Choice(key, value, why))
         return self.value(key)
+
+    def channels(self) -> None:
+        """Choose how images are read and normalised that are no pictures of 8 bits."""
+        stored = self.data.stored
+        if stored is None:
+            return
+        what = f"{counted(len(stored.mean), 'channel')} of {stored.type}"
+        key = "INPUT.FORMAT"
+        if self.choose(key, stored.type, f"the images have {what}") not in STORED_TYPES:
+            return
+        of = f"in {counted(stored.images, 'image')}, per channel"
+        self.choose("MODEL.PIXEL_MEAN", [_short(x) for x in stored.mean], f"mean {of}")
+        std = [_short(x) if x > 0 else 1.0 for x in stored.std]
+        self.choose("MODEL.PIXEL_STD", std, f"standard deviation {of}")
+        if self.value("INPUT.COLOR_AUG_SSD"):
+            self.choose("INPUT.COLOR_AUG_SSD", False, "only pictures of 8 bits have colours")
 
     def sizes(self) -> None:
         data = self.data
@@ -443,6 +465,11 @@ def table(choices: Sequence[Choice]) -> str:
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _short(value: float) -> float:
+    """Round to what float32 holds."""
+    return float(f"{value:.7g}")
 
 
 def _multiple(length: float) -> int:

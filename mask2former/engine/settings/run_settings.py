@@ -69,7 +69,9 @@ def set_up_run(cfg: CfgNode, args: argparse.Namespace, own: Registered | None) -
     if args.iterations is not None:
         cfg.SOLVER.MAX_ITER = args.iterations
         given |= {"SOLVER.MAX_ITER"}
-    data = data_facts(preset.targets, own.images, own.classes, num_val=own.num_val)
+    data = data_facts(
+        preset.targets, own.images, own.classes, num_val=own.num_val, stored=own.stored
+    )
     machine = on_main_process(lambda: machine_facts(cfg))
     if resumed := _resumed_config(cfg, args):
         kept = [key for key in KEYS if key not in given]

@@ -34,7 +34,7 @@ class MaskFormer(nn.Module):
         criterion: from predictions and targets to weighted losses; None if the model is only used.
         size_divisibility: inputs are padded to multiples of this, or of the backbone's own number
             if this is negative.
-        pixel_mean: per channel, in the order of ``INPUT.FORMAT``.
+        pixel_mean: per channel, in the order of ``INPUT.FORMAT``; C values, usually 3.
         pixel_std: per channel.
         max_detections: instances per image.
         instance_on: whether inference returns ``instances``.
@@ -81,6 +81,11 @@ class MaskFormer(nn.Module):
             raise ValueError(
                 "the model would predict nothing: set at least one of INSTANCE_ON, SEMANTIC_ON and "
                 "PANOPTIC_ON of MODEL.MASK_FORMER.TEST"
+            )
+        if len(pixel_mean) != len(pixel_std):
+            raise ValueError(
+                f"MODEL.PIXEL_MEAN has {len(pixel_mean)} values and MODEL.PIXEL_STD "
+                f"{len(pixel_std)}: give one of each per channel"
             )
         if panoptic_on and thing_classes is None:
             raise ValueError("panoptic_on needs thing_classes: which of the classes are things")
@@ -193,7 +198,8 @@ class MaskFormer(nn.Module):
         """Compute losses in training mode, results otherwise.
 
         Args:
-            batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``;
+            batched_inputs: Detectron2's dicts: ``image`` uint8 (3, H, W) in ``INPUT.FORMAT``,
+                or float32 (C, H, W) of images as they are stored;
                 ``instances`` with ``gt_classes`` and ``gt_masks`` (PackedMasks, BitMasks,
                 PolygonMasks or a tensor) in training, and optionally ``seed``, the seed of the
                 image's random draws, and with `ignore_regions` ``ignored_mask``, see
