@@ -248,7 +248,7 @@ _FREE = frozenset((
     "all", "amax", "amin", "any", "argmax", "cumsum", "max", "mean", "min", "sum",
     "avg_pool2d", "max_pool2d_with_indices", "native_dropout",
     "_to_copy", "_unsafe_view", "cat", "clone", "constant_pad_nd", "copy", "fill", "index",
-    "index_put", "index_select", "masked_fill", "repeat", "repeat_interleave", "roll",
+    "index_copy", "index_put", "index_select", "masked_fill", "repeat", "repeat_interleave", "roll",
     "scatter", "select_scatter", "slice_scatter", "stack", "tril", "triu",
 ))  # fmt: skip
 _MAKERS = ("new_", "empty", "full", "ones", "zeros")

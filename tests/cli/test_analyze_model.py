@@ -80,8 +80,10 @@ def test_counts_are_fvcores_plus_the_attention_that_it_does_not_know(backbone):
     if backbone:
         windows = [(16, 24, 16, 1), (8, 12, 32, 2), (4, 6, 64, 1), (2, 3, 128, 1)]
         for h, w, channels, depth in windows:
-            area = 16 * (-(-h // 4)) * (-(-w // 4))  # padded to whole windows of 4x4
-            attention += depth * 2 * area * 16 * channels
+            rows, columns = -(-h // 4), -(-w // 4)  # padded to whole windows of 4x4
+            # Every second block attends twice in the windows that its shift splits.
+            count = depth * rows * columns + depth // 2 * (rows + columns - 1)
+            attention += 2 * count * 16 * 16 * channels
     products = theirs["matmul"] + theirs["einsum"]
     assert flops["matmul, attention"] == pytest.approx(products + attention, rel=1e-3)
     # one layer, 3 levels, 4 points, each of 5 multiplications in all channels
