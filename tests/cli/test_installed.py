@@ -92,6 +92,18 @@ def test_check(mask2former, datasets):
     assert "12 images" in out
 
 
+def test_convert_data(mask2former, datasets, folder):
+    data = ("--task", "instance")
+    written = mask2former(
+        "convert-data", datasets / "synthetic_shapes", "as_yolo", "--to", "yolo", *data
+    )
+    assert (folder / "as_yolo/data.yaml").is_file() and "as_yolo: " in written
+    before = mask2former("check", "--data", datasets / "synthetic_shapes", *data)
+    after = mask2former("check", "--data", "as_yolo")
+    counts = [line for line in before.splitlines() if "objects per class" in line]
+    assert counts == [line for line in after.splitlines() if "objects per class" in line] != []
+
+
 def _class_file(datasets):
     shapes = datasets / "synthetic_shapes"
     names = json.loads((shapes / "annotations/panoptic_val.json").read_text())["categories"]
@@ -184,5 +196,6 @@ def test_serve(programs, model, folder):
 
 
 def test_every_verb_is_here():
-    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "convert", "export", "serve"}
-    assert tested | {"find-lr"} == set(VERBS), "run a new verb from the wheel too"
+    tested = {"env", "zoo", "check", "train", "predict", "evaluate", "export", "serve"}
+    tested |= {"convert", "convert-data", "find-lr"}
+    assert tested == set(VERBS), "run a new verb from the wheel too"
