@@ -96,9 +96,10 @@ def test_decoding_finds_every_format_cut_off(tmp_path, suffix):
     assert isinstance(read_header(str(path), decode=True), str)
 
 
-def test_pixels_that_cannot_be_trained_on_are_found(tmp_path):
+def test_pixels_that_are_no_picture_are_found(tmp_path):
     Image.new("F", (8, 8)).save(tmp_path / "heights.tif")
-    assert "floating-point" in read_header(str(tmp_path / "heights.tif"), decode=True)
+    header = read_header(str(tmp_path / "heights.tif"), decode=True)
+    assert "floating-point" in header.kind.picture_problem
 
 
 def batches(cfg, number):
