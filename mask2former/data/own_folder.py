@@ -167,8 +167,6 @@ def _in_formats(
     """Return what a folder has for a task, by format; `others` are what is converted."""
     found: dict[str, _Found] = {source.name: source for source in others if source.task == task}
     data = by_split(lambda name: _find(root, task, name))
-    if not data and (whole := _find(root, task, "")) is not None:
-        data = {WHOLE: whole}
     if not data:
         return found
     if task == "instance":

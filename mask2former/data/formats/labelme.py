@@ -32,7 +32,7 @@ from ..errors import DatasetError
 from ..files import walk_files
 from ..segmentation import is_whole_number, to_rle
 from .reading import MOST_CLASSES, Reading, encode_mask, images_by_stem
-from .source import WHOLE, InstanceSource, by_split
+from .source import InstanceSource, by_split
 
 IGNORE = "__ignore__"
 _BACKGROUND = "_background_"
@@ -263,8 +263,6 @@ def _mask(text: Any, points: Any, height: int, width: int) -> np.ndarray:
 def recognise(root: Path) -> LabelMeSource | None:
     """Return the annotations of a folder of LabelMe's files, or None."""
     splits = by_split(lambda name: _folders(root, name))
-    if not splits and (whole := _folders(root, "")) is not None:
-        splits = {WHOLE: whole}
     return LabelMeSource(str(root), splits) if splits else None
 
 

@@ -31,7 +31,7 @@ from ..errors import DatasetError
 from ..files import files_by_stem, walk_files
 from ..image import open_image
 from .reading import MOST_CLASSES, Reading, encode_mask, size_problem
-from .source import WHOLE, InstanceSource, by_split, subfolders
+from .source import InstanceSource, by_split, subfolders
 
 OBJECT = "object"
 CLASS_FILE = "classes.txt"
@@ -184,8 +184,6 @@ def _read_mask(image: Mapping[str, Any], path: str) -> dict[str, Any] | str:
 def recognise(root: Path) -> ObjectMasksSource | None:
     """Return the annotations of a folder with a mask file per object, or None."""
     splits = by_split(lambda name: _folders(root, name))
-    if not splits and (whole := _folders(root, "")) is not None:
-        splits = {WHOLE: whole}
     return ObjectMasksSource(str(root), splits) if splits else None
 
 

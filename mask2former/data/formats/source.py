@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,18 +62,20 @@ class InstanceSource(Source):
         """Read a split. Mistakes are in the report of the result, and none raises an exception."""
 
 
-def by_split(find: Any) -> dict[str, Any]:
-    """Return what `find` finds for the names of both splits.
+def by_split(find: Callable[[str], Any]) -> dict[str, Any]:
+    """Return what `find` finds for the names of both splits or, without any, for `WHOLE`.
 
     Args:
-        find: takes the name of a split that a folder or file may have, and returns what is there
-            or None.
+        find: takes the name of a split that a folder or file may have, "" for data without splits,
+            and returns what is there or None.
     """
     found = {}
     for split, names in (("train", TRAIN), ("val", VAL)):
         first = next((value for name in names if (value := find(name)) is not None), None)
         if first is not None:
             found[split] = first
+    if not found and (whole := find("")) is not None:
+        found[WHOLE] = whole
     return found
 
 

@@ -31,7 +31,7 @@ from ..checks.semantic_folders import read_class_names
 from ..errors import DatasetError
 from ..files import read_text, walk_files
 from .reading import MOST_CLASSES, Reading, relative_to, require_names
-from .source import WHOLE, InstanceSource, by_split
+from .source import InstanceSource, by_split
 
 _CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _CLASS_FILES = ("classes.txt", "labels/classes.txt", "obj.names")
@@ -222,8 +222,6 @@ def recognise(root: Path) -> YoloSource | None:
             raise DatasetError(f"{config}: no folder of images ('train' or 'val')")
         return YoloSource(str(root), splits, tuple(names))
     splits = by_split(lambda name: _layout(root, name))
-    if not splits and (whole := _layout(root, "")) is not None:
-        splits = {WHOLE: whole}
     if not splits:
         return None
     classes = next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
