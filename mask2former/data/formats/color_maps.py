@@ -8,11 +8,12 @@ colour that occurs is a class, named by its hexadecimal digits, and black is the
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -49,7 +50,6 @@ class ColorMapSource(MapSource):
     name: ClassVar[str] = "color-maps"
 
     table_file: str | None = None
-    _found: dict[str, ColorTable] = field(default_factory=dict, compare=False, repr=False)
 
     def places(self, split: str) -> list[str]:
         """Return the folders, and the table of colours."""
@@ -61,18 +61,16 @@ class ColorMapSource(MapSource):
 
     def class_names(self) -> list[str]:
         """See `MapSource.class_names`."""
-        return list(self.table().names)
+        return list(self.table.names)
 
+    @functools.cached_property
     def table(self) -> ColorTable:
-        """Return the colours of the classes.
+        """The colours of the classes.
 
         Raises:
             DatasetError: the file cannot be used, or there are too many colours without one.
         """
-        if "table" not in self._found:
-            found = self._find_table() if self.table_file is None else read_table(self.table_file)
-            self._found["table"] = found
-        return self._found["table"]
+        return self._find_table() if self.table_file is None else read_table(self.table_file)
 
     def _find_table(self) -> ColorTable:
         """Return a class for each colour of all splits; black is the background."""
@@ -115,7 +113,7 @@ class ColorMapSource(MapSource):
     def decode(self, path: str) -> np.ndarray:
         """See `MapSource.decode`."""
         codes = read_codes(path)
-        labels = self.table().look_up(codes)
+        labels = self.table.look_up(codes)
         if (unknown := labels == -2).any():
             counts = counts_of(codes[unknown])
             code = max(counts, key=lambda c: counts[c])

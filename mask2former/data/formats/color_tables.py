@@ -66,14 +66,15 @@ class ColorTable:
 
         Pixels without a class are -1, and those of another colour -2.
         """
-        own = np.array([_code(color) for color in self.colors], dtype=np.int64)
+        own = np.array([code_of(color) for color in self.colors], dtype=np.int64)
         order = np.argsort(own, kind="stable")
         own, labels = own[order], np.array(self.labels, dtype=np.int32)[order]
         place = np.searchsorted(own, codes).clip(max=len(own) - 1)
         return np.where(own[place] == codes, labels[place], -2).astype(np.int32)
 
 
-def _code(color: Sequence[int]) -> int:
+def code_of(color: Sequence[int]) -> int:
+    """Return the number of a colour, as `read_codes` has it."""
     return int(color[0]) << 16 | int(color[1]) << 8 | int(color[2])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import io
 import os
 from collections.abc import Mapping
@@ -59,8 +60,9 @@ class LabelMeSource(InstanceSource):
         """Return the folder of images."""
         return self.splits[split][0]
 
+    @functools.cached_property
     def class_names(self) -> list[str]:
-        """Return the names of the classes: of ``labels.txt``, or else all labels that occur.
+        """The names of the classes: of ``labels.txt``, or else all labels that occur.
 
         Raises:
             DatasetError: ``labels.txt`` cannot be used.
@@ -87,7 +89,7 @@ class LabelMeSource(InstanceSource):
     def read(self, split: str) -> Reading:
         """See `InstanceSource.read`."""
         images, folder = self.splits[split]
-        names = self.class_names()
+        names = self.class_names
         reading = Reading(f"LabelMe files in {folder}", self.root, images, names)
         stems = images_by_stem(reading, images)
         by_name = {name: name for name in stems.values()}

@@ -14,6 +14,7 @@ The format keeps holes and overlaps, but no crowd regions; ids are the names of 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Collection, Mapping
@@ -58,8 +59,9 @@ class ObjectMasksSource(InstanceSource):
         """Return the folder of images."""
         return self.splits[split][0]
 
+    @functools.cached_property
     def class_names(self) -> list[str]:
-        """Return the names of the classes: of ``classes.txt``, or else of the files.
+        """The names of the classes: of ``classes.txt``, or else of the files.
 
         Raises:
             DatasetError: ``classes.txt`` cannot be used, or there are too many names.
@@ -82,7 +84,7 @@ class ObjectMasksSource(InstanceSource):
 
     def read(self, split: str) -> Reading:
         """See `InstanceSource.read`."""
-        names = self.class_names()
+        names = self.class_names
         root = self.image_root(split)
         reading = Reading(f"masks in {root}", self.root, root, names)
         folders = dict(self._images(split))

@@ -12,6 +12,7 @@ The format keeps holes; objects cannot overlap, and have no ids and no crowd reg
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from ..image import open_image
 from ..label_maps import read_label_map
 from .color_tables import (
     ColorTable,
+    code_of,
     color_of,
     counts_of,
     first_of_color,
@@ -77,8 +79,9 @@ class _VocFolder(Source):
         """Return the folder of images."""
         return os.path.join(self.root, IMAGES)
 
+    @functools.cached_property
     def table(self) -> ColorTable:
-        """Return the colours of the classes, background first.
+        """The colours of the classes, background first.
 
         Raises:
             DatasetError: ``labelmap.txt`` cannot be used.
@@ -126,7 +129,7 @@ class VocSource(_VocFolder, InstanceSource):
 
     def read(self, split: str) -> Reading:
         """See `InstanceSource.read`."""
-        table = self.table()
+        table = self.table
         kept = [i for i, name in enumerate(table.names) if name.lower() not in BACKGROUND]
         reading = Reading(
             f"Pascal VOC maps in {self.root}, {split}",
@@ -233,7 +236,7 @@ def read_classes(path: str, table: ColorTable) -> np.ndarray:
     if _mode(path) in ("RGB", "RGBA"):
         codes = read_codes(path)
         labels = table.look_up(codes)
-        labels[codes == _void_code()] = -1
+        labels[codes == code_of(VOID_COLOR)] = -1
         if (labels == -2).any():
             code = int(codes[labels == -2][0])
             x, y = first_of_color(codes, code)
@@ -265,8 +268,8 @@ def read_objects(path: str) -> np.ndarray:
     """
     if _mode(path) in ("RGB", "RGBA"):
         codes = read_codes(path)
-        numbers = {0: 0, _void_code(): -1}
-        numbers |= {_code_of(voc_color(i)): i for i in range(1, 255)}
+        numbers = {0: 0, code_of(VOID_COLOR): -1}
+        numbers |= {code_of(voc_color(i)): i for i in range(1, 255)}
         for code in counts_of(codes):
             numbers.setdefault(code, len(numbers))
         own = np.array(sorted(numbers), dtype=np.int64)
@@ -282,14 +285,6 @@ def _mode(path: str) -> str:
         return image.mode
 
 
-def _code_of(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
-
-
-def _void_code() -> int:
-    return _code_of(VOID_COLOR)
-
-
 @dataclass(frozen=True)
 class VocMaps(_VocFolder, MapSource):
     """Label maps of a folder in VOC's format."""
@@ -298,7 +293,7 @@ class VocMaps(_VocFolder, MapSource):
 
     def class_names(self) -> list[str]:
         """See `MapSource.class_names`."""
-        return list(self.table().names)
+        return list(self.table.names)
 
     def pairs(self, split: str) -> Iterator[MapPair]:
         """See `MapSource.pairs`."""
@@ -311,7 +306,7 @@ class VocMaps(_VocFolder, MapSource):
 
     def decode(self, path: str) -> np.ndarray:
         """See `MapSource.decode`."""
-        return read_classes(path, self.table())
+        return read_classes(path, self.table)
 
 
 # --- Recognising ---
