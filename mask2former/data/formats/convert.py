@@ -19,7 +19,6 @@ from ..errors import DatasetError
 from ..files import files_by_stem
 from ..label_maps import LABEL_SUFFIXES, read_label_map, read_panoptic_png
 from ..own_data import InstanceData, OwnData, PanopticData, SemanticData, check_own_data
-from .converted import ConvertedInstances
 from .reading import BACKGROUND, Reading, encode_mask
 from .source import WHOLE
 from .writers import coco, labelme, maps, masks, voc, yolo
@@ -81,9 +80,7 @@ def convert_data(
 
 def _objects(split: str, data: OwnData, classes: Classes) -> SplitContent:
     """Return the objects of a split, with the categories of the training set."""
-    if isinstance(data, ConvertedInstances):
-        content = data.source.read(split).content
-    elif isinstance(data, InstanceData):
+    if isinstance(data, InstanceData):  # of another format, as the check has rewritten it
         content = read_json(data.json_file, DatasetError)
     elif isinstance(data, PanopticData):
         content = _segments_as_objects(data)
