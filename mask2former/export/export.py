@@ -272,17 +272,16 @@ def _write(
 
 def _library(folder: Path, options: Options, say: Callable[[str], None]) -> str | None:
     """Return the library that a file needs, built into the folder unless the user names one."""
-    if not options.translated or options.operator != "plugin":
-        return library_file()
-    if library_file() is None:
-        runtime = "onnxruntime" if options.format == "onnx" else options.format
-        say(
-            f"building {library_name(runtime)}, beside the file: to use the file, name it in "
-            f"{LIBRARY_VARIABLE}"
-        )
-        (built,) = build_libraries([runtime], folder)
-        return str(built)
-    return library_file()
+    named = library_file()
+    if named is not None or not options.translated or options.operator != "plugin":
+        return named
+    runtime = "onnxruntime" if options.format == "onnx" else options.format
+    say(
+        f"building {library_name(runtime)}, beside the file: to use the file, name it in "
+        f"{LIBRARY_VARIABLE}"
+    )
+    (built,) = build_libraries([runtime], folder)
+    return str(built)
 
 
 def _drawn(seed: int) -> np.ndarray:

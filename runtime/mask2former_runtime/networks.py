@@ -195,7 +195,9 @@ class OpenVinoNetwork:
         try:
             core = openvino_core(library)
         except RuntimeError as error:
-            raise _unusable_library(str(library), error) from error
+            if library is None:
+                raise
+            raise _unusable_library(library, error) from error
         try:
             model = core.read_model(str(file))
         except RuntimeError as error:
