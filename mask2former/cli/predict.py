@@ -131,8 +131,11 @@ def segment(
     segmenter: Segmenter | TiledSegmenter = plain
     if tiling is not None:
         plain.predictor.require_pictures("--tile")
-        settings = {"model": model.fingerprint(), "threshold": args.threshold}
-        segmenter = TiledSegmenter(plain, tiling, settings)
+        segmenter = TiledSegmenter(
+            plain,
+            tiling,
+            lambda: {"model": model.fingerprint(), "threshold": args.threshold},
+        )
     selection = selection_of(args, segmenter.classes, segmenter.task)
     results = None
     if args.json is not None:

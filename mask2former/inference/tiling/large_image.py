@@ -108,7 +108,7 @@ def _settings(segmenter: TiledSegmenter, path: Path) -> dict[str, object]:
         "task": segmenter.task,
         "tile": segmenter.tiling.size,
         "overlap": segmenter.tiling.overlap,
-        **segmenter.settings,
+        **segmenter.settings(),
     }
 
 

@@ -121,15 +121,19 @@ class TiledSegmenter:
     Args:
         segmenter: looks at each tile.
         tiling: how to divide images.
-        settings: what else the results follow from, such as the model; JSON.
+        settings: gives what else the results follow from, such as the model, as JSON; asked for
+            when results go to files.
     """
 
     def __init__(
-        self, segmenter: Finder, tiling: Tiling, settings: Mapping[str, object] | None = None
+        self,
+        segmenter: Finder,
+        tiling: Tiling,
+        settings: Callable[[], Mapping[str, object]] = dict,
     ):
         self.segmenter = segmenter
         self.tiling = tiling
-        self.settings = dict(settings or {})
+        self.settings = settings
         self.classes = segmenter.classes
         self.task = segmenter.task
 
