@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,17 +43,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="folder of COCO instance JSON, with splits")
     parser.add_argument("--share", type=float, default=1 / 3, help="of the objects to hide")
     parser.add_argument("--margin", type=float, default=2, help="around their boxes, in pixels")
-    parser.add_argument("--model", default="quickstart/instance", help="as of `mask2former train`")
-    parser.add_argument("--iterations", type=int, default=1800)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--output", required=True, help="folder of the data and the runs")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
-    )
+    add_run_flags(parser, VARIANTS)
     args = parser.parse_args()
     found: dict[str, list[float]] = {}
     for seed in range(args.seeds):
@@ -67,6 +60,19 @@ def main() -> None:
             print(f"seed {seed}, {variant}: {value:.1f}", flush=True)
     rows = [(variant, summary(values)) for variant, values in found.items()]
     print(tabulate(rows, headers=["", METRIC], tablefmt="github"))
+
+
+def add_run_flags(parser: argparse.ArgumentParser, variants: Iterable[str]) -> None:
+    """Add the data, and what is common to the runs of all variants; see `train`."""
+    parser.add_argument("--data", required=True, help="folder of COCO instance JSON, with splits")
+    parser.add_argument("--model", default="quickstart/instance", help="as of `mask2former train`")
+    parser.add_argument("--iterations", type=int, default=1800)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", choices=variants, default=list(variants))
+    parser.add_argument("--output", required=True, help="folder of the data and the runs")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
+    )
 
 
 def write_data(args: argparse.Namespace, seed: int, hidden: bool) -> Path:

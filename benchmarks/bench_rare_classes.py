@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_ignored_regions import train
+from bench_ignored_regions import add_run_flags, train
 from bench_training_options import last_metrics, summary
 from tabulate import tabulate
 
@@ -42,17 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", required=True, help="folder of COCO instance JSON, with splits")
     parser.add_argument("--rare", default="star", help="name of the class to make rare")
     parser.add_argument("--ratio", type=int, default=50, help="images per image with the class")
-    parser.add_argument("--model", default="quickstart/instance", help="as of `mask2former train`")
-    parser.add_argument("--iterations", type=int, default=1800)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--output", required=True, help="folder of the data and the runs")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
-    )
+    add_run_flags(parser, VARIANTS)
     args = parser.parse_args()
     found: dict[str, list[tuple[float, float]]] = {}
     for seed in range(args.seeds):

@@ -28,6 +28,7 @@ from pycocotools.cocoeval import COCOeval
 from tabulate import tabulate
 
 from mask2former import Mask2Former
+from mask2former.data.formats.writers.objects import mask_of
 from mask2former.data.own_folder import recognise_folder
 
 THRESHOLD = 0.05  # of scores
@@ -102,20 +103,10 @@ def truth_of(truth: Mapping[str, Any], image_id: int, size: tuple[int, int]) -> 
     for annotation in truth["annotations"]:
         if annotation["image_id"] != image_id or annotation.get("iscrowd"):
             continue
-        mask = decoded(annotation["segmentation"], image)
-        mask = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-        objects.append({**annotation, "segmentation": rle.encode(np.asfortranarray(mask))})
+        mask = Image.fromarray(mask_of(annotation, image).astype(np.uint8))
+        small = np.asfortranarray(mask.resize(size[::-1], Image.Resampling.NEAREST))
+        objects.append({**annotation, "segmentation": rle.encode(small)})
     return objects
-
-
-def decoded(segmentation: Any, image: Mapping[str, Any]) -> np.ndarray:
-    """Return a mask (H, W), uint8, of polygons or RLE."""
-    size = image["height"], image["width"]
-    if isinstance(segmentation, list):
-        return rle.decode(rle.merge(rle.frPyObjects(segmentation, *size)))
-    if isinstance(segmentation["counts"], list):
-        segmentation = rle.frPyObjects(segmentation, *size)
-    return rle.decode(segmentation)
 
 
 def moved(annotation: Result, corner: tuple[int, int], size: tuple[int, ...]) -> Result:
