@@ -8,29 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from format_sets import convert, splits_of, write_coco
+from format_sets import splits_of
 from PIL import Image
 
 from mask2former.data import DatasetError
 from mask2former.data.own_data import check_own_data
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    """A small set in each format."""
-    root = tmp_path_factory.mktemp("sound")
-    write_coco(root / "coco")
-    for to in ("yolo", "labelme", "voc", "masks", "color-maps"):
-        convert(root / "coco", root / to, to)
-    return root
-
-
-@pytest.fixture
-def copied(sound, tmp_path):
-    def copy(name):
-        return shutil.copytree(sound / name, tmp_path / "data")
-
-    return copy
 
 
 def report(folder, task=None):
@@ -145,13 +127,6 @@ YOLO_FILES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "file", "words"), YOLO_FILES)
-def test_yolo_file(copied, change, file, words):
-    folder = copied("yolo")
-    change(folder)
-    assert named(report(folder), file, words)
-
-
 # --- LabelMe ---
 
 SHAPES = "train/train_0.json"
@@ -228,27 +203,20 @@ def changed(name, **changes):
     return change
 
 
-@pytest.mark.parametrize(
-    ("change", "file", "words"),
-    [
-        (write(SHAPES, "{"), SHAPES, "is not JSON"),
-        (write(SHAPES, b"\xff\xfe\x00"), SHAPES, "is not JSON"),
-        (write(SHAPES, "[]"), SHAPES, "a list 'shapes' is needed"),
-        (write(SHAPES, '{"shapes": ' + "[" * 100000), SHAPES, "nested too deeply"),
-        (changed(SHAPES, shapes={}), SHAPES, "a list 'shapes' is needed"),
-        (changed(SHAPES, imageWidth=60, imageHeight=80), SHAPES, "swapped"),
-        (changed(SHAPES, imageWidth="60"), SHAPES, "'60'"),
-        (remove("train/train_0.png"), SHAPES, "'train_0.png' is not there"),
-        (write("train/train_0.png", b"x"), "train/train_0.png", "not an image"),
-        (changed("train/train_1.json", imagePath="train_0.png"), "train_1.json", SHAPES),
-        (write("labels.txt", "cup\ncup"), "labels.txt", "are both 'cup'"),
-        (write("labels.txt", b"\xff"), "labels.txt", "cannot be read"),
-    ],
-)
-def test_labelme_file(copied, change, file, words):
-    folder = copied("labelme")
-    change(folder)
-    assert named(report(folder), file, words)
+LABELME_FILES = [
+    (write(SHAPES, "{"), SHAPES, "is not JSON"),
+    (write(SHAPES, b"\xff\xfe\x00"), SHAPES, "is not JSON"),
+    (write(SHAPES, "[]"), SHAPES, "a list 'shapes' is needed"),
+    (write(SHAPES, '{"shapes": ' + "[" * 100000), SHAPES, "nested too deeply"),
+    (changed(SHAPES, shapes={}), SHAPES, "a list 'shapes' is needed"),
+    (changed(SHAPES, imageWidth=60, imageHeight=80), SHAPES, "swapped"),
+    (changed(SHAPES, imageWidth="60"), SHAPES, "'60'"),
+    (remove("train/train_0.png"), SHAPES, "'train_0.png' is not there"),
+    (write("train/train_0.png", b"x"), "train/train_0.png", "not an image"),
+    (changed("train/train_1.json", imagePath="train_0.png"), "train_1.json", SHAPES),
+    (write("labels.txt", "cup\ncup"), "labels.txt", "are both 'cup'"),
+    (write("labels.txt", b"\xff"), "labels.txt", "cannot be read"),
+]
 
 
 # --- Pascal VOC ---
@@ -378,9 +346,15 @@ MASKS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "file", "words"), MASKS)
-def test_mask_file(copied, change, file, words):
-    folder = copied("masks")
+FILES = {"yolo": YOLO_FILES, "labelme": LABELME_FILES, "masks": MASKS}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "file", "words"),
+    [(name, *case) for name, cases in FILES.items() for case in cases],
+)
+def test_file(copied, name, change, file, words):
+    folder = copied(name)
     change(folder)
     assert named(report(folder), file, words)
 

@@ -10,13 +10,11 @@ import pytest
 from format_sets import (
     NAMES,
     SIZE,
-    convert,
     disk,
     lowest_iou,
     polygon,
     read_objects,
     splits_of,
-    write_coco,
 )
 from PIL import Image, ImageDraw
 
@@ -25,23 +23,6 @@ from mask2former.data.formats.color_tables import read_table
 from mask2former.data.formats.voc import VOC_NAMES, voc_color
 from mask2former.data.own_data import register_own_data
 from mask2former.data.own_folder import recognise_folder
-
-
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory):
-    root = tmp_path_factory.mktemp("sound")
-    write_coco(root / "coco")
-    for to in ("yolo", "labelme", "voc", "masks", "color-maps", "label-maps"):
-        convert(root / "coco", root / to, to)
-    return root
-
-
-@pytest.fixture
-def copied(sound, tmp_path):
-    def copy(name):
-        return shutil.copytree(sound / name, tmp_path / "data")
-
-    return copy
 
 
 def truth(sound, split="train"):
