@@ -15,8 +15,9 @@ from mask2former.utils.memory import return_freed_memory, reuse_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
-        torch.ones(64, 2**18)  # 64 MiB, 16384 pages
+    # An aligned block takes some bytes before it, so that the next of its size may not fit there.
+    for size in (64, 60, 56, 52, 48):
+        torch.ones(size, 2**18)  # so many MiB, of 256 pages each
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 def resident():
@@ -38,6 +39,6 @@ def test_freed_memory_is_used_again_until_it_is_returned():
         [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
     )
     default, again, returned = map(int, result.stdout.split())
-    assert default >= 5 * 16000  # what the setting is for
-    assert again <= default / 2  # glibc may leave gaps between aligned blocks
+    assert default >= 256 * (64 + 60 + 56 + 52 + 48)  # what the setting is for
+    assert again <= default / 3  # the first block may not fit where the first one was
     assert returned >= 16000
