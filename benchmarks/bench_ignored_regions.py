@@ -26,7 +26,7 @@ from bench_training_options import last_metrics, summary
 from tabulate import tabulate
 
 from mask2former.data.own_folder import recognise_folder
-from mask2former.engine.settings.recipe import METRICS
+from mask2former.engine.settings.choices import METRICS
 
 KEY = "MODEL.MASK_FORMER.IGNORE_REGIONS"
 # Whether a part of the annotations is hidden, and the value of the key.

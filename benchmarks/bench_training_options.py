@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from mask2former.engine.settings.recipe import METRICS
+from mask2former.engine.settings.choices import METRICS
 
 SCRATCH = ("MODEL.WEIGHTS", "")
 OPTIONS: dict[str, tuple[str, ...]] = {

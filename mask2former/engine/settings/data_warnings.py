@@ -15,9 +15,10 @@ from ... import model_zoo
 from ...config import load_config
 from ...data.checks.report import ImageContent, Report
 from ...tasks import TaskName
+from .choices import set_values
 from .default_model import default_model
 from .facts import count_units, data_facts, machine_facts
-from .recipe import FAR_LARGER, choose, set_values
+from .recipe import FAR_LARGER, choose
 
 # Masks are predicted at a quarter of the network's size: smaller objects have 2 x 2 pixels there.
 _SMALL_SIDE = 8

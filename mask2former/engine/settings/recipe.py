@@ -17,7 +17,7 @@ from mask2former_runtime.stored import STORED_TYPES
 from mask2former_runtime.text import counted
 
 from ...config.merge import get_value
-from ...tasks import TaskName
+from .choices import KEYS, METRICS, Choice
 from .facts import DataFacts, Machine
 
 _GB = 2**30
@@ -64,64 +64,6 @@ _TRAINING_COST = 3
 _EVALUATION_SHARE = 0.2
 # Encoders of timm whose convolutions are depthwise
 _DEPTHWISE = ("efficientnet", "mobilenet", "convnext")
-_WIDEST = 16  # characters of a value in the table
-METRICS: dict[TaskName, str] = {
-    "instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"
-}  # fmt: skip
-# Every key that the recipe may set.
-KEYS = (
-    "INPUT.FORMAT",
-    "MODEL.PIXEL_MEAN",
-    "MODEL.PIXEL_STD",
-    "INPUT.COLOR_AUG_SSD",
-    "INPUT.IMAGE_SIZE",
-    "INPUT.CROP.SIZE",
-    "INPUT.MIN_SIZE_TRAIN",
-    "INPUT.MAX_SIZE_TRAIN",
-    "INPUT.SIZE_DIVISIBILITY",
-    "INPUT.OBJECT_CROP",
-    "INPUT.MIN_SIZE_TEST",
-    "INPUT.MAX_SIZE_TEST",
-    "MODEL.MASK_FORMER.SIZE_DIVISIBILITY",
-    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES",
-    "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT",
-    "MODEL.MASK_FORMER.IGNORE_REGIONS",
-    "DATALOADER.NUM_WORKERS",
-    "DATALOADER.SAMPLER_TRAIN",
-    "DATALOADER.REPEAT_THRESHOLD",
-    "SOLVER.AMP.ENABLED",
-    "SOLVER.IMS_PER_BATCH",
-    "SOLVER.ACCUMULATE_STEPS",
-    "SOLVER.MAX_ITER",
-    "SOLVER.STEPS",
-    "SOLVER.BASE_LR",
-    "SOLVER.WARMUP_ITERS",
-    "SOLVER.WARMUP_FACTOR",
-    "SOLVER.EMA_DECAY",
-    "SOLVER.BEST_METRIC",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS_TO_KEEP",
-    "TEST.EVAL_PERIOD",
-    "TEST.DETECTIONS_PER_IMAGE",
-)
-# Those that follow from the length of a run
-LENGTH_KEYS = (
-    "SOLVER.MAX_ITER",
-    "SOLVER.STEPS",
-    "SOLVER.WARMUP_ITERS",
-    "SOLVER.EMA_DECAY",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "TEST.EVAL_PERIOD",
-)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A value that the recipe chose for a config key, and why."""
-
-    key: str
-    value: Any
-    why: str
 
 
 def choose(
@@ -446,25 +388,6 @@ class _Recipe:
         often = "one checkpoint, at the end" if times == 1 else f"{times} checkpoints"
         self.choose("SOLVER.CHECKPOINT_PERIOD", period, often)
         self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "older ones are deleted")
-
-
-def set_values(cfg: CfgNode, choices: Sequence[Choice]) -> None:
-    """Set the chosen values in a config."""
-    for choice in choices:
-        section, _, key = choice.key.rpartition(".")
-        get_value(cfg, section)[key] = choice.value
-
-
-def table(choices: Sequence[Choice]) -> str:
-    """Return the choices as lines of key, value and reason in columns; long values stick out."""
-    rows = [(choice.key, _text(choice.value), choice.why) for choice in choices]
-    first = max((len(key) for key, _, _ in rows), default=0)
-    second = max((len(value) for _, value, _ in rows if len(value) <= _WIDEST), default=0)
-    return "\n".join(f"  {key:{first}}  {value:{second}}  {why}" for key, value, why in rows)
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _short(value: float) -> float:

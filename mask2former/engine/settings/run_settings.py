@@ -19,9 +19,10 @@ from ...data.mapper import MAPPER_PRESETS
 from ...data.own_data import Registered, on_main_process
 from ...model_zoo import config_folder
 from ...utils.length_flags import LENGTHS
+from .choices import KEYS, LENGTH_KEYS, Choice, set_values, table
 from .data_warnings import data_warnings
 from .facts import data_facts, machine_facts
-from .recipe import KEYS, LENGTH_KEYS, Choice, choose, set_values, table
+from .recipe import choose
 from .schedule import scaled_schedule
 
 

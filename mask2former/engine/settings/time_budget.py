@@ -25,7 +25,7 @@ from ...data.loader import build_test_loader, build_train_loader
 from ..distributed import distributed_model
 from ..train_loop import TrainLoop
 from ..trainer import Trainer, amp_precision, autocast
-from .recipe import Choice, set_values
+from .choices import Choice, set_values
 from .run_settings import Settings
 
 # Training: steps before the clock runs, least steps that it times, most steps, and the share of the

@@ -13,8 +13,9 @@ from mask2former import load_config
 from mask2former.config.merge import get_value, merge_overrides
 from mask2former.config.validate import validate
 from mask2former.data.checks.report import ImageContent
+from mask2former.engine.settings.choices import KEYS, set_values, table
 from mask2former.engine.settings.facts import DataFacts, Machine, data_facts
-from mask2former.engine.settings.recipe import KEYS, choose, set_values, table
+from mask2former.engine.settings.recipe import choose
 from mask2former.structures import Classes
 from mask2former.tasks import TASKS
 

@@ -8,7 +8,7 @@ from support import QUICKSTART, REPOSITORY
 from mask2former import load_config
 from mask2former.config.merge import get_value, written_keys
 from mask2former.engine.data_flags import register_run_datasets
-from mask2former.engine.settings.recipe import KEYS
+from mask2former.engine.settings.choices import KEYS
 from mask2former.engine.settings.run_settings import check_length, set_up_run
 from mask2former.engine.setup import argument_parser
 from mask2former.model_zoo import config_folder, model_names

@@ -20,7 +20,7 @@ from mask2former.cli.train import main
 from mask2former.data.split import Split
 from mask2former.engine import launch
 from mask2former.engine.data_flags import register_run_datasets
-from mask2former.engine.settings.recipe import LENGTH_KEYS
+from mask2former.engine.settings.choices import LENGTH_KEYS
 from mask2former.engine.settings.time_budget import longest, measure
 from mask2former.engine.setup import argument_parser
 from mask2former.utils.length_flags import parse_time
