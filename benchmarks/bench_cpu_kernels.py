@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mask2former.modeling.criterion import SetCriterion
+from mask2former.modeling.draws import draws_per_image
 from mask2former.modeling.matcher import HungarianMatcher
 from mask2former.modeling.ops.cpu_kernels import pytorch_forms
 from mask2former.modeling.pixel_decoder.msdeformattn import upsampled_and_added
@@ -112,8 +113,9 @@ def criterion(repeat: int) -> None:
 
 
 def step(losses: SetCriterion, outputs: dict[str, Tensor], targets: list[dict[str, Any]]) -> None:
-    """Compute losses and gradients."""
-    torch.stack(list(losses(outputs, targets).values())).sum().backward()
+    """Compute losses and gradients, with points that depend on the image, as in training."""
+    with draws_per_image([{"seed": 0}], torch.device("cpu")):
+        torch.stack(list(losses(outputs, targets).values())).sum().backward()
 
 
 PARTS = {

@@ -154,6 +154,7 @@ def _their_inference(case: Case) -> Callable[[], int]:
 def _our_training(case: Case) -> tuple[Step, Step | None]:
     from mask2former import load_config
     from mask2former.engine import Trainer
+    from mask2former.modeling.draws import draws_per_image
     from mask2former.structures import PackedMasks
 
     cfg = load_config(str(REPOSITORY / CONFIGS[case.model]), case.overrides)
@@ -171,7 +172,7 @@ def _our_training(case: Case) -> tuple[Step, Step | None]:
             hook.remove()
         outputs, targets = seen
         leaves = {**_leaves(outputs), "aux_outputs": [_leaves(x) for x in outputs["aux_outputs"]]}
-        with case.autocast():
+        with case.autocast(), draws_per_image(inputs, model.device):
             sum(model.criterion(leaves, targets).values()).backward()
 
     return step, criterion
@@ -293,7 +294,7 @@ def _inputs(case: Case, masks: list[Any]) -> list[dict[str, Any]]:
         instances.gt_masks = each
         instances.gt_classes = torch.randint(CLASSES, (case.instances,))
         image = torch.randint(256, (3, *case.size), dtype=torch.uint8)
-        inputs.append({"image": image, "instances": instances})
+        inputs.append({"image": image, "instances": instances, "seed": len(inputs)})
     return inputs
 
 

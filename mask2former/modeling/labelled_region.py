@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from ..structures import PackedMasks
 from ..utils.size import Size
-from .draws import rand
+from .draws import rand, rand_many
 
 # A query that matches nothing is left alone if more than this share of its mask is unknown.
 _MOSTLY = 0.5
@@ -126,7 +126,7 @@ def draw_points(
 ) -> Tensor:
     """Draw points uniformly in the labelled pixels of images.
 
-    For images without a region, they are the points that `rand` draws.
+    For images without a region, they are the points that `rand_many` draws.
 
     Args:
         counts: rows of points of each image of the batch.
@@ -137,7 +137,7 @@ def draw_points(
     Returns:
         (sum of `counts`, P, 2), (x, y) in [0, 1], float32.
     """
-    points = rand(counts, num_points, 2, device=device)
+    points = rand_many(counts, num_points, 2, device=device)
     if regions is None or not any(regions):
         return points
     rows = points.split(list(counts))

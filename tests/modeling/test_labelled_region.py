@@ -8,7 +8,7 @@ from criteria import make_criterion, make_matcher, random_case
 from detectron2.structures import Instances
 from torch.nn import functional as F
 
-from mask2former.modeling.draws import draws_per_image, rand
+from mask2former.modeling.draws import draws_per_image, rand, rand_many
 from mask2former.modeling.labelled_region import (
     LabelledRegion,
     draw_points,
@@ -62,7 +62,7 @@ def test_only_points_in_ignored_pixels_move_and_only_there_more_is_drawn():
     where = region(1)
     seeds = [{"seed": 3}, {"seed": 4}]
     with draws_per_image(seeds, CPU):
-        plain = rand([2, 3], 500, 2, device=CPU)
+        plain = rand_many([2, 3], 500, 2, device=CPU)
         after = rand([0, 1], 4, device=CPU)
     with draws_per_image(seeds, CPU):
         points = draw_points([2, 3], 500, [where, None], CPU)

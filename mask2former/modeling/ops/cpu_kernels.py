@@ -1,8 +1,8 @@
 """The compiled CPU kernels beside deformable attention.
 
-Each does in one pass what PyTorch does in several. Its PyTorch form, next to where it is used, is
-its oracle in the tests, and serves other devices, installations without a compiler, gradients, and
-programs that are compiled or exported.
+Each does in one pass what PyTorch does in several. Its form without one, next to where it is used,
+is its oracle in the tests, and serves other devices, installations without a compiler, gradients,
+and programs that are compiled or exported.
 
 Shapes:
     Q: queries, D: detections, h, w: size of mask logits, H, W: size of the output.
@@ -32,6 +32,7 @@ _SCHEMAS = (
     "mask_loss_sums_backward(Tensor grad, Tensor logits, Tensor targets) -> Tensor",
     "mask_probabilities(Tensor logits) -> (Tensor, Tensor)",
     "upsample_add_(Tensor(a!) lateral, Tensor above) -> Tensor(a!)",
+    "uniform_(Tensor(a!) out, int seed) -> Tensor(a!)",
 )
 
 _off: ContextVar[bool] = ContextVar("_off", default=False)
