@@ -290,6 +290,8 @@ class Mask2Former:
     ) -> dict[str, Any]:
         """Measure the accuracy of the model, as ``train_net.py --eval-only`` does.
 
+        It computes in the precision of `predict`, and not in that of training.
+
         Args:
             data: a folder of annotations and images, whose validation set counts; None for files
                 that `arguments` name, or for the data sets of the config.
@@ -313,6 +315,8 @@ class Mask2Former:
         with tempfile.TemporaryDirectory() as temporary:
             folder = temporary if output is None else os.fspath(output)
             changes = [*self._start.overrides, "OUTPUT_DIR", folder]
+            if not exported:
+                changes += ["SOLVER.AMP.ENABLED", self.precision != torch.float32]
             args = run_arguments(
                 config_file=self._start.config_file,
                 opts=_texts([*changes, *overrides]),

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 
 from ..inference.segmenters import DEFAULT_THRESHOLD
 from ..tasks import TASKS
+from ..utils.precision_flags import add_precision
 from ..utils.trust_flags import add_trust_flags
 from .errors import run_reporting_errors, start_output
-from .flags import add_precision
 from .predict import probability, segment
 from .selection_flags import add_selection_flags
 from .tiling_flags import add_tiling_flags

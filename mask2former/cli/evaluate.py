@@ -2,7 +2,7 @@
 
 The validation set of the folder counts. In a folder without splits it is what the run of the model
 held out or, for other models, everything. The command prints AP, PQ or mIoU, whichever the model
-and the data allow.
+and the data allow. The model computes as in `mask2former predict`.
 
 Examples:
   mask2former evaluate output/mine --data my_data
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.precision_flags import add_precision
 from ..utils.threshold_flags import add_threshold_flags
 from .flags import (
     add_data,
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="DIR", help="write report.html there: curves, errors, best images"
     )
+    add_precision(parser)
     add_threshold_flags(parser)
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes (default: %(default)s)"
@@ -62,11 +64,13 @@ def run(args: argparse.Namespace) -> int:
             f"{output} already holds results: choose another folder with --output, or delete it"
         )
     found = find_model(args.model)
-    overrides = ["OUTPUT_DIR", str(output), *found.overrides, *model_overrides(args)]
+    of_predict = ("SOLVER.AMP.ENABLED", "False")
+    overrides = ["OUTPUT_DIR", str(output), *of_predict, *found.overrides, *model_overrides(args)]
     report = ["--report", args.report] if args.report is not None else []
     report += ["--find-thresholds"] if args.find_thresholds else []
     if args.wanted_precision is not None:
         report += ["--wanted-precision", str(args.wanted_precision)]
+    report += ["--precision", args.precision] if args.precision is not None else []
     flags = train_net_arguments(args, found.config_file, overrides)
     main(["--eval-only", *report, *flags], args.prog)
     print(f"Results: {output}")

@@ -54,16 +54,6 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     add_config_flags(parser)
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Add what the model computes with."""
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16", "auto"),
-        metavar="TYPE",
-        help="fp32 (default), bf16, fp16 (only on a GPU), or auto, the fastest of them",
-    )
-
-
 def model_overrides(args: argparse.Namespace) -> list[object]:
     """Return the overrides of the config that the flags of `add_model_flags` make."""
     import torch

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .flags import MODEL_HELP, add_model_flags, add_precision, add_task, model_overrides
+from ..utils.precision_flags import add_precision
+from .flags import MODEL_HELP, add_model_flags, add_task, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 from .tiling_flags import add_tiling_flags, tiling_of
 

@@ -17,7 +17,8 @@ import argparse
 import os
 from pathlib import Path
 
-from .flags import add_model, add_model_flags, add_precision, add_task
+from ..utils.precision_flags import add_precision
+from .flags import add_model, add_model_flags, add_task
 
 MEBIBYTE = 2**20
 

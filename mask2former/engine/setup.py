@@ -25,11 +25,13 @@ from ..modeling.registries import check_encoder, check_names
 from ..structures import Classes
 from ..utils.device import check_device
 from ..utils.length_flags import add_length_flags
+from ..utils.precision_flags import add_precision
 from ..utils.threshold_flags import add_threshold_flags
 from ..utils.trust_flags import add_trust_flags
 from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
 from .loggers.trackers import check_loggers
+from .precision import set_precision
 from .run_folder import check_run_folder, claim_run_folder
 from .settings.run_settings import Settings, check_length, set_up_run
 from .settings.time_budget import fit_to_budget
@@ -69,6 +71,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="with --eval-only: write report.html there, with tables, curves, kinds of errors and "
         "the best and worst images",
     )
+    add_precision(parser, "that of training; only with --eval-only")
     add_threshold_flags(parser)
     add_length_flags(parser)
     add_data_flags(parser)
@@ -108,6 +111,12 @@ def checked_config(
         raise ValueError("--eval-only needs weights: add MODEL.WEIGHTS FILE, or --resume")
     if args.report:
         check_report_folder(args)
+    if args.precision is not None:
+        if not args.eval_only:
+            raise ValueError("--precision needs --eval-only: training has SOLVER.AMP.ENABLED")
+        if args.exported is not None:
+            raise ValueError(f"--precision: {args.config_file} has that of its export")
+        set_precision(cfg, args.precision)
     check_threshold_flags(args, cfg)
     own = register_run_datasets(cfg, args)
     settings = set_up_run(cfg, args, own)

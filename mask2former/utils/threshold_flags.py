@@ -16,7 +16,7 @@ def add_threshold_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wanted-precision",
         type=_precision,
-        metavar="SHARE",
+        metavar="P",
         help="with --find-thresholds: how much of what is shown is right, such as 0.9",
     )
 

@@ -5,14 +5,15 @@ import pytest
 
 from mask2former import Mask2Former
 from mask2former.cli.main import main
+from mask2former.utils.device import has_fast_bfloat16
 
 FIGURES = [("panoptic_seg", "PQ"), ("segm", "AP"), ("bbox", "AP"), ("sem_seg", "mIoU")]
 # A random network is not sure of anything: PQ would be 0.
 LOW = ["MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.1]
 
 
-def figures(model, data, overrides=()):
-    results = model.evaluate(data, task="panoptic", overrides=overrides)
+def figures(model, data, overrides=(), **more):
+    results = model.evaluate(data, task="panoptic", overrides=overrides, **more)
     return [results[kind][name] for kind, name in FIGURES]
 
 
@@ -41,6 +42,21 @@ def test_images_that_do_not_fit_are_one_line(fixed_file, datasets, tmp_path, cap
     assert end.value.code == 1
     (line,) = [x for x in capfd.readouterr().err.splitlines() if "error:" in x]
     assert "up to 64 x 96 pixels, and one has 96 x 96: set INPUT.MIN_SIZE_TEST" in line
+
+
+def test_the_precision_of_an_evaluation(panoptic, onnx_file, datasets):
+    """As that of predictions, or as asked for."""
+    data = datasets / "synthetic_shapes"
+    plain = figures(panoptic, data, LOW)
+    mixed = figures(panoptic, data, [*LOW, "SOLVER.AMP.ENABLED", True])
+    assert plain != mixed
+    found = figures(panoptic, data, LOW, precision="bf16")
+    assert found == (mixed if has_fast_bfloat16() else plain)
+    for wanted, message in (("fp16", "float16 is for GPUs"), ("int8", "precision is 'int8'")):
+        with pytest.raises(ValueError, match=message):
+            panoptic.evaluate(data, task="panoptic", precision=wanted)
+    with pytest.raises(ValueError, match=r"mine.onnx has that of its export"):
+        Mask2Former.from_pretrained(onnx_file).evaluate(data, precision="fp32")
 
 
 @pytest.mark.slow

@@ -34,24 +34,27 @@ def test_the_operator_as_a_node(panoptic, picture, tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "least"),
     [
-        ("grid_sample.onnx", {"operator": "grid_sample"}),
-        ("fp16.onnx", {"precision": "fp16"}),
-        ("int8.onnx", {"precision": "int8"}),
-        ("bf16.xml", {"precision": "bf16"}),
-        ("bf16.pt2", {"precision": "bf16"}),
-        ("aoti.pt2", {"format": "aoti"}),
+        ("grid_sample.onnx", {"operator": "grid_sample"}, 0.9999),
+        ("fp16.onnx", {"precision": "fp16"}, 0.99),
+        ("int8.onnx", {"precision": "int8"}, 0.9),
+        ("bf16.xml", {"precision": "bf16"}, 0.9),
+        ("bf16.pt2", {"precision": "bf16"}, 0.9),
+        ("aoti.pt2", {"format": "aoti"}, 0.9999),
     ],
 )
-def test_other_formats(trained, tmp_path, name, options):
-    """Of a trained model: in a random one, rounding turns rows of the attention masks over."""
+def test_other_formats(trained, tmp_path, name, options, least):
+    """Of a trained model: in a random one, rounding turns rows of the attention masks over.
+
+    After so short a training, classes are nearly equal in a few percent of the pixels.
+    """
     original, data = trained
     original.export(tmp_path / name, **options)
     model = Mask2Former.from_pretrained(tmp_path / name, allow_unsafe_weights=True)
     for image in sorted((data / "val").iterdir())[:5]:
         found, expected = (m.predict(image, task="semantic").label_map for m in (model, original))
-        assert np.mean(found == expected) > 0.97
+        assert np.mean(found == expected) >= least
 
 
 @pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
