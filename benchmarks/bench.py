@@ -10,9 +10,9 @@
 Weights, images and targets are random. Each figure comes from a process of its own, so that its
 peak of memory is its own. Programs that are compared take turns; times are medians. The limit is
 the time of the network's multiplications and additions at the best rate that a 3x3 convolution
-reaches in the same run; post-processing is not part of it. "Others" is the share of all cores that
-other programs had meanwhile. Above 5 % it is marked, because such times say little. With
-``--threads 1``, times are CPU times, whose ratios hold beside other programs, too.
+reaches just afterwards in the same process; post-processing is not part of it. "Others" is the
+share of all cores that other programs had meanwhile. Above 5 % it is marked, because such times say
+little. With ``--threads 1``, times are CPU times, whose ratios hold beside other programs, too.
 """
 
 from __future__ import annotations
@@ -60,8 +60,6 @@ class Bench:
             ),
             "PYTHONWARNINGS": "ignore",
         }
-        self._rates: dict[str, float] = {}
-        self._flop: dict[Any, float] = {}
 
     def one(self, case: Case) -> Figures:
         """Measure a case once."""
@@ -94,14 +92,9 @@ class Bench:
                 runs[name].append(self.one(case))
         return {name: _together(each) for name, each in runs.items()}
 
-    def limit(self, case: Case) -> float:
-        """Return the seconds of the arithmetic of a case on this CPU."""
-        if not self._rates:
-            self._rates = self.one(Case("limit"))["rates"]
-        key = case.model, case.size
-        if key not in self._flop:
-            self._flop[key] = self.one(replace(case, kind="flop"))["flop"]
-        return self._flop[key] / self._rates[case.precision]
+    def limit(self, case: Case, figures: Figures) -> float:
+        """Return the seconds of the arithmetic of a case at the rate of the CPU beside it."""
+        return self.one(replace(case, kind="flop"))["flop"] / figures["rate"]
 
     def programs_of(self, case: Case) -> dict[str, Figures]:
         """Measure a case with each program."""
@@ -118,7 +111,7 @@ def _together(runs: list[Figures]) -> Figures:
     return {**runs[0], **medians, "foreign": max(run["foreign"] for run in runs)}
 
 
-_MEDIANS = {"seconds", "peak", "criterion"}
+_MEDIANS = {"seconds", "peak", "criterion", "rate"}
 
 
 def update(file: Path, name: str, table: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import Meter, convolution_rate, copy_rate, memory
+from machine import Meter, convolution_rate, memory
 from models import CONFIGS, PRECISIONS, REPOSITORY, Case, inference, save_weights, training
 
 Figures = dict[str, Any]
@@ -25,9 +25,6 @@ Figures = dict[str, Any]
 def measure(case: Case, calls: int) -> Figures:
     """Measure a case in this process, which has not run anything before."""
     torch.manual_seed(0)
-    if case.kind == "limit":
-        rates = {name: convolution_rate(PRECISIONS[name]) for name in ("fp32", "bf16")}
-        return {"rates": rates, "copy": copy_rate()}
     if case.kind == "flop":
         return {"flop": 2 * _multiplications(case)}
     if case.kind == "save":
@@ -51,6 +48,8 @@ def measure(case: Case, calls: int) -> Figures:
         figures["criterion"] = statistics.median(
             _timed(criterion, case)[0].seconds for _ in range(calls)
         )
+    elif case.implementation == "ours" and case.device == "cpu":
+        figures["rate"] = convolution_rate(PRECISIONS[case.precision])
     return figures
 
 

@@ -40,7 +40,7 @@ def inference_table(bench: Bench) -> list[str]:
             case = Case("inference", model=model, precision=precision)
             alone = bench.args.quick and model != "R50"
             found = bench.compare({"ours": case}) if alone else bench.programs_of(case)
-            limit = bench.limit(case) if bench.args.device == "cpu" else None
+            limit = bench.limit(case, found["ours"]) if bench.args.device == "cpu" else None
             lines += _rows(found, (f"{model}, 800x1216", precision), limit)
             ours, name = found["ours"], f"inference, {model}, {precision}"
             if limit:
