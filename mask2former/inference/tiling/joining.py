@@ -6,10 +6,11 @@
    tiles overlap: with an IoU of at least `SAME_IOU`, each part with one part of the other tile at
    most, the best first. Tiles that only touch have no such place: there the last pixels of one
    tile are compared with the first of the other.
-3. Parts that are the same object, directly or by way of others, become one. Its score is the
-   greatest of theirs. If a tile shows all of it, its mask is that of the surest of these parts.
-   Otherwise each pixel is as in the tile that has it nearest to its middle, of those that show a
-   part.
+3. Parts that are the same object, directly or by way of others, become one, unless tiles show all
+   of two objects, in different places: a part between them, which is of both, is joined with the
+   one that it is compared with first. The object's score is the greatest of its parts'. If a tile
+   shows all of it, its mask is that of the surest of these parts. Otherwise each pixel is as in the
+   tile that has it nearest to its middle, of those that show a part.
 
 Shapes:
     h, w: height and width of the box around an object.
@@ -55,6 +56,11 @@ class JoinedObject:
         return max(part.score for part in self.parts)
 
     @property
+    def whole_parts(self) -> list[Part]:
+        """Those of its parts that no tile cuts off."""
+        return [part for part in self.parts if not part.cut]
+
+    @property
     def region(self) -> Region:
         """A box that has all of its pixels."""
         edges = np.array([part.region for part in self._shown()])
@@ -83,7 +89,7 @@ class JoinedObject:
         return np.concatenate([mask for _, mask in self.bands()], axis=1)
 
     def _shown(self) -> list[Part]:
-        whole = [part for part in self.parts if not part.cut]
+        whole = self.whole_parts
         return [max(whole, key=lambda part: part.score)] if whole else self.parts
 
     def _kept(self, part: Part, region: Region, parts: list[Part]) -> np.ndarray:
@@ -160,11 +166,21 @@ class Joiner:
 
     def _unite(self, first: Part, second: Part) -> None:
         one, other = self._open[first], self._open[second]
-        if one is other:
+        if one is other or self._are_two(one, other, {first, second}):
             return
         one.parts.extend(other.parts)
         one.parts.sort(key=lambda part: (part.tile, part.number))
         self._open.update(dict.fromkeys(other.parts, one))
+
+    def _are_two(self, one: JoinedObject, other: JoinedObject, agreeing: set[Part]) -> bool:
+        """Return whether tiles show all of both objects, in different places."""
+        image = Region(0, 0, *self.grid.image_size)
+        return any(
+            _agreement(part, candidate, image, image) < SAME_IOU
+            for part in one.whole_parts
+            for candidate in other.whole_parts
+            if {part, candidate} != agreeing
+        )
 
 
 def _shared(tile: Region, other: Region) -> tuple[Region, Region]:

@@ -22,7 +22,8 @@ class PanopticMap:
     """Segments of an image from those of its tiles.
 
     Each pixel is as in the tile that has it nearest to its middle. Where that tile shows a part
-    that is left to another tile (see `joining`), the nearest other tile decides.
+    that is left to another tile (see `joining`), or a part of what others show whole, the nearest
+    other tile decides.
 
     Args:
         grid: the tiles.
@@ -46,7 +47,7 @@ class PanopticMap:
             joiner.add(tile, parts_of(arrays, grid, tile))
             for found in joiner.finished(tile):
                 id_ = self._add(found.label, True, found.score)
-                for part in found.parts:
+                for part in found.whole_parts or found.parts:
                     self._ids[part.tile][part.number] = id_
 
     def _add_stuff(

@@ -120,6 +120,28 @@ def test_what_a_neighbour_shows_whole_is_left_to_it():
     np.testing.assert_array_equal(segments.label_map, numbers)
 
 
+@pytest.mark.parametrize("seen_first", [1, 2])
+def test_a_part_of_two_objects_does_not_join_them(seen_first):
+    """The tile between takes what it sees of two whole objects for one."""
+    numbers = np.zeros((40, 100), int)  # tiles begin at columns 0, 30 and 60
+    numbers[10:30, 15:38] = seen_first
+    numbers[10:30, 62:85] = 3 - seen_first
+    mosaic = Mosaic(numbers, [0, 1, 1])
+
+    class Mistaken(Oracle):
+        def find(self, image, source=None):
+            if {1, 2} <= set(image[10].ravel()[::3].tolist()):
+                image = np.where(image == (2, 0, 1), np.array((1, 0, 1), np.uint8), image)
+            return super().find(image, source)
+
+    found = TiledSegmenter(Mistaken("instance"), Tiling(40, 0.25)).find(mosaic.image)
+    masks = {mask.tobytes() for mask in found.masks}
+    assert masks == {mask.tobytes() for mask in mosaic.masks().values()} and len(found) == 2
+    segments = TiledSegmenter(Mistaken("panoptic"), Tiling(40, 0.25)).find(mosaic.image)
+    pairs = np.unique(np.stack([segments.segment_map, numbers]).reshape(2, -1), axis=1)
+    assert len(segments) == pairs.shape[1] == 3
+
+
 def shifted(mask: np.ndarray, step: int, axis: int) -> np.ndarray:
     """What leaves the tile does not come in on the other side."""
     padded = np.pad(mask, 1)
