@@ -7,9 +7,9 @@ their range. Runs that are there already are not repeated.
 
     python benchmarks/bench_training_options.py --data my_data --minutes 4 --output output/options
 
-With ``--cpu-time``, the minutes are of CPU time: two short runs measure the CPU time of an
-iteration with each option, which gives the number of iterations. That holds beside other programs,
-too.
+With ``--cpu-time``, the minutes are of CPU time: short runs of the options in turn measure the CPU
+time of an iteration, which gives the number of iterations. The least time counts, because other
+programs on the machine make iterations slower and never faster.
 """
 
 from __future__ import annotations
@@ -58,12 +58,10 @@ def main() -> None:
     args = parser.parse_args()
     metric = METRICS[args.task]
     found: dict[str, list[tuple[float, float]]] = {}
-    lengths = {
-        option: ("--iterations", str(iterations(args, option)))
-        if args.cpu_time
-        else ("--time-budget", f"{args.minutes}m")
-        for option in args.options
-    }
+    lengths = dict.fromkeys(args.options, ("--time-budget", f"{args.minutes}m"))
+    if args.cpu_time:
+        for option, count in iterations(args).items():
+            lengths[option] = "--iterations", str(count)
     for seed in range(args.seeds):
         for option in args.options:
             folder = Path(args.output, f"{option.replace(', ', '_').replace(' ', '_')}_{seed}")
@@ -80,22 +78,28 @@ def main() -> None:
     print(tabulate(rows, headers=["", metric, "of the averaged weights"], tablefmt="github"))
 
 
-def iterations(args: argparse.Namespace, option: str) -> int:
-    """Return how many iterations take the wanted CPU time."""
+def iterations(args: argparse.Namespace, rounds: int = 3) -> dict[str, int]:
+    """Return how many iterations of each option take the wanted CPU time."""
+    steps: dict[str, list[float]] = {option: [] for option in args.options}
     few, more = 10, 40
-    seconds = []
-    for count in (few, more):
-        with tempfile.TemporaryDirectory() as folder:
-            before = os.times()
-            train(
-                args, option, 0, Path(folder), "--iterations", str(count), "TEST.EVAL_PERIOD", "0"
+    for _ in range(rounds):
+        for option, found in steps.items():
+            found.append(
+                (cpu_time(args, option, more) - cpu_time(args, option, few)) / (more - few)
             )
-            after = os.times()
-        seconds.append(sum(after[2:4]) - sum(before[2:4]))
-    step = (seconds[1] - seconds[0]) / (more - few)
-    count = round(60 * args.minutes / step)
-    print(f"{option}: {step:.3f} s of CPU time per iteration, {count} iterations", flush=True)
-    return count
+    counts = {option: round(60 * args.minutes / min(found)) for option, found in steps.items()}
+    for option, count in counts.items():
+        print(f"{option}: {min(steps[option]):.3f} s of CPU time per iteration, {count} iterations")
+    return counts
+
+
+def cpu_time(args: argparse.Namespace, option: str, count: int) -> float:
+    """Return the CPU time of a run of so many iterations, in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        before = os.times()
+        train(args, option, 0, Path(folder), "--iterations", str(count), "TEST.EVAL_PERIOD", "0")
+        after = os.times()
+    return sum(after[2:4]) - sum(before[2:4])
 
 
 def train(
