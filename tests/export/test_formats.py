@@ -13,6 +13,7 @@ from mask2former.export.check import compare
 from mask2former.export.onnx_model import to_onnx
 from mask2former.export.program import ALL_OPEN, Network, trace
 from mask2former.export.results import WithResults
+from mask2former_runtime.networks import openvino_core
 
 
 @pytest.mark.parametrize(
@@ -89,11 +90,24 @@ def test_results_within_the_graph_equal_the_models(panoptic, picture, task):
             assert torch.equal(segments == number, ids == info["id"])
 
 
-@pytest.mark.slow
-def test_windows_with_open_sizes(tmp_path):
-    """224 pixels need no padding to whole windows of 7 x 7, others do."""
-    import onnxruntime
+def opened(runtime, model):
+    """Return what a serialised ONNX model computes in a runtime, of and as tensors."""
+    if runtime == "onnxruntime":
+        import onnxruntime
 
+        session = onnxruntime.InferenceSession(model)
+        return lambda x: map(torch.from_numpy, session.run(None, {"images": x.numpy()}))
+    core = openvino_core(None)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(model), "CPU", exact)
+    return lambda x: map(torch.from_numpy, compiled({"images": x.numpy()}).to_tuple())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_windows_with_open_sizes(runtime):
+    """224 pixels need no padding to whole windows of 7 x 7, others do."""
+    pytest.importorskip(runtime)
     cfg = load_config(
         str(REPOSITORY / "configs/coco/instance-segmentation/swin/"
             "maskformer2_swin_tiny_bs16_50ep.yaml"),
@@ -103,12 +117,8 @@ def test_windows_with_open_sizes(tmp_path):
     torch.manual_seed(0)
     network = Network(build_model(cfg)).eval()
     program = trace(network, size_divisibility=32, fixed=ALL_OPEN, operator="gather")
-    model = to_onnx(program, ("logits", "masks"), opset=18, precision="fp32")
-    session = onnxruntime.InferenceSession(model.SerializeToString())
-
-    def run(x):
-        return map(torch.from_numpy, session.run(None, {"images": x.numpy()}))
-
+    model = to_onnx(program, ("logits", "masks"), opset=18, precision="fp32").SerializeToString()
+    run = opened(runtime, model)
     for size in ((1, 224, 448), (3, 96, 64), (2, 160, 224)):
         images = torch.randn(size[0], 3, *size[1:])
         found = compare(network, run, images, ("logits", "masks"))
