@@ -48,6 +48,39 @@ class DropPath(nn.Module):
         return x * (kept / survival).to(x.dtype)
 
 
+class PaddedConv2d(nn.Conv2d):
+    """A convolution of timm with the padding "same", for maps whose sides its stride divides.
+
+    The padding is then the same for all of them. timm computes it from the sides, and programs of
+    open sizes with ever longer formulas of these take very long to trace.
+
+    Args:
+        conv: whose parameters it takes over.
+    """
+
+    def __init__(self, conv: nn.Conv2d):
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.margins: list[int] = []  # left, right, top, bottom
+        for i in (1, 0):
+            reach = self.dilation[i] * (self.kernel_size[i] - 1) + 1
+            both = max(0, reach - self.stride[i])
+            self.margins += [both // 2, both - both // 2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad and convolve (B, C, H, W)."""
+        return super().forward(F.pad(x, self.margins))
+
+
 class _MapOf(Backbone):
     """Hands a map to a `SimpleFeaturePyramid`, which expects a backbone that makes one."""
 
@@ -131,6 +164,7 @@ class TimmBackbone(Backbone):
         self.net.prune_intermediate_layers(
             self._indices, prune_norm=not self._is_plain, prune_head=True
         )
+        _pad_alike(self.net)
         self._frozen = True
         self.net.eval()  # the trial must not change the statistics of batch normalisations
         channels = _channels_of(self._maps, in_channels, name)
@@ -294,10 +328,25 @@ def _draw_per_image(net: nn.Module) -> None:
     """Replace timm's stochastic depth, which draws for a batch, in place."""
     from timm.layers import DropPath as TimmDropPath
 
+    _replace(net, TimmDropPath, lambda module: DropPath(module.drop_prob or 0.0))
+
+
+def _pad_alike(net: nn.Module) -> None:
+    """Replace timm's convolutions that compute their padding, in place.
+
+    Images are padded to multiples of the largest stride, so each stride divides the sides of the
+    maps that it is for.
+    """
+    from timm.layers import Conv2dSame
+
+    _replace(net, Conv2dSame, PaddedConv2d)
+
+
+def _replace(net: nn.Module, kind: type, make: Callable[[Any], nn.Module]) -> None:
     for module in list(net.modules()):
         for name, child in module.named_children():
-            if isinstance(child, TimmDropPath):
-                setattr(module, name, DropPath(child.drop_prob or 0.0))
+            if isinstance(child, kind):
+                setattr(module, name, make(child))
 
 
 def _groups(net: Any, *, coarse: bool) -> dict[str, int]:
