@@ -123,8 +123,11 @@ def test_two_and_then_four_processes_train_like_one(datasets, sparse, tmp_path, 
                 other["gradients"][name], gradient, rtol=1e-3, atol=1e-4 * total, msg=name
             )
         for name, value in whole["weights"].items():
+            # The first step of AdamW is as long for a gradient that is nothing but rounding.
+            gradient = whole["gradients"].get(name.removeprefix("ema "))
+            sure = slice(None) if gradient is None else gradient.abs() > 1e-5 * total
             torch.testing.assert_close(
-                other["weights"][name], value, rtol=1e-4, atol=1e-4, msg=name
+                other["weights"][name][sure], value[sure], rtol=1e-4, atol=1e-4, msg=name
             )
         assert other["results"] == whole["results"]
     # Rounding, which depends on the batch, later moves pixels across the attention's threshold.
