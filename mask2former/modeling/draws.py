@@ -74,8 +74,9 @@ def rand_many(counts: Sequence[int], *shape: int, device: torch.device) -> Tenso
     numbers = torch.empty(sum(counts), *shape)
     for part, generator in zip(numbers.split(list(counts)), generators, strict=True):
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        if cpu_kernel("uniform_", part) is not None:
-            torch.ops.mask2former.uniform_(part, seed)
+        kernel = cpu_kernel("uniform_", part)
+        if kernel is not None:
+            kernel(part, seed)
         else:
             _fill(part.view(-1).numpy(), seed)
     return numbers
