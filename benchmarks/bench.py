@@ -60,6 +60,7 @@ class Bench:
             ),
             "PYTHONWARNINGS": "ignore",
         }
+        self._flop: dict[Any, float] = {}
 
     def one(self, case: Case) -> Figures:
         """Measure a case once."""
@@ -94,7 +95,10 @@ class Bench:
 
     def limit(self, case: Case, figures: Figures) -> float:
         """Return the seconds of the arithmetic of a case at the rate of the CPU beside it."""
-        return self.one(replace(case, kind="flop"))["flop"] / figures["rate"]
+        key = case.model, case.size
+        if key not in self._flop:
+            self._flop[key] = self.one(replace(case, kind="flop"))["flop"]
+        return self._flop[key] / figures["rate"]
 
     def programs_of(self, case: Case) -> dict[str, Figures]:
         """Measure a case with each program."""
