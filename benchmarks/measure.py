@@ -48,7 +48,7 @@ def measure(case: Case, calls: int) -> Figures:
         figures["criterion"] = statistics.median(
             _timed(criterion, case)[0].seconds for _ in range(calls)
         )
-    elif case.implementation == "ours" and case.device == "cpu":
+    elif case.with_rate and case.implementation == "ours" and case.device == "cpu":
         figures["rate"] = convolution_rate(PRECISIONS[case.precision])
     return figures
 

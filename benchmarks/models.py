@@ -52,6 +52,7 @@ class Case:
         queries: of the decoder.
         instances: per image, in training.
         device: "cpu" or "cuda".
+        with_rate: whether to measure the rate of a convolution afterwards, for ours on a CPU.
         published: the clone with the published code.
         folder: with weights of ours, from `save_weights`.
     """
@@ -66,6 +67,7 @@ class Case:
     queries: int = 100
     instances: int = 20
     device: str = "cpu"
+    with_rate: bool = False
     published: str = ""
     folder: str = ""
 

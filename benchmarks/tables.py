@@ -37,7 +37,7 @@ def inference_table(bench: Bench) -> list[str]:
     lines = head(*names, "others")
     for model in ("R50", "Swin-B"):
         for precision in bench.args.precision:
-            case = Case("inference", model=model, precision=precision)
+            case = Case("inference", model=model, precision=precision, with_rate=True)
             alone = bench.args.quick and model != "R50"
             found = bench.compare({"ours": case}) if alone else bench.programs_of(case)
             limit = bench.limit(case, found["ours"]) if bench.args.device == "cpu" else None
