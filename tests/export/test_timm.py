@@ -22,7 +22,13 @@ class Maps(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_lite0", "convnextv2_atto", "vit_small_patch14_reg4_dinov2"]
+    "name",
+    [
+        "efficientnet_lite0",
+        "convnextv2_atto",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_small_patch16_dinov3",
+    ],
 )
 def test_other_sizes_give_the_maps_of_the_encoder(name):
     """Tracing one that computes its padding from open sizes takes longer than anyone waits."""

@@ -19,66 +19,13 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.vit import SimpleFeaturePyramid
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..draws import rand
+from .timm_layers import draw_per_image, open_sizes
 
 NAMES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 PATCH = 16  # pixels per patch of a plain vision transformer, which has one map
-
-
-class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382) whose draws depend on the image alone.
-
-    Args:
-        probability: that a sample skips the branch in training, in [0, 1).
-    """
-
-    def __init__(self, probability: float):
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, ...) to the same shape: each sample is set to zero or scaled up."""
-        if not self.training or self.probability == 0:
-            return x
-        survival = 1 - self.probability
-        kept = rand([1] * len(x), *(1,) * (x.dim() - 1), device=x.device) < survival
-        return x * (kept / survival).to(x.dtype)
-
-
-class PaddedConv2d(nn.Conv2d):
-    """A convolution of timm with the padding "same", for maps whose sides its stride divides.
-
-    The padding is then the same for all of them. timm computes it from the sides, and programs of
-    open sizes with ever longer formulas of these take very long to trace.
-
-    Args:
-        conv: whose parameters it takes over.
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device="meta",
-        )
-        self.weight, self.bias = conv.weight, conv.bias
-        self.margins: list[int] = []  # left, right, top, bottom
-        for i in (1, 0):
-            reach = self.dilation[i] * (self.kernel_size[i] - 1) + 1
-            both = max(0, reach - self.stride[i])
-            self.margins += [both // 2, both - both // 2]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Pad and convolve (B, C, H, W)."""
-        return super().forward(F.pad(x, self.margins))
 
 
 class _MapOf(Backbone):
@@ -164,7 +111,7 @@ class TimmBackbone(Backbone):
         self.net.prune_intermediate_layers(
             self._indices, prune_norm=not self._is_plain, prune_head=True
         )
-        _pad_alike(self.net)
+        open_sizes(self.net)
         self._frozen = True
         self.net.eval()  # the trial must not change the statistics of batch normalisations
         channels = _channels_of(self._maps, in_channels, name)
@@ -182,7 +129,7 @@ class TimmBackbone(Backbone):
         if use_checkpoint:
             self.net.set_grad_checkpointing(True)
         else:  # a block that is recomputed would draw again
-            _draw_per_image(self.net)
+            draw_per_image(self.net)
         self._freeze(frozen_stages, freeze_norm)
         self.train()
 
@@ -322,31 +269,6 @@ def _channels_of(maps: Callable[[Tensor], list[Tensor]], in_channels: int, name:
         raise ValueError(
             f"MODEL.TIMM.NAME {name!r}: in timm this model takes images of one size only ({error})"
         ) from error
-
-
-def _draw_per_image(net: nn.Module) -> None:
-    """Replace timm's stochastic depth, which draws for a batch, in place."""
-    from timm.layers import DropPath as TimmDropPath
-
-    _replace(net, TimmDropPath, lambda module: DropPath(module.drop_prob or 0.0))
-
-
-def _pad_alike(net: nn.Module) -> None:
-    """Replace timm's convolutions that compute their padding, in place.
-
-    Images are padded to multiples of the largest stride, so each stride divides the sides of the
-    maps that it is for.
-    """
-    from timm.layers import Conv2dSame
-
-    _replace(net, Conv2dSame, PaddedConv2d)
-
-
-def _replace(net: nn.Module, kind: type, make: Callable[[Any], nn.Module]) -> None:
-    for module in list(net.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, kind):
-                setattr(module, name, make(child))
 
 
 def _groups(net: Any, *, coarse: bool) -> dict[str, int]:
