@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -68,7 +69,7 @@ def main() -> None:
             if not (folder / "model_final.pth").exists():
                 train(args, option, seed, folder, *lengths[option])
             values = last_metrics(folder / "metrics.json")
-            pair = values[metric], values[f"ema/{metric}"]
+            pair = values[metric], values.get(f"ema/{metric}", math.nan)  # none of a short run
             found.setdefault(option, []).append(pair)
             print(f"seed {seed}, {option}: {pair[0]:.1f}, averaged {pair[1]:.1f}", flush=True)
     rows = [
