@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.folder_flags import add_task
 from ..utils.trust_flags import add_trust_flags
-from .flags import add_task
 
 FILE_SUFFIXES = (".pkl", ".pth", ".safetensors")
 

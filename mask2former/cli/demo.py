@@ -68,8 +68,9 @@ def argument_parser() -> argparse.ArgumentParser:
         dest="threshold",
         type=probability,
         metavar="SCORE",
-        help="0 to 1. instance: leave out instances below this score (default: "
-        f"{DEFAULT_THRESHOLD}). panoptic: ignore queries whose class does not have a higher "
+        help="0 to 1. instance: leave out instances below this score (default: as "
+        f"`evaluate --find-thresholds` stored, or {DEFAULT_THRESHOLD}). panoptic: ignore queries "
+        "whose class does not have a higher "
         "probability (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
         "semantic: not allowed, because each pixel gets the class with the highest score",
     )

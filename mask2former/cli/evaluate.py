@@ -16,16 +16,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..utils.folder_flags import add_split
 from ..utils.precision_flags import add_precision
 from ..utils.threshold_flags import add_threshold_flags
-from .flags import (
-    add_data,
-    add_model,
-    add_model_flags,
-    add_split,
-    model_overrides,
-    train_net_arguments,
-)
+from .flags import add_data, add_model, add_model_flags, model_overrides, run_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from ..checkpoint.resume import newest_checkpoints
     from ..inference.exported import is_exported
     from ..inference.model_sources import find_model
-    from .train import main
+    from .train import launch_run
 
     default = _folder(args.model, args.data, is_exported(args.model))
     output = Path(args.output or default)
@@ -66,13 +60,7 @@ def run(args: argparse.Namespace) -> int:
     found = find_model(args.model)
     of_predict = ("SOLVER.AMP.ENABLED", "False")
     overrides = ["OUTPUT_DIR", str(output), *of_predict, *found.overrides, *model_overrides(args)]
-    report = ["--report", args.report] if args.report is not None else []
-    report += ["--find-thresholds"] if args.find_thresholds else []
-    if args.wanted_precision is not None:
-        report += ["--wanted-precision", str(args.wanted_precision)]
-    report += ["--precision", args.precision] if args.precision is not None else []
-    flags = train_net_arguments(args, found.config_file, overrides)
-    main(["--eval-only", *report, *flags], args.prog)
+    launch_run(run_of(args, found.config_file, overrides, eval_only=True))
     print(f"Results: {output}")
     return 0
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .flags import add_config_flags, add_model, add_task
+from ..utils.folder_flags import add_task
+from .flags import add_config_flags, add_model
 
 FORMATS = ("onnx", "openvino", "pt2", "aoti")
 
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--operator",
         choices=("gather", "grid_sample", "plugin"),
         metavar="NAME",
-        help="of attention: gather (default), grid_sample, or plugin, this project's own",
+        help="of attention: gather (default of onnx and openvino), grid_sample, or plugin, this "
+        "project's own (default of pt2 and aoti)",
     )
     parser.add_argument(
         "--dynamic",

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..utils.trust_flags import add_trust_flags
 from .errors import run_reporting_errors, start_output
-from .flags import add_config_flags, add_data, recognised_data, train_net_arguments
+from .flags import add_config_flags, add_data, recognised_data, run_of
 from .train import MODEL_CHOICE_HELP, choose_config
 
 if TYPE_CHECKING:
@@ -65,15 +66,15 @@ def run(args: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"Model: {config_file}, on {device}{why}", flush=True)
     overrides = ["MODEL.DEVICE", device, *args.opts]
-    sweep = ["--steps", args.steps, "--range", *args.range, "--output", args.output]
-    arguments = train_net_arguments(args, config_file, overrides)
-    parsed = argument_parser().parse_args([*map(str, sweep), *arguments])
-    parsed.found = found
-    return find(parsed)
+    return find(run_of(args, config_file, overrides, found=found), args)
 
 
-def find(args: argparse.Namespace) -> int:
+def find(run: argparse.Namespace, args: argparse.Namespace) -> int:
     """Try learning rates, draw the losses, and print the suggestion.
+
+    Args:
+        run: arguments of `train_net.py`.
+        args: the arguments of the sweep.
 
     Raises:
         ValueError: the arguments, the config or the data are not usable, or the losses are not
@@ -87,8 +88,7 @@ def find(args: argparse.Namespace) -> int:
 
     kind = _kind(Path(args.output))
     check_sweep(args.range[0], args.range[1], args.steps)
-    args.resume = False
-    cfg, _, settings = checked_config(args)
+    cfg, _, settings = checked_config(run)
     if settings.choices:
         print(settings, flush=True)
     sweep = find_learning_rate(
@@ -96,7 +96,7 @@ def find(args: argparse.Namespace) -> int:
         low=args.range[0],
         high=args.range[1],
         steps=args.steps,
-        allow_unsafe_weights=args.allow_unsafe_weights,
+        allow_unsafe_weights=run.allow_unsafe_weights,
         quiet=False,
     )
     figure = draw(sweep, cfg.SOLVER.BASE_LR)
@@ -159,21 +159,24 @@ def draw(sweep: Sweep, configured: float) -> Figure:
 
 def argument_parser() -> argparse.ArgumentParser:
     """Build the parser of `python -m mask2former.cli.find_lr`."""
-    from ..engine.setup import argument_parser as training_parser
+    from ..engine.data_flags import add_data_flags
+    from ..engine.start import run_arguments
 
-    parser = training_parser()
-    parser.prog = "find_lr.py"
-    parser.description = (__doc__ or "").partition("\n")[0]
-    parser.epilog = None
+    parser = argparse.ArgumentParser("find_lr.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="YAML config")
     _add_sweep_flags(parser)
+    add_data_flags(parser)
+    add_trust_flags(parser)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    parser.set_defaults(**vars(run_arguments()))
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line with the arguments of `train_net.py`, and return the exit status."""
+    """Run the command line, which has the data arguments of `train_net.py`; return its status."""
     start_output()
     args = argument_parser().parse_args(arguments)
-    return run_reporting_errors("find_lr.py", find, args)
+    return run_reporting_errors("find_lr.py", lambda args: find(args, args), args)
 
 
 if __name__ == "__main__":

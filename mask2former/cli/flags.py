@@ -7,9 +7,7 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..tasks import TASKS
-from ..utils.format_flags import add_format
-from ..utils.length_flags import LENGTHS
+from ..utils.folder_flags import add_folder_flags
 from ..utils.trust_flags import add_trust_flags
 
 if TYPE_CHECKING:
@@ -71,13 +69,6 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
     add_trust_flags(parser)
 
 
-def add_task(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add the choice of a task."""
-    parser.add_argument(
-        "--task", choices=TASKS, metavar="TASK", help=f"panoptic, instance or semantic ({text})"
-    )
-
-
 def add_data(parser: argparse.ArgumentParser, *, named: bool = True) -> None:
     """Add the folder of a user's own data, unless it is no flag, and how it is read and checked."""
     if named:
@@ -87,27 +78,7 @@ def add_data(parser: argparse.ArgumentParser, *, named: bool = True) -> None:
             metavar="FOLDER",
             help="images and their annotations, in any usual format",
         )
-    add_task(parser, "default: the first that has annotations")
-    add_format(parser)
-    parser.add_argument(
-        "--classes", metavar="FILE", help="class names of label maps (default: FOLDER/classes.txt)"
-    )
-    parser.add_argument(
-        "--ignore-label",
-        type=int,
-        metavar="N",
-        help="label of no class (default: 255 or 65535)",
-    )
-    pixels = parser.add_mutually_exclusive_group()
-    for flag, value, text in (
-        ("--skip-pixel-check", False, "check only the headers of images"),
-        (
-            "--full-pixel-check",
-            True,
-            "decode all images (default: if that takes seconds)",
-        ),
-    ):
-        pixels.add_argument(flag, action="store_const", const=value, dest="pixel_check", help=text)
+    add_folder_flags(parser, "the first that has annotations")
 
 
 def recognised_data(args: argparse.Namespace) -> OwnFolder:
@@ -125,30 +96,20 @@ def recognised_data(args: argparse.Namespace) -> OwnFolder:
     return found
 
 
-def add_split(parser: argparse.ArgumentParser) -> None:
-    """Add the file that divides a folder without splits."""
-    parser.add_argument(
-        "--split",
-        metavar="FILE",
-        help="images to train and validate with, as in the split.json of a run",
-    )
+def run_of(
+    args: argparse.Namespace, config_file: str, overrides: Sequence[object], **others: object
+) -> argparse.Namespace:
+    """Return the arguments of `train_net.py` that do what a verb was asked for.
 
+    Args:
+        args: of the verb. Those that `train_net.py` has too are passed on.
+        config_file: of the model.
+        overrides: of the config.
+        others: further arguments of `train_net.py`.
+    """
+    from ..engine.start import run_arguments
 
-def train_net_arguments(
-    args: argparse.Namespace, config_file: str, overrides: Sequence[object]
-) -> list[str]:
-    """Return arguments of `train_net.py` for the same data, trust and number of processes."""
-    arguments = ["--config-file", config_file]
-    of_data = ("data", "task", "format", "classes", "ignore_label", "split")
-    for name in (*of_data, "num_gpus", *LENGTHS):
-        value = getattr(args, name, None)
-        if value is not None:
-            if name == "time_budget":
-                value = f"{value}s"
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
-    for name in ("allow_unsafe_config", "allow_unsafe_weights"):
-        if getattr(args, name):
-            arguments.append(f"--{name.replace('_', '-')}")
-    if args.pixel_check is not None:
-        arguments.append("--full-pixel-check" if args.pixel_check else "--skip-pixel-check")
-    return [*arguments, *map(str, overrides)]
+    shared = vars(args).keys() & vars(run_arguments()).keys()
+    given = {name: getattr(args, name) for name in shared}
+    given |= {"config_file": config_file, "opts": [str(word) for word in overrides]}
+    return run_arguments(**given, verb=args.prog, **others)

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..utils.folder_flags import add_task
 from ..utils.precision_flags import add_precision
-from .flags import MODEL_HELP, add_model_flags, add_task, model_overrides
+from .flags import MODEL_HELP, add_model_flags, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 from .tiling_flags import add_tiling_flags, tiling_of
 
@@ -54,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         type=probability,
         metavar="SCORE",
-        help="lowest score, 0 to 1 (default: 0.5, or as `evaluate` found)",
+        help="lowest score, 0 to 1 (default: of `evaluate`, the config or 0.5)",
     )
     add_selection_flags(parser)
     add_tiling_flags(parser)

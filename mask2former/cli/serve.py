@@ -17,8 +17,9 @@ import argparse
 import os
 from pathlib import Path
 
+from ..utils.folder_flags import add_task
 from ..utils.precision_flags import add_precision
-from .flags import add_model, add_model_flags, add_task
+from .flags import add_model, add_model_flags
 
 MEBIBYTE = 2**20
 

@@ -1,9 +1,9 @@
 """Train a model on a folder of your own data.
 
-The annotations decide on the task, and the machine on the model: a small one without a GPU, and
-Mask2Former with a ResNet-50 on a GPU. Length, sizes, batch and learning rate follow from the data;
-the command prints each with its reason, and --opts sets it to another value. The data is checked
-first. An interrupted run continues with --resume.
+The annotations determine the task, and the machine the model: Mask2Former with a ResNet-50 on a
+GPU with at least 12 GB of memory, and a small one on other machines. Length, sizes, batch and
+learning rate follow from the data; the command prints each with its reason, and --opts sets it to
+another value. The data is checked first. An interrupted run continues with --resume.
 
 Examples:
   mask2former train --data my_data
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..tasks import TaskName
+from ..utils.folder_flags import add_split
 from ..utils.length_flags import add_length_flags
-from .flags import add_config_flags, add_data, add_split, recognised_data, train_net_arguments
+from .flags import add_config_flags, add_data, recognised_data, run_of
 
 if TYPE_CHECKING:
-    from ..data.own_folder import OwnFolder
     from ..engine.processes import Mistake
 
 MODEL_CHOICE_HELP = (
@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
         f"Run: {one_line(cfg.OUTPUT_DIR)}",
         flush=True,
     )
-    resume = ["--resume"] if args.resume else []
-    main([*resume, *train_net_arguments(args, config_file, changes)], args.prog, found)
+    launch_run(run_of(args, config_file, changes, found=found))
     print(f"Done. Try it: mask2former predict {shlex.quote(cfg.OUTPUT_DIR)} photo.jpg")
     return 0
 
@@ -90,23 +89,18 @@ def choose_config(model: str | None, task: TaskName) -> tuple[str, str]:
     return model_zoo.get_config_file(name), f" ({why})"
 
 
-def main(
-    arguments: Sequence[str] | None = None,
-    verb: str | None = None,
-    found: OwnFolder | None = None,
-) -> None:
-    """Run the command line of `train_net.py`, perhaps for a verb of the command.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line of `train_net.py`."""
+    from ..engine import argument_parser
 
-    Args:
-        arguments: of the command line.
-        verb: with its program, such as "mask2former train".
-        found: what the verb has recognised in the folder of ``--data``.
-    """
-    from ..engine import argument_parser, launch
+    launch_run(argument_parser().parse_args(arguments))
+
+
+def launch_run(args: argparse.Namespace) -> None:
+    """Train or evaluate with the arguments of `train_net.py`, in their processes."""
+    from ..engine import launch
     from ..utils.resources import process_age
 
-    args = argument_parser().parse_args(arguments)
-    args.verb, args.found = verb, found
     args.started = time.monotonic() - process_age()
     try:
         launch(
@@ -118,9 +112,9 @@ def main(
             args=(args,),
         )
     except SystemExit as stop:
-        if verb is None or not isinstance(stop.code, str):
+        if args.verb is None or not isinstance(stop.code, str):
             raise
-        print(f"{verb}: {stop.code}", file=sys.stderr)
+        print(f"{args.verb}: {stop.code}", file=sys.stderr)
         sys.exit(getattr(stop, "status", 1))
 
 

@@ -31,9 +31,10 @@ from .. import load_config
 from ..data.mapper import get_preset
 from ..engine.data_flags import FILES, add_data_flags, register_run_datasets
 from ..engine.settings.run_settings import set_up_run
+from ..engine.start import run_arguments
 from ..report.training_samples import classes_of, draw, samples, summary
-from ..utils.length_flags import LENGTHS
 from ..utils.progress import ResultLines
+from ..utils.trust_flags import add_trust_flags
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -49,14 +50,10 @@ def argument_parser() -> argparse.ArgumentParser:
         "--num", type=int, default=16, metavar="N", help="pictures to draw (default: %(default)s)"
     )
     parser.add_argument("--raw", action="store_true", help="without augmentation")
-    parser.add_argument(
-        "--allow-unsafe-config",
-        action="store_true",
-        help="let YAML tags in the config file run Python code; only for files you trust",
-    )
+    add_trust_flags(parser, ["config"])
     add_data_flags(parser)
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys to change")
-    parser.set_defaults(eval_only=False, resume=False, **dict.fromkeys(LENGTHS))
+    parser.set_defaults(**vars(run_arguments()))
     return parser
 
 

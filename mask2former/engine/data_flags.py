@@ -19,7 +19,7 @@ from ..data.own_folder import png_folder, recognise_folder
 from ..data.split import SPLIT_FILE, Split, check_split, draw_split, read_split
 from ..structures import Classes
 from ..tasks import TASKS
-from ..utils.format_flags import add_format
+from ..utils.folder_flags import add_folder_flags, add_split
 from .settings.run_settings import is_evaluated
 
 SPLITS = ("train", "val")
@@ -43,12 +43,8 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="folder of annotations and their images, with splits",
     )
-    data.add_argument(
-        "--task",
-        choices=TASKS,
-        help="task whose annotations in FOLDER to use (default: that of the config)",
-    )
-    add_format(data)
+    add_folder_flags(data, "that of the config")
+    add_split(data)
     for split in SPLITS:
         for name, metavar, text in (
             ("json", "FILE", "COCO instance or panoptic annotations"),
@@ -61,37 +57,6 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
             ),
         ):
             data.add_argument(f"--{split}-{name}", metavar=metavar, help=f"{split}: {text}")
-    data.add_argument(
-        "--split",
-        metavar="FILE",
-        help="JSON with the file names of the images to train with and to validate with, as in the "
-        "split.json of a run (default without a validation set: about a sixth is held out)",
-    )
-    data.add_argument(
-        "--classes", metavar="FILE", help="class names of label maps, one per line or a JSON list"
-    )
-    data.add_argument(
-        "--ignore-label",
-        type=int,
-        metavar="N",
-        help="label of pixels without a class in label maps (default: 255, or 65535 in 16 bits)",
-    )
-    pixels = data.add_mutually_exclusive_group()
-    pixels.add_argument(
-        "--skip-pixel-check",
-        action="store_false",
-        dest="pixel_check",
-        default=None,
-        help="before training, read only the headers of images, label maps and panoptic PNG files",
-    )
-    pixels.add_argument(
-        "--full-pixel-check",
-        action="store_true",
-        dest="pixel_check",
-        default=None,
-        help="before training, decode every image however long it takes (default: decode images if "
-        "this takes less than about half a minute)",
-    )
 
 
 def register_run_datasets(cfg: CfgNode, args: argparse.Namespace) -> Registered | None:

@@ -76,7 +76,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add_length_flags(parser)
     add_data_flags(parser)
     add_trust_flags(parser)
-    parser.set_defaults(started=None, exported=None)
+    parser.set_defaults(started=None, exported=None, verb=None)
     return parser
 
 

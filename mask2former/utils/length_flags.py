@@ -29,8 +29,8 @@ def add_length_flags(parser: argparse.ArgumentParser) -> None:
         "--time-budget",
         type=parse_time,
         metavar="TIME",
-        help="train so long that the command takes this time, such as 30m, 1h30m or 90s; the speed "
-        "is measured first, and the schedule is scaled to it",
+        help="set the length so that the command takes this time, such as 30m, 1h30m or 90s; the "
+        "speed is measured first, and the schedule is scaled to it",
     )
 
 
