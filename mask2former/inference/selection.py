@@ -10,7 +10,7 @@ import numpy as np
 
 from mask2former_runtime.maps import box_of
 from mask2former_runtime.prediction import Prediction
-from mask2former_runtime.suppression import overlap_of, without_doubles
+from mask2former_runtime.suppression import overlap_of, without_duplicates
 from mask2former_runtime.text import one_line, some_of
 
 from ..structures import Classes
@@ -118,15 +118,15 @@ def select(found: Prediction, selection: Selection) -> Prediction:
         i for i, c in enumerate(found.labels) if selection.classes is None or c in selection.classes
     ]
     if selection.overlap is not None:
-        kept = _without_doubles(found, kept, selection.overlap)
+        kept = _without_duplicates(found, kept, selection.overlap)
     if selection.most is not None:
         scores = np.nan_to_num(found.scores)
         kept = sorted(sorted(kept, key=lambda i: -scores[i])[: selection.most])
     return found[kept]
 
 
-def _without_doubles(found: Prediction, candidates: Sequence[int], overlap: float) -> list[int]:
-    """Suppress doubles by the IoU of masks, class by class; `candidates` have the best first."""
+def _without_duplicates(found: Prediction, candidates: Sequence[int], overlap: float) -> list[int]:
+    """Suppress duplicates by the IoU of masks, class by class; `candidates` have the best first."""
     boxes, areas, parts = [(0, 0, 0, 0)] * len(found), [0] * len(found), {}
     for i in candidates:
         mask = found.mask(i)
@@ -134,4 +134,4 @@ def _without_doubles(found: Prediction, candidates: Sequence[int], overlap: floa
         parts[i] = mask[top:bottom, left:right].copy()
         areas[i] = int(np.count_nonzero(parts[i]))
     labels = found.labels.tolist()
-    return without_doubles(candidates, labels, boxes, areas, overlap_of(parts, boxes), overlap)
+    return without_duplicates(candidates, labels, boxes, areas, overlap_of(parts, boxes), overlap)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mask2former_runtime.postprocessing import chosen_segments
-from mask2former_runtime.suppression import without_doubles
+from mask2former_runtime.suppression import without_duplicates
 
 from ..structures.packed_masks import boxes_of_projections
 from ..utils.memory import return_freed_memory
@@ -116,18 +116,18 @@ def instance_inference(
     result.pred_boxes = Boxes(boxes)
     result.scores = class_scores * mask_scores
     result.pred_classes = classes
-    return result if mask_nms >= 1 else _without_doubles(result, mask_nms)
+    return result if mask_nms >= 1 else _without_duplicates(result, mask_nms)
 
 
-def _without_doubles(instances: Instances, most: float) -> Instances:
-    """Suppress the doubles among instances, which keep their order; see `without_doubles`."""
+def _without_duplicates(instances: Instances, most: float) -> Instances:
+    """Suppress the duplicates among instances, which keep their order; see `without_duplicates`."""
     masks = instances.pred_masks
 
     def overlap(i: int, j: int, box: tuple[int, int, int, int]) -> int:
         rows, columns = slice(box[1], box[3]), slice(box[0], box[2])
         return int((masks[i, rows, columns] & masks[j, rows, columns]).count_nonzero())
 
-    kept = without_doubles(
+    kept = without_duplicates(
         instances.scores.argsort(descending=True, stable=True).tolist(),
         instances.pred_classes.tolist(),
         instances.pred_boxes.tensor.tolist(),

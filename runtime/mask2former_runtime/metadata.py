@@ -55,7 +55,7 @@ class Rules:
         semantic_resize_first: see `class_map`.
         threshold: lowest score of instances, unless another is asked for.
         thresholds: that of each class, instead of `threshold`; None if the file has none.
-        mask_nms: see `without_doubles`; 1 keeps all instances.
+        mask_nms: see `without_duplicates`; 1 keeps all instances.
     """
 
     max_detections: int

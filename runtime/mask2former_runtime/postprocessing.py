@@ -18,7 +18,7 @@ import numpy as np
 from .bit_planes import add, empty
 from .maps import box_of
 from .resizing import BAND_PIXELS, Resizing, Size, rows_within
-from .suppression import overlap_of, without_doubles
+from .suppression import overlap_of, without_duplicates
 
 # Rows of one mask that are in the caches of a processor together.
 _MASK_ROWS = 64
@@ -84,7 +84,7 @@ def instances(
         threshold: from 0 to 1; a number, or one for each class.
         thing_classes: candidates of other classes are left out, and not replaced by others; None
             keeps all.
-        mask_nms: see `without_doubles`; 1 keeps all.
+        mask_nms: see `without_duplicates`; 1 keeps all.
     """
     probabilities = queries.probabilities()[:, :-1]
     num_classes, flat = probabilities.shape[1], probabilities.reshape(-1)
@@ -102,7 +102,7 @@ def instances(
     order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]
     found = [masks[chosen[i]] for i in order.tolist()]
     if mask_nms < 1:
-        kept = _without_doubles(found, (pairs[order] % num_classes).tolist(), mask_nms)
+        kept = _without_duplicates(found, (pairs[order] % num_classes).tolist(), mask_nms)
         order, found = order[kept], [found[i] for i in kept]
     planes = empty(len(found), output_size)
     for n, mask in enumerate(found):
@@ -138,11 +138,11 @@ class _Mask:
         return np.unpackbits(self.bits, count=shape[0] * shape[1]).view(bool).reshape(shape)
 
 
-def _without_doubles(masks: Sequence[_Mask], labels: Sequence[int], most: float) -> list[int]:
+def _without_duplicates(masks: Sequence[_Mask], labels: Sequence[int], most: float) -> list[int]:
     """Return which masks stay, of those with the best first."""
     boxes, areas = [mask.box for mask in masks], [mask.area for mask in masks]
     overlap = overlap_of({i: mask.pixels() for i, mask in enumerate(masks)}, boxes)
-    return without_doubles(range(len(masks)), labels, boxes, areas, overlap, most)
+    return without_duplicates(range(len(masks)), labels, boxes, areas, overlap, most)
 
 
 def _mask(resizing: Resizing, logits: np.ndarray) -> _Mask:

@@ -1,4 +1,4 @@
-"""Suppression of doubles: of instances of one class that cover the same pixels, keep the best."""
+"""Suppression of duplicates: of instances of a class that cover the same pixels, keep the best."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Box = tuple[int, int, int, int]
 Overlap = Callable[[int, int, Box], int]
 
 
-def without_doubles(
+def without_duplicates(
     order: Sequence[int],
     labels: Sequence[int],
     boxes: Sequence[Sequence[float]],
