@@ -171,7 +171,8 @@ class Mask2Former:
                   rotation in its EXIF data is not applied;
                 - an array (H, W, 3), or (H, W) if it is grey. **Channels are RGB**, as Pillow,
                   matplotlib and imageio give them. OpenCV reads BGR: give `channel_order` "BGR".
-                  Values are uint8, 0 to 255, or float, 0 to 1;
+                  Values are uint8, 0 to 255, or float, 0 to 1. For a model of images as they are
+                  stored (``INPUT.FORMAT`` such as ``uint16``): (H, W, C) of that type;
                 - a tensor (3, H, W), with channels and values like those of an array;
                 - an array (B, H, W, 3), a tensor (B, 3, H, W), or a list or an iterator of any of
                   these.
@@ -384,7 +385,7 @@ class Mask2Former:
         self._model.predictor.precision = choose_precision(precision, self.device)
 
     def to(self, device: str | torch.device) -> Mask2Former:
-        """Move the network to a device.
+        """Move the network to a device, and return this model.
 
         Raises:
             ValueError: this machine does not have the device.
@@ -400,17 +401,17 @@ class Mask2Former:
         return self
 
     def half(self) -> Mask2Former:
-        """Compute with float16, on a GPU."""
+        """Compute with float16, on a GPU, from now on; return this model."""
         self._set_precision(torch.float16)
         return self
 
     def bfloat16(self) -> Mask2Former:
-        """Compute with bfloat16, unless the device is a CPU that is not faster with it."""
+        """Compute with bfloat16, unless a CPU is not faster with it; return this model."""
         self._set_precision(torch.bfloat16)
         return self
 
     def float(self) -> Mask2Former:
-        """Compute with float32."""
+        """Compute with float32 from now on; return this model."""
         self._set_precision(None)
         return self
 

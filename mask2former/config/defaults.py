@@ -90,13 +90,13 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # Save a checkpoint after this many minutes at the latest, whatever SOLVER.CHECKPOINT_PERIOD
     # says; 0 sets no limit.
     cfg.SOLVER.CHECKPOINT_PERIOD_MINUTES = 0.0
-    # Keep only so many of the newest periodic checkpoints; 0 keeps all. model_final.pth and
+    # Keep only this many of the newest periodic checkpoints; 0 keeps all. model_final.pth and
     # model_best.pth do not count.
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 0
     # Keep the weights with the highest value of this metric in model_best.pth: a name as in
     # metrics.json, such as "segm/AP". Each evaluation (TEST.EVAL_PERIOD) is compared.
     cfg.SOLVER.BEST_METRIC = ""
-    # End the run after so many evaluations in a row without a better value of SOLVER.BEST_METRIC,
+    # End the run after this many evaluations in a row without a better value of SOLVER.BEST_METRIC,
     # which must be set, as TEST.EVAL_PERIOD must; 0 trains to SOLVER.MAX_ITER.
     cfg.SOLVER.EARLY_STOPPING_PATIENCE = 0
     # Average the weights over the steps, and evaluate the average beside the weights (metrics
@@ -200,7 +200,7 @@ def _add_piloted_keys(cfg: CfgNode) -> None:
 
 def _add_annealing_keys(cfg: CfgNode) -> None:
     # Mask annealing (EoMT) of MultiScaleMaskedTransformerDecoder: in the course of training, layer
-    # after layer stops to attend within masks, so that inference needs none and is faster.
+    # after layer stops attending within masks, so that inference needs none and is faster.
     cfg.MODEL.MASK_FORMER.ANNEALING = CfgNode()
     cfg.MODEL.MASK_FORMER.ANNEALING.ENABLED = False
     # Shares of SOLVER.MAX_ITER, 0 to 1, at which the first layer begins to lose its masks, and at
@@ -313,9 +313,9 @@ def _add_timm_keys(cfg: CfgNode) -> None:
     # Stochastic depth: probability, 0 to 1, of skipping the last block. It grows linearly from 0
     # at the first block.
     cfg.MODEL.TIMM.DROP_PATH_RATE = 0.0
-    # Do not train so many groups of layers, from the image on: the stem, then each stage, or
-    # each block of a vision transformer. -1 freezes the whole encoder, which then takes the memory
-    # of inference.
+    # Number of groups of layers, counted from the image, that are not trained: the stem, then each
+    # stage, or each block of a vision transformer. -1 freezes the whole encoder, which then takes
+    # the memory of inference.
     cfg.MODEL.TIMM.FROZEN_STAGES = 0
     # Use the stored statistics of batch normalisations and do not train them, as Detectron2's
     # ResNets do.

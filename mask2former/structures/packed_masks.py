@@ -84,7 +84,11 @@ class PackedMasks:
 
     @classmethod
     def from_ids(cls, id_map: np.ndarray, ids: Sequence[int]) -> PackedMasks:
-        """Pack the masks that a map of integer ids (H, W) shows: one for each of ``ids``."""
+        """Pack the masks that a map of integer ids (H, W) shows: one for each of ``ids``.
+
+        Raises:
+            ValueError: the map has another number of axes.
+        """
         if id_map.ndim != 2:
             raise ValueError(f"a map of ids is (H, W), got the shape {id_map.shape}")
         height, width = id_map.shape
@@ -133,7 +137,11 @@ class PackedMasks:
 
     @staticmethod
     def cat(parts: Sequence[PackedMasks]) -> PackedMasks:
-        """Copy all masks of containers that have the same image size, in their order."""
+        """Copy all masks of containers that have the same image size, in their order.
+
+        Raises:
+            ValueError: the image sizes differ, or there is no container.
+        """
         sizes = {part.image_size for part in parts}
         if len(sizes) != 1:
             raise ValueError(f"cannot join masks of different sizes, or none: {sorted(sizes)}")
@@ -148,7 +156,11 @@ class PackedMasks:
         ]
 
     def to(self, *args: Any, **kwargs: Any) -> PackedMasks:
-        """Move to another device, by the arguments of ``Tensor.to``; the type stays the same."""
+        """Move to another device, by the arguments of ``Tensor.to``; the type stays the same.
+
+        Raises:
+            ValueError: the arguments name another type.
+        """
         planes = self.planes.to(*args, **kwargs)
         if planes.dtype != torch.uint8:
             raise ValueError("packed masks cannot change their type; take .tensor.to(dtype)")
