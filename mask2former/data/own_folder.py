@@ -78,7 +78,7 @@ class OwnFolder:
                 parts = data.places
                 inner = [os.path.relpath(part, self.folder) for part in parts]
                 named = [
-                    part if Path(short).parts[0] == os.pardir else short  # a file of --classes
+                    part if Path(short).parts[:1] == (os.pardir,) else short  # a file of --classes
                     for part, short in zip(parts, inner, strict=True)
                 ]
                 lines.append(f"  {split if self.has_splits else 'all'}: {', '.join(named)}")

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from format_sets import write_coco
 
 from mask2former.cli.main import main
 
@@ -47,6 +48,20 @@ def test_what_training_would_miss_is_said(datasets, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "With the settings that `mask2former train` would choose" in out
     assert "WARNING 5 of " in out and "INPUT." in out
+
+
+def test_labelme_files_beside_their_images(tmp_path, capsys):
+    """The layout that LabelMe itself writes, without folders."""
+    source = write_coco(tmp_path / "coco", [("train", 3)])
+    (source / "annotations/instances_train.json").rename(
+        source / "annotations/instances_default.json"
+    )
+    (source / "train").rename(source / "images")
+    assert main(["convert-data", str(source), str(tmp_path / "lm"), "--to", "labelme"]) == 0
+    assert (tmp_path / "lm/train_0.json").is_file()
+    assert main(["check", "--data", str(tmp_path / "lm")]) == 0
+    out = capsys.readouterr().out
+    assert "LabelMe JSON, for instance segmentation" in out and "  all: .\n" in out
 
 
 def test_every_error_is_listed(datasets, tmp_path, capsys):
