@@ -1,6 +1,7 @@
 """Every format, written and read back, against pycocotools and supervision."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 from mask2former.data import DatasetError
 from mask2former.data.own_data import register_own_data
 from mask2former.data.own_folder import recognise_folder
+from mask2former.utils.format_flags import FORMATS
 
 OF_OBJECTS = ["coco", "yolo", "labelme", "voc", "masks"]
 WITHOUT_OVERLAPS = ("voc", "coco-panoptic")
@@ -209,6 +211,18 @@ def test_polygons_beyond_the_image(tmp_path):
     for to in ("yolo", "labelme"):
         convert(folder, tmp_path / to, to)
         assert lowest_iou(truth, things(read_objects(splits_of(tmp_path / to)["train"]))) >= 0.99
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_relative_folder(small, to, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert(small, Path("relative"), to, "instance")
+    convert(small, tmp_path / "absolute", to, "instance")
+    relative, absolute = (
+        sorted(path.relative_to(tmp_path / name) for path in (tmp_path / name).rglob("*"))
+        for name in ("relative", "absolute")
+    )
+    assert relative == absolute
 
 
 def test_nothing_is_overwritten(small, tmp_path):

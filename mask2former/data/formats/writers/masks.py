@@ -30,7 +30,6 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
                 elif mask.any():
                     name = names[label]
                     counts[name] += 1
-                    folder = target.file_for(path, "images", "masks", "")
-                    file = target.file(folder, f"{name}_{counts[name]:03}.png")
-                    Image.fromarray(mask).save(file)
+                    inner = f"/{name}_{counts[name]:03}.png"
+                    Image.fromarray(mask).save(target.file_for(path, "images", "masks", inner))
     target.file(CLASS_FILE).write_text("\n".join([*names, ""]), encoding="utf-8")
