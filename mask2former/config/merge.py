@@ -41,8 +41,8 @@ def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> No
     # Composing builds no objects, so it is safe whatever tags the files have.
     files = _compose_with_bases(str(config_file))
     for name, root in files:
-        if _expanded_size(root, {}) > _MAX_NODES:
-            raise ValueError(f"{name}: its aliases make more than {_MAX_NODES} values")
+        if problem := alias_problem(root):
+            raise ValueError(f"{name}: {problem}")
     problems = [
         f"{name}:{problem}" for name, root in files for problem in _wrong_keys(root, cfg, cfg)
     ]
@@ -109,6 +109,17 @@ def written_keys(
         else:
             keys.update(_leaves(root))
     return frozenset(keys), base
+
+
+def alias_problem(root: yaml.Node) -> str | None:
+    """Return what is wrong if aliases make a small YAML file huge, or endless.
+
+    Args:
+        root: the file, composed but not turned into Python objects.
+    """
+    if _expanded_size(root, {}) > _MAX_NODES:
+        return f"its aliases make more than {_MAX_NODES} values"
+    return None
 
 
 def get_value(cfg: CfgNode, key: str) -> Any:

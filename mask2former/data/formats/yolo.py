@@ -26,6 +26,7 @@ import yaml
 from mask2former_runtime.image import IMAGE_SUFFIXES
 from mask2former_runtime.text import some_of
 
+from ...config.merge import alias_problem
 from ...utils.schema import shown
 from ..checks.semantic_folders import read_class_names
 from ..errors import DatasetError
@@ -246,12 +247,30 @@ def _layout(root: Path, split: str) -> tuple[str, ...] | None:
     return None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that occurs twice, of which PyYAML would keep the last value."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    problem = f"the key {shown(key.value)} occurs twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                keys.add((key.tag, key.value))
+        return node
+
+
 def _read_config(path: Path) -> Mapping[str, Any]:
     text = read_text(str(path), "names of classes")
     if len(text) > _MOST_YAML:
         raise DatasetError(f"{path}: over {_MOST_YAML} characters")
     try:
-        content = yaml.safe_load(text)
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        problem = alias_problem(root) if root else None
+        content = loader.construct_document(root) if root and not problem else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -259,6 +278,8 @@ def _read_config(path: Path) -> Mapping[str, Any]:
         raise DatasetError(f"{path}{where}: not YAML: {reason}") from error
     except (ValueError, TypeError, OverflowError, RecursionError, AttributeError) as error:
         raise DatasetError(f"{path}: not YAML that can be read: {type(error).__name__}") from error
+    if problem:
+        raise DatasetError(f"{path}: {problem}")
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: a mapping with 'names' and 'train' is needed")
     return content

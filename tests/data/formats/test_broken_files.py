@@ -101,6 +101,13 @@ def remove(name):
     return lambda folder: (folder / name).unlink()
 
 
+ALIASES = (
+    "".join(  # nine levels of nine: 400 million texts
+        f"l{level}: &l{level} [{', '.join([f'*l{level - 1}' if level else 'x'] * 9)}]\n"
+        for level in range(9)
+    )
+    + "train: *l8\nnames: *l8\n"
+)
 YOLO_FILES = [
     (yaml_of(names=""), "data.yaml", "'names' must list"),
     (yaml_of(names="cup"), "data.yaml", "'names' must list"),
@@ -119,6 +126,10 @@ YOLO_FILES = [
     (write("data.yaml", "train: x\nnames: !!python/name:os.system"), "data.yaml", "YAML"),
     (write("data.yaml", "train: " + "[" * 3000), "data.yaml", "YAML"),
     (write("data.yaml", "- 1\n- 2"), "data.yaml", "a mapping"),
+    (write("data.yaml", ALIASES), "data.yaml", "its aliases make more than 100000 values"),
+    (write("data.yaml", "train: &a [*a]\nnames: [a]"), "data.yaml", "its aliases make more than"),
+    (write("data.yaml", "names: [a]\ntrain: x\nnames: [b]"), "data.yaml, line 3", "'names' occurs"),
+    (write("data.yaml", "train: x\nnames:\n  0: a\n  0: b"), "data.yaml, line 4", "'0' occurs"),
     (write(LABELS, b"\x89PNG\xff\x00\x01"), LABELS, "cannot be read"),
     (write(LABELS, "0 0.1 0.1 0.2\n".encode("utf-16")), LABELS, "cannot be read"),
     (write("labels/train/misspelled.txt", SOUND_LINE), "misspelled.txt", "has none of this name"),
