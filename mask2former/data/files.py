@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from mask2former_runtime.files import is_special
 
@@ -75,9 +76,23 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 
 
 def walk_files(root: str) -> Iterator[str]:
-    """Yield the paths, relative to `root`, of all files under it that are not hidden."""
+    """Yield the paths, relative to `root`, of all files under it that are not hidden.
+
+    Links to folders are followed.
+
+    Raises:
+        DatasetError: a link leads to a folder that holds it, and so on without end.
+    """
+    above: dict[str, tuple[tuple[int, int], ...]] = {root: ()}
     for folder, subfolders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        own, parents = (status.st_dev, status.st_ino), above.pop(folder)
+        if own in parents:
+            paths = map(str, (folder, *Path(folder).parents))
+            link = next(filter(os.path.islink, paths), folder)
+            raise DatasetError(f"{link} is a link to a folder that holds it: remove the link")
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        above |= {os.path.join(folder, name): (*parents, own) for name in subfolders}
         relative = os.path.relpath(folder, root)
         for name in files:
             if not name.startswith("."):
