@@ -22,7 +22,7 @@ from mask2former_runtime.image import (
     ImageReadError,
     decoded,
     decoding,
-    frame_numbers,
+    frames_of,
     load,
     to_rgb,
     upright_pixels,
@@ -142,8 +142,7 @@ def frame_times(path: str | os.PathLike[str]) -> list[float]:
     """
     times = []
     with open_image(path, several=True) as image:
-        for number in frame_numbers(image):
-            image.seek(number)
+        for _ in frames_of(image):
             if image.format == "TIFF":
                 times.append(1.0)
                 continue
@@ -166,7 +165,6 @@ def read_frames(path: str | os.PathLike[str], format: str = "BGR") -> Iterator[n
         ImageReadError: the file cannot be read, up to this frame.
     """
     with open_image(path, several=True) as image:
-        for number in frame_numbers(image):
-            image.seek(number)
+        for _ in frames_of(image):
             image.load()
             yield upright_pixels(image, format)

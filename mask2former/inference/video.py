@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError, frame_numbers
+from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError, has_several_frames
 
 from ..data.image import frame_times, open_image, read_frames
 
@@ -107,7 +107,7 @@ def is_video(path: str) -> bool:
     if path.lower().endswith(IMAGE_SUFFIXES) and Path(path).is_file():
         try:
             with open_image(path, several=True) as image:
-                return len(frame_numbers(image)) > 1
+                return has_several_frames(image)
         except ImageReadError:  # reported when its turn comes
             return False
     return Path(path).suffix.lower() in VIDEO_SUFFIXES

@@ -10,6 +10,7 @@ Shapes:
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import struct
 import zlib
@@ -147,15 +148,18 @@ def pixels_of(image: Image.Image, format: str = "BGR") -> np.ndarray:
         ImageReadError: the image is damaged, an animation, or of a pixel type without a defined
             range.
     """
-    if len(frame_numbers(image)) > 1:
+    if 0 in image.size:
+        raise ImageReadError(f"the image has no pixels: it is {image.width} x {image.height}")
+    try:
+        several = has_several_frames(image)
+        pixels = np.asarray(to_rgb(image))
+    except DECODER_ERRORS as problem:
+        raise ImageReadError(f"the image cannot be used: {decoding_problem(problem)}") from problem
+    if several:
         raise ImageReadError(
             "the image is an animation or has several pages: give a copy() of one, or the path of "
             "the file"
         )
-    try:
-        pixels = np.asarray(to_rgb(image))
-    except DECODER_ERRORS as problem:
-        raise ImageReadError(f"the image cannot be used: {decoding_problem(problem)}") from problem
     return np.array(pixels[:, :, ::-1] if format == "BGR" else pixels, order="C")
 
 
@@ -187,26 +191,37 @@ class _SeveralFramesError(ValueError):
     """A file holds several images, and one is expected."""
 
 
-def frame_numbers(image: Image.Image) -> list[int]:
-    """Return the numbers of the frames or pages of an open file, without previews and masks.
+def frames_of(image: Image.Image) -> Iterator[Image.Image]:
+    """Move an open file from frame to frame or page to page, without previews and masks.
 
     The further images of MPO and HEIF files are depth maps, previews or other shots; photographs
-    of telephones have them, and viewers show only the first image.
+    of telephones have them, and viewers show only the first image. The number of frames that a
+    header states is not used: it may be anything.
+
+    Yields:
+        The file, at a frame that can be loaded.
     """
     if image.format in ("MPO", "HEIF") or not getattr(image, "is_animated", False):
-        return [0]
-    numbers = range(getattr(image, "n_frames", 1))
-    if image.format != "TIFF":
-        return list(numbers)
-    pages, current = [], image.tell()
-    for number in numbers:
-        image.seek(number)
+        yield image
+        return
+    for number in itertools.count():
+        try:
+            image.seek(number)
+        except EOFError:
+            return
         # Pyramids hold smaller versions of the first page, and some programs add masks.
-        kind = image.tag_v2.get(_TIFF_SUBFILE, 0)  # type: ignore[attr-defined]
+        kind = image.tag_v2.get(_TIFF_SUBFILE, 0) if image.format == "TIFF" else 0  # type: ignore
         if number == 0 or not kind & (_TIFF_REDUCED | _TIFF_MASK):
-            pages.append(number)
-    image.seek(current)
-    return pages
+            yield image
+
+
+def has_several_frames(image: Image.Image) -> bool:
+    """Return whether an open file has a second frame or page; it looks no further than that."""
+    current = image.tell()
+    several = len(list(itertools.islice(frames_of(image), 2))) > 1
+    if image.tell() != current:
+        image.seek(current)
+    return several
 
 
 @contextlib.contextmanager
@@ -259,7 +274,7 @@ def decoding(
                     f"{name}: {image.width} x {image.height} pixels, and at most "
                     f"{most_pixels / 1e6:g} million are accepted"
                 )
-            if not several and len(frame_numbers(image)) > 1:
+            if not several and has_several_frames(image):
                 raise _SeveralFramesError(
                     "an animation or a file of several pages, and one image is expected: save one "
                     "of them, or give the file as the only input of `mask2former predict`, which "

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import struct
 import zlib
 
@@ -9,19 +10,33 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
+from mask2former.data.image import frame_times, read_frames
 from mask2former.inference.segmenters import Segmenter
+from mask2former_runtime.image import ImageReadError, read_image
 from mask2former_runtime.inputs import expand_inputs, image_ids
 
 
-def huge_png(path):
+def write_png(path, side, rows, animation=None):
     def chunk(kind, data):
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    data = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    if animation is not None:
+        data += chunk(b"acTL", struct.pack(">II", animation, 0))
+    data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+def test_the_number_of_frames_is_not_taken_on_trust(tmp_path):
+    path = tmp_path / "frames.png"
+    write_png(path, 10, bytes(110), animation=2**31 - 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_image, lambda path: list(read_frames(path)), frame_times):
+        with pytest.raises(ImageReadError, match=r"frames\.png: .*Truncated"):
+            read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 @pytest.fixture
@@ -37,7 +52,7 @@ def folder(photo, tmp_path):
     (folder / "empty.png").touch()
     small.save(folder / "eps.png", format="EPS")
     small.save(folder / "dds.png", format="DDS")
-    huge_png(folder / "huge.png")
+    write_png(folder / "huge.png", 100_000, bytes(1000))
     if features.check("avif"):
         small.save(folder / "broken.avif")
         content = (folder / "broken.avif").read_bytes()
