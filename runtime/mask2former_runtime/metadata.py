@@ -14,6 +14,7 @@ from .text import one_line
 KEY = "mask2former"
 """Where the text is: a key of ONNX's ``metadata_props`` and of OpenVINO's ``rt_info``."""
 FORMAT, VERSION = "mask2former-export", 1
+_MOST_FIXED = {"batch": 1024, "height": 65536, "width": 65536}
 TASKS = ("panoptic", "instance", "semantic")
 
 
@@ -158,7 +159,7 @@ class Metadata:
                 size_divisibility=input_.count("size_divisibility"),
                 min_size=input_.count("min_size", least=0),
                 max_size=input_.count("max_size"),
-                **{key: fixed.count_or_none(key) for key in ("batch", "height", "width")},
+                **{key: fixed.count_or_none(key, most) for key, most in _MOST_FIXED.items()},
             ),
             postprocessing=Rules(
                 max_detections=rules.count("max_detections"),
@@ -182,8 +183,8 @@ class Metadata:
             raise ValueError(
                 f"there are {len(thresholds)} thresholds of {len(metadata.classes)} classes"
             )
-        if 0 in metadata.input.std:
-            raise ValueError("std is 0")
+        if min(metadata.input.std) <= 0:
+            raise ValueError(f"input.std is {metadata.input.std}, and not above 0")
         if metadata.task not in metadata.tasks or not set(metadata.tasks) <= set(TASKS):
             raise ValueError(f"the tasks {metadata.tasks} do not fit the task {metadata.task}")
         if "panoptic" in metadata.tasks and metadata.classes.things is None:
@@ -226,8 +227,6 @@ class _Reader:
 
     def value(self, key: str, kind: type) -> Any:
         found = self._get(key)
-        if kind is float and _is_a(found, int):
-            return float(found)
         if not _is_a(found, kind):
             raise self._wrong(key, f"of the type {kind.__name__}")
         return found
@@ -240,21 +239,20 @@ class _Reader:
     def list_of(self, key: str, kind: type, length: int | None = None) -> list[Any]:
         found = self._get(key)
         fits = isinstance(found, list) and length in (None, len(found))
-        kinds = (int, float) if kind is float else (kind,)
-        if not fits or not all(any(_is_a(item, k) for k in kinds) for item in found):
+        if not fits or not all(_is_a(item, kind) for item in found):
             raise self._wrong(key, f"a list of {kind.__name__}")
         return found
 
-    def count(self, key: str, least: int = 1) -> int:
-        if not _is_a(self._get(key), int) or self._get(key) < least:
-            raise self._wrong(key, f"a whole number of at least {least}")
+    def count(self, key: str, least: int = 1, most: int = 2**31 - 1) -> int:
+        if not _is_a(self._get(key), int) or not least <= self._get(key) <= most:
+            raise self._wrong(key, f"a whole number from {least} to {most}")
         return self._get(key)
 
-    def count_or_none(self, key: str) -> int | None:
-        return None if self._content.get(key) is None else self.count(key)
+    def count_or_none(self, key: str, most: int) -> int | None:
+        return None if self._content.get(key) is None else self.count(key, most=most)
 
     def share(self, key: str) -> float:
-        found = self.value(key, float)
+        found = float(self.value(key, float))
         if not 0 <= found <= 1:
             raise self._wrong(key, "from 0 to 1")
         return found
@@ -269,7 +267,11 @@ class _Reader:
 
 
 def _is_a(value: Any, kind: type) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    """Return whether a value of JSON is of a type; numbers are finite, and fit into 64 bits."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        fits = abs(value) < 2**63 and kind in (int, float)  # NaN does not
+        return fits and (kind is float or isinstance(value, int))
+    return isinstance(value, kind)
 
 
 def _classes(read: _Reader) -> Classes:
@@ -288,5 +290,5 @@ def _classes(read: _Reader) -> Classes:
         read.list_of("ids", int),
         things,
         colors,  # type: ignore[arg-type]
-        None if label is None else read.value("ignore_label", int),
+        None if label is None else read.count("ignore_label", least=0),
     )
