@@ -1,6 +1,7 @@
 """`Mask2Former`: loading models of every kind, and predicting on images of every kind."""
 
 import copy
+import math
 import pickle
 import shutil
 import threading
@@ -175,7 +176,12 @@ def test_images_that_cannot_be_used(model, folder, tmp_path):
         (str(tmp_path / "*.gif"), "matches no image"),
         ([folder / "a.png", tmp_path / "bad.jpg"], "bad.jpg: not an image"),
         ("https://example.com/a.jpg", "allow_url=True"),
+        ("", "the path of an image is empty"),
         (7, "cannot predict on a int"),
+        (b"GIF89a", "cannot predict on a bytes"),
+        (Image.new("RGB", (0, 5)), "the image has no pixels: it is 0 x 5"),
+        (torch.zeros(3, 4, 4).to_sparse(), "a dense tensor"),
+        (torch.zeros(3, 4, 4, device="meta"), "a dense tensor"),
         (array.transpose(2, 0, 1), r"(H, W, 3) as array; this one has (3, 20, 30)"),
         (torch.from_numpy(array), r"(3, H, W) as tensor; this one has (20, 30, 3)"),
         (array[:0], r"this one has (0, 30, 3)"),
@@ -188,8 +194,17 @@ def test_images_that_cannot_be_used(model, folder, tmp_path):
             model.predict(image)
         assert message in str(error.value), image
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="channel_order"):
-        model.predict(array, channel_order="GBR")
+    for arguments, message in [
+        ({"channel_order": "GBR"}, "channel_order"),
+        ({"threshold": 50}, "threshold is 50: a number from 0 to 1"),
+        ({"threshold": math.nan}, "threshold is nan"),
+        ({"threshold": "0.5"}, "threshold is '0.5'"),
+        ({"tile": "a"}, "tile 'a'"),
+        ({"tile": 64.5}, "tile 64.5"),
+        ({"tile": 64, "overlap": "a"}, "overlap 'a'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            model.predict(array, **arguments)
 
 
 def test_tasks_and_thresholds_equal_models_of_one_task(run, model, photo):
@@ -256,11 +271,16 @@ def test_sources_that_cannot_be_meant(run, tmp_path, monkeypatch):
         (f"{zoo}s", f"Did you mean {zoo}"),
         ("maskformer2_R50_bs16_50ep", f"or {zoo}?"),
         ("hf://one", "named hf://owner/name"),
+        (None, "by its path or name, not by a NoneType"),
+        (b"output/mine", "not by a bytes"),
     ]:
         with pytest.raises(ValueError) as error:
             Mask2Former.from_pretrained(source)
         assert message in str(error.value), source
         assert "\n" not in str(error.value)
+    for device in ("meta", *(() if torch.backends.mps.is_available() else ("mps",))):
+        with pytest.raises(ValueError, match="this machine does not have"):
+            Mask2Former.from_pretrained("output/mine", device=device)
     with pytest.raises(ValueError, match="config_file is for"):
         Mask2Former.from_pretrained("output/mine", config_file=run / "config.yaml")
     with pytest.raises(ValueError, match="without panoptic"):

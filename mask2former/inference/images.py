@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -107,6 +108,8 @@ def _frames(path: str) -> Iterator[Pixels]:
 
 def _bgr_of(image: Tensor, channel_order: str) -> np.ndarray:
     """Return a tensor (3, H, W) as (H, W, 3), uint8, BGR; see `as_bgr`."""
+    if image.layout is not torch.strided or image.is_meta or image.is_quantized:
+        raise ValueError("an image is a dense tensor that holds its values")
     values = image.detach().cpu()
     pixels = (values.float() if values.is_floating_point() else values).numpy()
     pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels

@@ -82,7 +82,9 @@ def find_model(
     Raises:
         ValueError: the source does not exist, or could mean several things.
     """
-    text = os.fspath(source)
+    text = os.fspath(source) if isinstance(source, os.PathLike) else source
+    if not isinstance(text, str):
+        raise ValueError(f"a model is given by its path or name, not by a {type(text).__name__}")
     path = Path(os.path.expanduser(text))
     own_config = None if config_file is None else os.fspath(config_file)
     if text.startswith(HUB):

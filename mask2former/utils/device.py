@@ -37,6 +37,8 @@ def check_device(name: str, option: str = "") -> None:
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"MODEL.DEVICE is {name!r}: such as cpu, cuda or cuda:1") from error
+    if device.type == "meta" or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise ValueError(f"MODEL.DEVICE is {name!r}, which this machine does not have")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE is '{name}', but PyTorch finds no CUDA device here. "

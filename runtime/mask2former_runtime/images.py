@@ -82,7 +82,9 @@ def open_images(
         return one_image(pixels_of(inputs), getattr(inputs, "filename", ""))
     if isinstance(inputs, np.ndarray) and inputs.ndim != 4:
         return one_image(as_bgr(inputs, channel_order))
-    if not isinstance(inputs, Iterable):
+    # Of PyTorch, TensorFlow ...; those of four axes are batches
+    is_tensor = hasattr(inputs, "numpy") and getattr(inputs, "ndim", 4) < 4
+    if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | bytearray) or is_tensor:
         raise ValueError(
             f"cannot predict on a {type(inputs).__name__}: give a path, a Pillow image, an array "
             "(H, W, 3), or a list of these"

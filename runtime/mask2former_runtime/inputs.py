@@ -24,10 +24,12 @@ def expand_inputs(arguments: Sequence[str]) -> list[Path]:
             of an image format, sorted by name.
 
     Raises:
-        ValueError: a folder has no image, or a pattern matches none.
+        ValueError: a path is empty, a folder has no image, or a pattern matches none.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
+        if not argument:  # of a variable that is not set; Path("") is the current folder
+            raise ValueError("the path of an image is empty")
         path = Path(os.path.expanduser(argument))
         if os.path.isdir(path):  # unlike Path.is_dir, it takes any name
             files = _images(path.iterdir())

@@ -60,8 +60,13 @@ def load(
 
 
 def check_threshold(task: str, threshold: float | None) -> None:
-    """Raise `ValueError` if a threshold is given for a task that has none."""
-    if threshold is not None and task == "semantic":
+    """Raise `ValueError` unless a threshold is None, or from 0 to 1 for a task that has one."""
+    if threshold is None:
+        return
+    is_number = isinstance(threshold, int | float | np.number) and not isinstance(threshold, bool)
+    if not is_number or not 0 <= threshold <= 1:  # NaN too
+        raise ValueError(f"threshold is {threshold!r}: a number from 0 to 1 is needed")
+    if task == "semantic":
         raise ValueError(
             "a threshold means nothing for semantic segmentation, where each pixel gets the "
             "class with the highest score"

@@ -44,6 +44,11 @@ def test_nothing_found_is_an_error(tree, argument):
         expand_inputs([argument])
 
 
+def test_an_empty_path_is_not_the_current_folder(tree):
+    with pytest.raises(ValueError, match="is empty"):
+        expand_inputs([""])
+
+
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [

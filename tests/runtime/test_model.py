@@ -1,6 +1,7 @@
 """Models in files, in both runtimes, against the package's own predictions."""
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mask2former_runtime
@@ -211,6 +213,8 @@ assert len(handled) == 3
     ({"task": "depth"}, "does not do the task 'depth', but panoptic and instance and semantic"),
     ({"task": "semantic", "threshold": 0.5}, "a threshold means nothing"),
     ({"channel_order": "GBR"}, "choose 'RGB' or 'BGR'"),
+    ({"threshold": 50}, "threshold is 50: a number from 0 to 1"),
+    ({"threshold": "0.5"}, "threshold is '0.5'"),
 ])  # fmt: skip
 def test_what_it_cannot_do(files, arguments, message):
     model = mask2former_runtime.load(files[".onnx"])
@@ -226,6 +230,8 @@ def test_images_it_cannot_read(files, tmp_path):
             model.predict(path)
     with pytest.raises(ValueError, match=r"give a path, a Pillow image, an array \(H, W, 3\)"):
         model.predict(7)
+    with pytest.raises(ValueError, match="cannot predict on a Tensor"):
+        model.predict(torch.zeros(3, 32, 32))
 
 
 # --- Bad files ---
@@ -291,9 +297,19 @@ def test_metadata_that_do_not_fit(tmp_path):
         "input.mean": {"input": {**content["input"], "mean": [1, 2]}},
         "input.min_size": {"input": {**content["input"], "min_size": -1}},
         "input.fixed is not an object": {"input": {**content["input"], "fixed": 3}},
-        "std is 0": {"input": {**content["input"], "std": [1, 0, 1]}},
+        "input.std is (1, 0, 1)": {"input": {**content["input"], "std": [1, 0, 1]}},
+        "input.std is (1, -1, 1)": {"input": {**content["input"], "std": [1, -1, 1]}},
+        "input.std is [1, nan": {"input": {**content["input"], "std": [1, math.nan, 1]}},
+        "input.mean is [inf": {"input": {**content["input"], "mean": [math.inf, 1, 1]}},
+        "input.fixed.batch": {
+            "input": {**content["input"], "fixed": {**content["input"]["fixed"], "batch": 10**9}}
+        },
+        "classes.ignore_label": {"classes": {**content["classes"], "ignore_label": 2**31}},
         "postprocessing.threshold": {
             "postprocessing": {**content["postprocessing"], "threshold": 7}
+        },
+        "postprocessing.overlap_threshold": {
+            "postprocessing": {**content["postprocessing"], "overlap_threshold": 10**400}
         },
         "postprocessing.thresholds": {
             "postprocessing": {**content["postprocessing"], "thresholds": [0, 0.5, 2]}

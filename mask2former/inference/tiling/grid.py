@@ -79,6 +79,10 @@ class Tiling:
     overlap: float = DEFAULT_OVERLAP
 
     def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or not isinstance(self.overlap, int | float):
+            raise ValueError(
+                f"tile {self.size!r}, overlap {self.overlap!r}: a whole number and a number"
+            )
         if self.size < LEAST_TILE:
             raise ValueError(
                 f"tile {self.size}: the side of a tile is at least {LEAST_TILE} pixels"
