@@ -22,8 +22,8 @@ def _number(text: str, holds: Callable[[float], bool]) -> _Rule:
     return _Rule(text, lambda v: isinstance(v, (int, float)) and holds(v))
 
 
-def _one_of(*names: str) -> _Rule:
-    return _Rule(f"one of {', '.join(map(repr, names))}", lambda v: v in names)
+def _one_of(*values: object) -> _Rule:
+    return _Rule(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
 
 
 def _each(rule: _Rule, length: int | None = None) -> _Rule:
@@ -120,6 +120,10 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _one_of("stop", "skip"): ("DATALOADER.BAD_IMAGES",),
     _one_of("", "photographs", "aerial", "microscopy", "documents"): ("INPUT.AUGMENTATION",),
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
+    _one_of(  # those of Detectron2's get_norm
+        "", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN"
+    ): ("MODEL.RESNETS.NORM", f"{_HEAD}NORM"),
+    _one_of(18, 34, 50, 101, 152): ("MODEL.RESNETS.DEPTH",),
 }  # fmt: skip
 
 

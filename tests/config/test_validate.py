@@ -36,6 +36,9 @@ def test_shipped_files_are_valid(file):
         ("INPUT.AUGMENTATION", "photo", "one of '', 'photographs', 'aerial'"),
         ("SOLVER.EMA_DECAY", 1.0, "at least 0 and below 1"),
         ("SOLVER.EARLY_STOPPING_PATIENCE", -1, "at least 0"),
+        ("MODEL.RESNETS.DEPTH", 7, "one of 18, 34, 50, 101, 152"),
+        ("MODEL.RESNETS.NORM", "X", "one of '', 'BN'"),
+        ("MODEL.SEM_SEG_HEAD.NORM", "X", "one of '', 'BN'"),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value, rule):
