@@ -64,7 +64,7 @@ def read_label_config(text: object) -> Labelling:
         raise RequestError(422, "the label_config is too long, or has a document type")
     try:
         root = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, UnicodeError) as error:  # a lone surrogate of JSON
         raise RequestError(422, f"the label_config is not XML: {error}") from error
     images = {
         image.get("name", ""): image.get("value", "").removeprefix("$")

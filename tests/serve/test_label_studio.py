@@ -250,6 +250,7 @@ def test_broken_data_uris(server, uri):
     [
         ("", "no label_config"),
         ("<View>", "not XML"),
+        ("<View>\ud800</View>", "not XML"),
         ("<View><Text name='t' value='$t'/></View>", "no <BrushLabels>"),
         ("<!DOCTYPE x [<!ENTITY a 'b'>]><View>&a;</View>", "document type"),
         ("<View><BrushLabels name='b' toName='gone'/></View>", "whose toName is an <Image>"),
