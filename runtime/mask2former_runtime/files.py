@@ -18,7 +18,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     """
     path = Path(path)
     with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name}.", delete=False
+        dir=path.parent, prefix=f".{path.name[:50]}.", delete=False
     ) as file:
         try:
             write(file)  # type: ignore[arg-type]  # a wrapper of the file

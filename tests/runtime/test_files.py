@@ -16,6 +16,12 @@ def test_json_is_utf_8_whatever_the_options(tmp_path):
     assert len(modes) == 1  # others may read it, as they may any new file
 
 
+def test_names_as_long_as_the_system_takes(tmp_path):
+    path = tmp_path / ("x" * 250 + ".png")
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new"
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"old")
