@@ -42,7 +42,12 @@ def read_class_names(path: str) -> list[str]:
     Raises:
         DatasetError: the file cannot be read, or a name is missing or occurs twice.
     """
-    text = read_text(path, "class names").strip()
+    return class_names_in(read_text(path, "class names"), path)
+
+
+def class_names_in(text: str, path: str) -> list[str]:
+    """Return the class names in the text of a file; see `read_class_names`."""
+    text = text.strip()
     if text.startswith(("[", "{")):
         try:
             names = json.loads(text)

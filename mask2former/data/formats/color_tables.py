@@ -154,7 +154,12 @@ def read_table(path: str | Path) -> ColorTable:
     Raises:
         DatasetError: the file cannot be read or is none; the message names the line or the entry.
     """
-    text = read_text(str(path), "colours of classes").strip()
+    return table_in(read_text(str(path), "colours of classes"), path)
+
+
+def table_in(text: str, path: str | Path) -> ColorTable:
+    """Return the table of colours in the text of a file; see `read_table`."""
+    text = text.strip()
     if text.startswith(("{", "[")):
         return table_of(_json_entries(text, str(path)), str(path))
     lines = [

@@ -36,7 +36,7 @@ from .reading import MOST_CLASSES, Reading, encode_mask, images_by_stem
 from .source import InstanceSource, by_split
 
 IGNORE = "__ignore__"
-_BACKGROUND = "_background_"
+BACKGROUND = "_background_"
 _CLASS_FILES = ("labels.txt", "classes.txt")
 _WITHOUT_AREA = ("point", "points", "line", "linestrip")
 # Folders of a split that may hold the JSON files, beside that of the images.
@@ -71,7 +71,7 @@ class LabelMeSource(InstanceSource):
             path = os.path.join(self.root, name)
             if os.path.isfile(path):
                 names = read_class_names(path)
-                return [name for name in names if name not in (IGNORE, _BACKGROUND)]
+                return [name for name in names if name not in (IGNORE, BACKGROUND)]
         found: set[str] = set()
         for _, folder in self.splits.values():
             for name in _json_files(folder):
@@ -84,7 +84,7 @@ class LabelMeSource(InstanceSource):
                     label = shape.get("label") if isinstance(shape, dict) else None
                     if is_text(label):
                         found.add(label)
-        return sorted(found - {IGNORE, _BACKGROUND})[:MOST_CLASSES]
+        return sorted(found - {IGNORE, BACKGROUND})[:MOST_CLASSES]
 
     def read(self, split: str) -> Reading:
         """See `InstanceSource.read`."""
@@ -162,7 +162,7 @@ def _read_shapes(
             label = shape.get("label")
             if not is_text(label):
                 raise ValueError(f"its label is {shown(label)}; a text is needed")
-            if label == _BACKGROUND:
+            if label == BACKGROUND:
                 continue
             if label != IGNORE and label not in label_of:
                 raise ValueError(f"its label {shown(label)} is not in {_CLASS_FILES[0]}")

@@ -12,7 +12,8 @@ from PIL import Image
 
 from mask2former_runtime.files import write_json
 
-from ..labelme import IGNORE
+from ..labelme import BACKGROUND, IGNORE
+from .names import NO_OBJECT, line_problem, require_writable
 from .objects import Annotation, SplitContent, Target, in_split, mask_of, usable
 
 
@@ -20,8 +21,12 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
     """Write a JSON file beside each image, and ``labels.txt``.
 
     Crowd regions get the label ``__ignore__``.
+
+    Raises:
+        DatasetError: the name of a class cannot be written.
     """
     names = splits[0].names
+    require_writable(names, "labelme", _problem)
     for split in splits:
         for image, objects in split.images():
             place = in_split(split.split)
@@ -42,6 +47,11 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
             file = target.file_for(path, "", "", ".json")
             write_json(file, content, ensure_ascii=False, indent=1)
     target.file("labels.txt").write_text("\n".join([*names, ""]), encoding="utf-8")
+
+
+def _problem(name: str) -> str | None:
+    reserved = {IGNORE: "where it means a region that nobody annotated", BACKGROUND: NO_OBJECT}
+    return reserved.get(name) or line_problem(name)
 
 
 def _shapes(

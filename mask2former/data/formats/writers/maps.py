@@ -20,6 +20,7 @@ from ...errors import DatasetError
 from ..color_tables import VOID
 from ..maps import save_map
 from ..voc import TABLE, VOID_COLOR, voc_color
+from .names import line_problem, require_writable, table_problem, table_text
 from .objects import SplitContent, Target, in_split, mask_of
 
 _MOST_COLORS = 255
@@ -43,8 +44,13 @@ class SplitMaps:
 
 
 def write_label_maps(splits: Sequence[SplitMaps], target: Target) -> None:
-    """Write ``images``, ``labels`` and ``classes.txt``."""
+    """Write ``images``, ``labels`` and ``classes.txt``.
+
+    Raises:
+        DatasetError: the name of a class cannot be written.
+    """
     names = splits[0].names
+    require_writable(names, "label-maps", line_problem)
     for split in splits:
         place = f"images/{in_split(split.split)}"
         for name, labels in split.maps():
@@ -57,9 +63,10 @@ def write_color_maps(splits: Sequence[SplitMaps], target: Target) -> None:
     """Write ``images``, RGB pictures in ``labels``, and the colours in ``labelmap.txt``.
 
     Raises:
-        DatasetError: there are more than 255 classes.
+        DatasetError: there are more than 255 classes, or the name of one cannot be written.
     """
     names = splits[0].names
+    require_writable(names, "color-maps", table_problem)
     if len(names) > _MOST_COLORS:
         raise DatasetError(f"{len(names)} classes, and the palette has {_MOST_COLORS} colours")
     palette = np.array([*(voc_color(i) for i in range(len(names))), VOID_COLOR], dtype=np.uint8)
@@ -70,8 +77,7 @@ def write_color_maps(splits: Sequence[SplitMaps], target: Target) -> None:
             picture = Image.fromarray(palette[labels])  # -1 is the last
             picture.save(target.file_for(path, "images", "labels", ".png"))
     entries = [(name, voc_color(i)) for i, name in enumerate(names)] + [(VOID[0], VOID_COLOR)]
-    lines = [f"{name}:{','.join(map(str, color))}::" for name, color in entries]
-    target.file(TABLE).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    target.file(TABLE).write_text(table_text(entries), encoding="utf-8")
 
 
 def write_panoptic(splits: Sequence[SplitContent], target: Target) -> None:

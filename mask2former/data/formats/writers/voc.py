@@ -12,6 +12,7 @@ from PIL import Image
 from ...errors import DatasetError
 from ..reading import BACKGROUND
 from ..voc import CLASS_MAPS, IMAGES, LISTS, OBJECT_MAPS, TABLE, VOID, VOID_COLOR, voc_color
+from .names import NO_OBJECT, require_writable, table_problem, table_text
 from .objects import Annotation, SplitContent, Target, mask_of
 
 _MOST = 254  # classes, and objects of one byte
@@ -23,10 +24,10 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
     Of objects that overlap, the smaller is on top. Crowd regions become void.
 
     Raises:
-        DatasetError: there are more than 254 classes.
+        DatasetError: there are more than 254 classes, or the name of one cannot be written.
     """
-    names = [name for name in splits[0].names if name.lower() not in BACKGROUND]
-    label_of = [names.index(name) + 1 if name in names else 0 for name in splits[0].names]
+    names = splits[0].names
+    require_writable(names, "voc", _problem)
     if len(names) > _MOST:
         raise DatasetError(f"{len(names)} classes, and Pascal VOC's maps have at most {_MOST}")
     places = _places(splits)
@@ -35,18 +36,18 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
         for image, objects in split.images():
             copied = target.copy_image(split.image_root, image["file_name"], places[split.split])
             listed.append(str(copied.relative_to(IMAGES).with_suffix("")))
-            classes, numbers = _paint(image, objects, label_of, target)
+            classes, numbers = _paint(image, objects, target)
             for folder, pixels in ((CLASS_MAPS, classes), (OBJECT_MAPS, numbers)):
                 _save(target.file_for(copied, IMAGES, folder, ".png"), pixels)
         list_name = {"all": "default"}.get(split.split, split.split)
         path = target.file(LISTS, f"{list_name}.txt")
         path.write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
-    lines = ["# label:color_rgb:parts:actions"]
-    lines += [
-        f"{name}:{','.join(map(str, voc_color(number)))}::"
-        for number, name in enumerate(["background", *names])
-    ]
-    target.file(TABLE).write_text("\n".join([*lines, ""]), encoding="utf-8")
+    entries = [(name, voc_color(number)) for number, name in enumerate(["background", *names])]
+    target.file(TABLE).write_text(table_text(entries), encoding="utf-8")
+
+
+def _problem(name: str) -> str | None:
+    return NO_OBJECT if name.lower() in BACKGROUND else table_problem(name)
 
 
 def _places(splits: Sequence[SplitContent]) -> dict[str, str]:
@@ -59,7 +60,6 @@ def _places(splits: Sequence[SplitContent]) -> dict[str, str]:
 def _paint(
     image: Mapping[str, Any],
     objects: Sequence[tuple[int, Annotation]],
-    label_of: Sequence[int],
     target: Target,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the (H, W) maps of classes and of objects."""
@@ -69,8 +69,7 @@ def _paint(
     for annotation in crowds:
         mask = mask_of(annotation, image)
         classes[mask] = numbers[mask] = VOID
-    drawn = [(mask_of(a, image), label_of[label]) for label, a in objects if not a.get("iscrowd")]
-    drawn = [(mask, label) for mask, label in drawn if label]
+    drawn = [(mask_of(a, image), label + 1) for label, a in objects if not a.get("iscrowd")]
     drawn.sort(key=lambda pair: -int(pair[0].sum()))
     for number, (mask, label) in enumerate(drawn, start=1):
         classes[mask] = label

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 import yaml
 
+from .names import require_writable
 from .objects import SplitContent, Target, in_split, one_outline, outlines
 
 
 def write(splits: Sequence[SplitContent], target: Target) -> None:
-    """Write ``data.yaml``, ``images`` and ``labels``. Crowd regions are left out."""
+    """Write ``data.yaml``, ``images`` and ``labels``. Crowd regions are left out.
+
+    Raises:
+        DatasetError: the name of a class cannot be written.
+    """
+    names = splits[0].names
+    require_writable(names, "yolo", _problem)
     # Without "path", programs take the folder of the file, and not the one that they run in.
     config: dict[str, object] = {}
     for split in splits:
@@ -29,6 +36,15 @@ def write(splits: Sequence[SplitContent], target: Target) -> None:
                     lines.append(" ".join([str(label), *(f"{v:.12g}" for v in numbers)]))
             text = "".join(f"{line}\n" for line in lines)
             target.file_for(path, "images", "labels", ".txt").write_text(text)
-    config["names"] = dict(enumerate(splits[0].names))
-    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    target.file("data.yaml").write_text(text, encoding="utf-8")
+    config["names"] = dict(enumerate(names))
+    target.file("data.yaml").write_text(_yaml(config), encoding="utf-8")
+
+
+def _yaml(content: object) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _problem(name: str) -> str | None:
+    # PyYAML writes line breaks of Unicode as they are, and reads them as spaces.
+    is_kept = yaml.safe_load(_yaml(name)) == name
+    return None if is_kept else "whose YAML file would change the name"
