@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from mask2former_runtime.files import read_json
+from mask2former_runtime.files import moved_at_the_end, read_json
 from mask2former_runtime.image import IMAGE_SUFFIXES
 
 from ...structures import Classes
@@ -59,6 +60,7 @@ def convert_data(
 
     Raises:
         DatasetError: the data has errors, or the format cannot hold it, or the folder exists.
+            After any error, nothing that was written is left.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} exists already: give the name of a new folder")
@@ -67,11 +69,19 @@ def convert_data(
         (split, part, replace(reports[0].classes, ignore_label=report.classes.ignore_label))
         for (split, part), report in zip(data.items(), reports, strict=True)
     ]
-    target = Target(folder)
-    if to in _OF_OBJECTS:
-        _OF_OBJECTS[to]([_objects(*part) for part in parts], target)
-    else:
-        _OF_MAPS[to]([_maps(*part) for part in parts], target)
+    is_new = not folder.exists()
+    try:
+        with moved_at_the_end(folder) as unfinished:
+            target = Target(unfinished)
+            if to in _OF_OBJECTS:
+                _OF_OBJECTS[to]([_objects(*part) for part in parts], target)
+            else:
+                _OF_MAPS[to]([_maps(*part) for part in parts], target)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     return target.notes()
 
 

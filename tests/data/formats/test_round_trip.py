@@ -1,6 +1,10 @@
 """Every format, written and read back, against pycocotools and supervision."""
 
+import _thread
 import json
+import resource
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from format_sets import (
 from PIL import Image
 
 from mask2former.data import DatasetError
+from mask2former.data.formats.convert import convert_data
 from mask2former.data.own_data import register_own_data
 from mask2former.data.own_folder import recognise_folder
 from mask2former.utils.format_flags import FORMATS
@@ -232,6 +237,46 @@ def test_nothing_is_overwritten(small, tmp_path):
         convert(small, tmp_path / "new", "yolo")
 
 
+@pytest.fixture(params=["new folder", "empty folder"])
+def unfinished(request, tmp_path):
+    """An output folder; checks that a conversion that failed leaves nothing."""
+    (tmp_path / "out").mkdir()
+    folder = tmp_path / "out/new"
+    if request.param == "empty folder":
+        folder.mkdir()
+    before = list((tmp_path / "out").rglob("*"))
+    yield folder
+    assert list((tmp_path / "out").rglob("*")) == before
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_full_disk(small, to, unfinished):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    splits = splits_of(small, "instance")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # less than an image
+    try:
+        with pytest.raises(OSError, match="too large"):
+            convert_data(splits, unfinished, to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_interrupted(tmp_path, unfinished):
+    """Control-C after some images."""
+    source = write_coco(tmp_path / "data", [("train", 100)])
+
+    def interrupt():
+        while not list(unfinished.parent.rglob("train_1.png")):
+            time.sleep(0.001)
+        _thread.interrupt_main()
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, unfinished, "masks")
+    thread.join()
+
+
 def test_two_images_of_one_name(small, tmp_path):
     folder = write_coco(tmp_path / "data", [("train", 3)])
     file = folder / "annotations/instances_train.json"
@@ -241,3 +286,4 @@ def test_two_images_of_one_name(small, tmp_path):
     file.write_text(json.dumps(content))
     with pytest.raises(DatasetError, match=r"train_1\.jpg and .*train_1\.png would both be"):
         convert(folder, tmp_path / "new", "yolo")
+    assert not (tmp_path / "new").exists()
