@@ -116,9 +116,8 @@ def grid_sample(value: Tensor, sizes: Sizes, locations: Tensor, weights: Tensor)
     heights, widths, _ = _metadata(sizes, value.device, value.dtype)
     extent = torch.cat((widths, heights), -1)[:, None]  # (L, 1, 2)
     place = locations * extent - 0.5
-    # False for NaN, too. The other place touches no pixel of any map.
-    inside = ((place > -1) & (place < extent)).all(-1, keepdim=True)
-    grid = torch.where(inside, 2 * locations - 1, 3.0)
+    # False for NaN, too. A point with one coordinate of 3 touches no pixel of any map.
+    grid = torch.where((place > -1) & (place < extent), 2 * locations - 1, 3.0)
     grid = grid.permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # (L, B H, Q, P, 2)
     factors = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)[:, :, None]  # (L, B H, 1, Q, P)
     maps = value.permute(0, 2, 3, 1).reshape(B * H, D, -1)
