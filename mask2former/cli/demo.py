@@ -70,9 +70,9 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="SCORE",
         help="0 to 1. instance: leave out instances below this score (default: as "
         f"`evaluate --find-thresholds` stored, or {DEFAULT_THRESHOLD}). panoptic: ignore queries "
-        "whose class does not have a higher "
-        "probability (default: MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). "
-        "semantic: not allowed, because each pixel gets the class with the highest score",
+        "whose class does not have a higher probability (default: "
+        "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD of the config). semantic: not allowed, "
+        "because each pixel gets the class with the highest score",
     )
     add_selection_flags(parser)
     add_tiling_flags(parser)

@@ -17,12 +17,12 @@ from fvcore.common.config import BASE_KEY
 
 from mask2former_runtime.text import one_line
 
+from ..utils.yaml_aliases import alias_problem
+
 # The path of a config file and its content, parsed but not turned into Python objects.
 ComposedFile = tuple[str, yaml.MappingNode]
 # Files that a config may consist of; the published ones have up to four.
 _MAX_FILES = 32
-# Values in a file, those that aliases repeat included; the published ones have some hundred.
-_MAX_NODES = 100_000
 
 
 def merge_file(cfg: CfgNode, config_file: str, allow_unsafe: bool = False) -> None:
@@ -111,17 +111,6 @@ def written_keys(
     return frozenset(keys), base
 
 
-def alias_problem(root: yaml.Node) -> str | None:
-    """Return what is wrong if aliases make a small YAML file huge, or endless.
-
-    Args:
-        root: the file, composed but not turned into Python objects.
-    """
-    if _expanded_size(root, {}) > _MAX_NODES:
-        return f"its aliases make more than {_MAX_NODES} values"
-    return None
-
-
 def get_value(cfg: CfgNode, key: str) -> Any:
     """Return the value of a key such as "SOLVER.MAX_ITER"."""
     node: Any = cfg
@@ -189,18 +178,6 @@ def _base_names(config_file: str, root: yaml.MappingNode) -> list[str]:
         line = base.start_mark.line + 1
         raise ValueError(f"{config_file}:{line}: _BASE_ takes a file name or a list of them")
     return [name.value for name in names]
-
-
-def _expanded_size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Return how many values a node stands for; infinitely many if it contains itself."""
-    if id(node) not in sizes:
-        sizes[id(node)] = float("inf")
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        parts = [
-            part for child in children for part in (child if type(child) is tuple else [child])
-        ]
-        sizes[id(node)] = 1 + sum(_expanded_size(part, sizes) for part in parts)
-    return sizes[id(node)]
 
 
 def _wrong_keys(

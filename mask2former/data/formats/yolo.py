@@ -26,8 +26,8 @@ import yaml
 from mask2former_runtime.image import IMAGE_SUFFIXES
 from mask2former_runtime.text import some_of
 
-from ...config.merge import alias_problem
 from ...utils.schema import shown
+from ...utils.yaml_aliases import alias_problem
 from ..checks.semantic_folders import read_class_names
 from ..errors import DatasetError
 from ..files import read_text, walk_files
