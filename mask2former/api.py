@@ -22,7 +22,6 @@ from torch import nn
 from . import model_zoo
 from .checkpoint.huggingface.save import save_hf_folder
 from .data.metadata import find_thresholds
-from .engine.start import run_arguments, start
 from .inference.hub import upload_model
 from .inference.images import open_images
 from .inference.model_sources import ModelSource, find_model
@@ -264,6 +263,8 @@ class Mask2Former:
             FloatingPointError: the losses became NaN or infinite.
             KeyboardInterrupt: after Ctrl-C, when a checkpoint has been saved.
         """
+        from .engine.start import run_arguments, start
+
         self._start.refuse_exported("trained")
         changes: list[object] = [*self._start.overrides, "OUTPUT_DIR", os.fspath(output)]
         results = start(
@@ -310,6 +311,8 @@ class Mask2Former:
             ValueError: the data or the config does not fit; it is a `DatasetError` that lists all
                 errors in the data.
         """
+        from .engine.start import run_arguments, start
+
         exported = self._start.exported
         if exported:  # it is opened already
             arguments.setdefault("allow_unsafe_weights", True)

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from scipy import ndimage
 
 from mask2former_runtime.image import IMAGE_SUFFIXES
 
@@ -189,6 +188,8 @@ def _add_objects(
     reading: Reading,
 ) -> None:
     """Add the objects of an image, and its void pixels as crowd regions."""
+    from scipy import ndimage  # takes longer than all other formats
+
     source = f"{OBJECT_MAPS}/{name}.png"
     for number, box in enumerate(ndimage.find_objects(np.maximum(objects, 0)), start=1):
         if box is None:
