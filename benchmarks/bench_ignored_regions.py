@@ -1,11 +1,12 @@
 #!/usr/bin/env python
 """What ignored regions gain where a part of the objects is not annotated.
 
-A share of the training objects, drawn at random, loses its annotation. The boxes around them, with
-a margin, become crowd regions. The same file trains with MODEL.MASK_FORMER.IGNORE_REGIONS and
-without, when these objects are background; and the file with all annotations trains for comparison.
-Each is evaluated on the complete validation set after equally many iterations, once per seed, one
-run after the other. Runs that are there already are not repeated.
+A share of the training objects loses its annotation: drawn at random, or the smallest, which are
+what people leave out. The boxes around them, with a margin, become crowd regions. The same file
+trains with MODEL.MASK_FORMER.IGNORE_REGIONS and without, when these objects are background; and the
+file with all annotations trains for comparison. Each is evaluated on the complete validation set
+after equally many iterations, once per seed, one run after the other. Runs that are there already
+are not repeated.
 
     python benchmarks/bench_ignored_regions.py --data datasets/synthetic_shapes \\
         --output output/ignored
@@ -44,6 +45,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--share", type=float, default=1 / 3, help="of the objects to hide")
+    parser.add_argument("--hide", choices=("random", "smallest"), default="random")
     parser.add_argument("--margin", type=float, default=2, help="around their boxes, in pixels")
     add_run_flags(parser, VARIANTS)
     args = parser.parse_args()
@@ -83,19 +85,22 @@ def write_data(args: argparse.Namespace, seed: int, hidden: bool) -> Path:
     for split, source in (("train", data.train), ("val", data.val)):
         content = json.loads(Path(source.json_file).read_text())
         if hidden and split == "train":
-            hide(content, args.share, args.margin, seed)
+            hide(content, args.share, args.margin, None if args.hide == "smallest" else seed)
         (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
         if not (folder / split).exists():
             (folder / split).symlink_to(Path(source.image_root).resolve())
     return folder
 
 
-def hide(content: dict[str, Any], share: float, margin: float, seed: int) -> None:
-    """Turn a share of the objects of a COCO file into crowd regions, in place."""
+def hide(content: dict[str, Any], share: float, margin: float, seed: int | None) -> None:
+    """Turn the objects of a COCO file, drawn or the smallest, into crowd regions, in place."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     objects = [a for a in content["annotations"] if not a.get("iscrowd")]
-    chosen = np.random.default_rng(seed).permutation(len(objects))[: round(share * len(objects))]
-    for i in chosen:
+    if seed is None:
+        order = np.argsort([annotation["area"] for annotation in objects], kind="stable")
+    else:
+        order = np.random.default_rng(seed).permutation(len(objects))
+    for i in order[: round(share * len(objects))]:
         annotation = objects[i]
         x, y, w, h = annotation["bbox"]
         width, height = sizes[annotation["image_id"]]
