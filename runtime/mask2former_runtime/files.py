@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,22 +18,17 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     The disk holds the content before the name: a power failure too leaves the old or the new file.
     """
     path = Path(path)
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f".{path.name[:50]}.", delete=False
-    ) as file:
+    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
+    with open(temporary, "x+b") as file:
         try:
-            write(file)  # type: ignore[arg-type]  # a wrapper of the file
+            write(file)
             file.flush()
             os.fsync(file.fileno())
-            file.close()
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)  # others cannot read a temporary file
-            os.replace(file.name, path)
+            os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):  # it tries again to write what did not fit
                 file.close()
-            os.unlink(file.name)
+            os.unlink(temporary)
             raise
     sync_folder(path.parent)
 

@@ -16,6 +16,17 @@ def test_json_is_utf_8_whatever_the_options(tmp_path):
     assert len(modes) == 1  # others may read it, as they may any new file
 
 
+def test_threads_do_not_change_what_new_files_may(tmp_path, monkeypatch):
+    """The mask of permissions belongs to the process: to ask for it is to set it."""
+
+    def umask(_):
+        raise AssertionError("another thread may make a file now")
+
+    monkeypatch.setattr(os, "umask", umask)
+    write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
+    assert (tmp_path / "a").read_bytes() == b"new"
+
+
 def test_names_as_long_as_the_system_takes(tmp_path):
     path = tmp_path / ("x" * 250 + ".png")
     write_atomically(path, lambda file: file.write(b"new"))
