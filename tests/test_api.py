@@ -17,6 +17,7 @@ from PIL import Image
 from mask2former import Mask2Former
 from mask2former.data.image import read_image
 from mask2former.inference.segmenters import load_model
+from mask2former_runtime.image import ImageReadError
 from mask2former_runtime.predictions import InstancePrediction, PanopticPrediction
 
 TASKS = ("instance", "panoptic", "semantic")
@@ -194,6 +195,8 @@ def test_images_that_cannot_be_used(model, folder, tmp_path):
             model.predict(image)
         assert message in str(error.value), image
         assert "\n" not in str(error.value)
+    with pytest.raises(ImageReadError, match="control characters"):  # http.client.InvalidURL
+        model.predict("http://127.0.0.1/a b.jpg", allow_url=True)
     for arguments, message in [
         ({"channel_order": "GBR"}, "channel_order"),
         ({"threshold": 50}, "threshold is 50: a number from 0 to 1"),

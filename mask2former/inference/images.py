@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import os
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -79,7 +79,8 @@ def _stored_images(item: Any, model: Predictor) -> Images | None:
     if isinstance(item, Image.Image):
         raise ValueError("this model takes arrays and files, not Pillow's images")
     if isinstance(item, Tensor) and item.ndim != 4:
-        item = np.moveaxis(item.detach().cpu().numpy(), 0, -1) if item.ndim == 3 else item.numpy()
+        values = item.detach().cpu().numpy()
+        item = np.moveaxis(values, 0, -1) if item.ndim == 3 else values
     if isinstance(item, np.ndarray) and item.ndim != 4:
         image = as_stored(item, model.image_format, model.channels)
         return Images("one", iter([_as_shown(image, "")]))
@@ -133,10 +134,9 @@ def _download(url: str) -> np.ndarray:
                     raise ImageReadError(f"{shown}: more than {URL_BYTES >> 20} MiB")
                 if time.monotonic() - start > URL_SECONDS:
                     raise ImageReadError(f"{shown}: not sent within {URL_SECONDS:g} s")
-    except urllib.error.URLError as error:
-        raise ImageReadError(f"{shown}: {one_line(str(error.reason), 200)}") from error
-    except (OSError, ValueError) as error:
-        if isinstance(error, ImageReadError):
-            raise
-        raise ImageReadError(f"{shown}: {one_line(str(error), 200)}") from error
+    except ImageReadError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error  # of an URLError
+        raise ImageReadError(f"{shown}: {one_line(str(reason), 200)}") from error
     return decode_image(content.getvalue(), name=shown)

@@ -11,24 +11,13 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from mask2former_runtime.classes import Classes
-from mask2former_runtime.prediction import ImageSource, Prediction
+from mask2former_runtime.prediction import ImageSource
 from mask2former_runtime.predictions import (
     InstancePrediction,
     PanopticPrediction,
-    SemanticPrediction,
 )
 
 from ..structures import PackedMasks
-
-__all__ = [
-    "ImageSource",
-    "InstancePrediction",
-    "PanopticPrediction",
-    "Prediction",
-    "SemanticPrediction",
-    "of_instances",
-    "of_panoptic_seg",
-]
 
 
 def of_instances(instances: Instances, classes: Classes, source: ImageSource) -> InstancePrediction:

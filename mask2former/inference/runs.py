@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mask2former_runtime.drawing.scenes import Scene
+from mask2former_runtime.errors import ExportError
 from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
 from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
 from mask2former_runtime.prediction import Prediction, save_picture
@@ -25,6 +26,7 @@ from ..visualization.object_colors import SteadyColors
 from .segmenters import Segmenter
 from .selection import Selection, select
 from .tiling.large_image import LARGE_PIXELS, segment_to_files
+from .tiling.store import OtherSettingsError
 from .tiling.tiled import TiledSegmenter
 from .tiling.windows import pixels_of_file
 from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video
@@ -33,6 +35,8 @@ from .windows import VideoWindow, check_display, check_toolkit, show_picture
 # A note is printed about images that are so many times as large as what the model sees of them.
 _MUCH_LARGER = 4
 _OUT_OF_MEMORY = re.compile("out of memory|allocate memory")
+# What does not stop the other images; `RuntimeError` if it is out of memory, too.
+_OF_ONE_IMAGE = (ImageReadError, ExportError, OtherSettingsError, OSError, MemoryError)
 # Containers state the number of frames only roughly.
 _LEAST_FRAMES = 0.9
 
@@ -72,8 +76,8 @@ class ImageRun:
     ) -> bool:
         """Process the images; return whether all could be processed.
 
-        An image that cannot be read, that the memory cannot hold, or whose picture cannot be
-        written, does not stop the others.
+        An image that cannot be read, that the memory cannot hold, that an exported file cannot
+        take, or whose picture cannot be written, does not stop the others.
         """
         skipped = 0
         total = len(self.inputs)
@@ -95,7 +99,7 @@ class ImageRun:
                     scene = found.scene()
                     summary = scene.summary(segmenter.classes)
                     saved = self._picture(i, scene, image, segmenter.classes)
-            except (ImageReadError, OSError, MemoryError, RuntimeError) as error:
+            except (*_OF_ONE_IMAGE, RuntimeError) as error:
                 if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
                     raise
                 reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"

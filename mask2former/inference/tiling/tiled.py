@@ -44,10 +44,6 @@ class Finder(Protocol):
         """Return the score of each class at each pixel: (K, T, T) float32."""
 
 
-Window = Callable[[Region], np.ndarray]
-"""Gives the pixels of a region of the image: (T, T, 3) uint8, BGR."""
-
-
 class TileResults:
     """What the tiles of an image show, and what follows for the image.
 
@@ -83,13 +79,6 @@ class TileResults:
             assert isinstance(found, InstancePrediction)
             arrays = arrays_of_instances(found)
         self.store.save(_name(tile), arrays)
-
-    def add_all(self, window: Window) -> Iterator[int]:
-        """Look at all tiles that were not looked at; yield the number of each when it is done."""
-        for tile in range(len(self.grid)):
-            if not self.has(tile):
-                self.add(tile, window(self.grid.tile(tile)))
-                yield tile
 
     def objects(self) -> Iterator[JoinedObject]:
         """Yield the instances of the image, of which memory holds those of some rows of tiles."""
@@ -145,7 +134,7 @@ class TiledSegmenter:
             source: where the prediction finds the image again; by default it keeps the pixels.
 
         Raises:
-            ValueError: the masks of all instances would take more than `MOST_BYTES`.
+            MemoryError: the masks of all instances would take more than `MOST_BYTES`.
         """
         size = image.shape[0], image.shape[1]
         grid = Grid(size, self.tiling)
@@ -154,8 +143,8 @@ class TiledSegmenter:
         source = ImageSource(pixels=image[:, :, ::-1]) if source is None else source
         results = TileResults(self.segmenter, grid, MemoryStore())
         corner = Region(0, 0, *size)
-        for _ in results.add_all(lambda tile: image[tile.slices(corner)]):
-            pass
+        for tile in range(len(grid)):
+            results.add(tile, image[grid.tile(tile).slices(corner)])
         if self.task == "semantic":
             return SemanticPrediction.from_labels(results.labels(0, size[0]), self.classes, source)
         if self.task == "panoptic":
@@ -177,10 +166,10 @@ def instance_prediction(
     """Return objects of an image (H, W) as a prediction, in descending order of score.
 
     Raises:
-        ValueError: their masks would take more than `MOST_BYTES`.
+        MemoryError: their masks would take more than `MOST_BYTES`.
     """
     if -(-len(objects) // 8) * size[0] * size[1] > MOST_BYTES:
-        raise ValueError(
+        raise MemoryError(
             f"the masks of {len(objects)} instances in {size[1]} x {size[0]} pixels do not fit "
             f"into {MOST_BYTES >> 30} GiB: let mask2former predict write them to files, with --tile"
         )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mask2former.cli.main import main
 from mask2former.inference.tiling.large_image import LARGE_PIXELS
+from mask2former.inference.tiling.store import FolderStore
 
 
 @pytest.fixture
@@ -50,6 +51,17 @@ def test_large_images_become_files(task, predict, large, tmp_path):
     with Image.open(tmp_path / "predictions/large.png") as picture:
         assert picture.size == (1367, 1367)
     assert not list((tmp_path / "predictions").glob(".*"))
+
+
+def test_tiles_of_another_run_do_not_stop_other_images(predict, photo, large, tmp_path):
+    photo.save(tmp_path / "photo.png")
+    FolderStore(tmp_path / "predictions/.large.tiles", {"tile": 96})
+    status, output, errors = predict(large, "photo.png", "--tile", 2100)
+    assert status == 1
+    assert re.search(
+        r"\[1/2\] SKIPPED .*/large.png: .*other settings \(.*tile.*\): delete it", errors
+    )
+    assert "[2/2] photo.png: " in output and (tmp_path / "predictions/photo.png").exists()
 
 
 def test_ordinary_images_have_pictures_and_json_as_always(predict, photo, tmp_path):

@@ -202,5 +202,5 @@ def test_neighbours_of_one_class_stay_apart():
 
 def test_masks_that_do_not_fit_into_memory_are_refused(monkeypatch):
     monkeypatch.setattr("mask2former.inference.tiling.tiled.MOST_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"do not fit .* --tile"):
+    with pytest.raises(MemoryError, match=r"do not fit .* --tile"):
         find("instance", *mosaic_of(0))
