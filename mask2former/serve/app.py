@@ -181,7 +181,7 @@ def _add_predict(app: FastAPI, pipeline: Pipeline, task_images: TaskImages) -> N
 
         with pipeline.place():
             body = await read_body(request, pipeline.limits)
-            if content_type(request) == "application/json":
+            if content_type(request.headers) == "application/json":
                 work = _predict_tasks(body, pipeline, task_images, wish)
                 return await _while_connected(request, work)
             upload = await find_image(request.headers, body)

@@ -64,14 +64,13 @@ class _Connection(H11Protocol):
 
     def resume_writing(self) -> None:
         """End the watch."""
-        if self._stall_timer is not None:
-            self._stall_timer.cancel()
-            self._stall_timer = None
+        self._stop_stall_timer()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all timers."""
         self._stop_header_timer()
+        self._stop_stall_timer()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -83,6 +82,11 @@ class _Connection(H11Protocol):
         if self._header_timer is not None:
             self._header_timer.cancel()
             self._header_timer = None
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _watch(self, unread: int) -> None:
         self._stall_timer = self.loop.call_later(self.stall_seconds, self._check_progress, unread)

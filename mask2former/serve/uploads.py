@@ -40,9 +40,9 @@ class _InMemory(MultiPartParser):
     spool_max_size = 2**40
 
 
-def content_type(request: Request) -> str:
+def content_type(headers: Headers) -> str:
     """Return the type of a request's body, in lower case and without parameters."""
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
@@ -84,7 +84,7 @@ async def find_image(headers: Headers, body: bytes) -> Upload:
     Raises:
         RequestError: there is none, or the body is of another type.
     """
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(headers)
     if kind == "multipart/form-data":
         return await _form_image(headers, body)
     if kind.startswith("image/") or kind in ("", "application/octet-stream"):
