@@ -37,7 +37,7 @@ _NESTED_UNDER = ("model", "state_dict", "model_state")
 _SHARD = re.compile(r"(?!\.)[\w. +-]{1,200}\.(safetensors|bin)")
 _TRUST = (
     "If you trust the author of the file, allow it with --allow-unsafe-weights (in Python: "
-    "allow_unsafe=True)"
+    "allow_unsafe_weights=True)"
 )
 
 

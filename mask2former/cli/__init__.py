@@ -1,1 +1,1 @@
-"""Commands; run one by `python -m mask2former.cli.NAME --help`."""
+"""The verbs of the command `mask2former`, and commands of their own: those with a `main`."""

@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.data.transforms import ResizeShortestEdge
 from tabulate import tabulate
 from torch import nn
 
 from mask2former_runtime.image import IMAGE_SUFFIXES
+from mask2former_runtime.preprocessing import network_size
 
 from .. import load_config
 from ..analysis import (
@@ -40,6 +40,7 @@ from ..data.checks.image_files import image_header
 from ..data.files import require, walk_files
 from ..utils.progress import with_progress
 from ..utils.size import Size
+from .errors import run_reporting_errors
 
 TASKS = ("parameter", "flop", "activation", "structure")
 FIXED_SIZE = (800, 1216)
@@ -108,16 +109,9 @@ def input_sizes(cfg: CfgNode, args: argparse.Namespace) -> tuple[list[Size], str
             for record in records[: args.num_inputs]
         ]
         source = f"of {names[0]}"
-    return [_resized(cfg, size) for size in sizes], f"{len(sizes)} images {source}"
-
-
-def _resized(cfg: CfgNode, size: Size) -> Size:
-    if cfg.INPUT.MIN_SIZE_TEST == 0:
-        return size
-    height, width = ResizeShortestEdge.get_output_shape(
-        *size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-    )
-    return max(1, height), max(1, width)
+    return [
+        network_size(*size, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) for size in sizes
+    ], f"{len(sizes)} images {source}"
 
 
 def count_all(model: nn.Module, sizes: Sequence[Size]) -> list[OperatorCounts]:
@@ -166,19 +160,24 @@ def report_parameters(model: nn.Module) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
-    args = parser.parse_args(arguments)
-    try:
-        cfg = load_config(args.config_file, args.opts)
-        model = build_on_meta(cfg)
-        if "structure" in args.tasks:
-            print(model, end="\n\n")
-        if "parameter" in args.tasks:
-            print(report_parameters(model), end="\n\n")
-        if "flop" in args.tasks or "activation" in args.tasks:
-            sizes, source = input_sizes(cfg, args)
-            _report_operators(args.tasks, model, sizes, source)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what is asked for; return 0.
+
+    Raises:
+        ValueError: the config or the images are not usable.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    model = build_on_meta(cfg)
+    if "structure" in args.tasks:
+        print(model, end="\n\n")
+    if "parameter" in args.tasks:
+        print(report_parameters(model), end="\n\n")
+    if "flop" in args.tasks or "activation" in args.tasks:
+        sizes, source = input_sizes(cfg, args)
+        _report_operators(args.tasks, model, sizes, source)
     return 0
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.folder_flags import add_task
-from ..utils.trust_flags import add_trust_flags
+from ..flags.folder import add_task
+from ..flags.trust import add_trust_flags
 
 FILE_SUFFIXES = (".pkl", ".pth", ".safetensors")
 
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "id; for a backbone, a file, URL, or torchvision://, swin:// or timm:// and a name",
     )
     parser.add_argument("target", type=Path, metavar="TARGET", help="new folder or file")
-    add_task(parser, "of a Hugging Face folder that does not say")
+    add_task(parser, "default: what the Hugging Face folder says")
     parser.add_argument("--config-file", metavar="FILE", help="of weights without a config beside")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     add_trust_flags(parser)
@@ -42,11 +42,24 @@ def run(args: argparse.Namespace) -> int:
     """Convert, as the kinds of source and target say."""
     if args.target.suffix.lower() not in FILE_SUFFIXES:
         print(_to_hugging_face(args))
-    elif "://" in args.source or Path(args.source).is_file():
+    elif _is_backbone(args.source):
         print(_backbone(args))
     else:
         print(_from_hugging_face(args))
     return 0
+
+
+def _is_backbone(source: str) -> bool:
+    """Tell by its address or its neighbours whether a source is no whole model."""
+    from ..checkpoint.files import HF_WEIGHT_FILES
+    from ..checkpoint.huggingface.config import CONFIG_FILE
+    from ..inference.model_sources import HUB
+
+    if "://" in source:
+        return not source.startswith(HUB)
+    path = Path(source)
+    of_hf = path.name in HF_WEIGHT_FILES and path.with_name(CONFIG_FILE).is_file()
+    return path.is_file() and not of_hf
 
 
 def _to_hugging_face(args: argparse.Namespace) -> str:
@@ -77,7 +90,7 @@ def _from_hugging_face(args: argparse.Namespace) -> str:
     from ..inference.model_sources import find_model
     from .convert_checkpoint import from_hf
 
-    found = find_model(args.source)
+    found = find_model(args.source, config_file=args.config_file)
     found.refuse_exported("converted")
     if not Path(found.config_file).is_dir():
         raise ValueError(
@@ -96,5 +109,14 @@ def _from_hugging_face(args: argparse.Namespace) -> str:
 def _backbone(args: argparse.Namespace) -> str:
     from .convert_backbone import write_backbone
 
-    count = write_backbone(args.source, args.target, overwrite=args.overwrite)
-    return f"{args.target}: {count} tensors"
+    if args.task is not None or args.config_file is not None:
+        raise ValueError(
+            f"--task and --config-file are for whole models; {args.source} becomes a backbone, as "
+            f"{args.target} is a file"
+        )
+    return write_backbone(
+        args.source,
+        args.target,
+        overwrite=args.overwrite,
+        allow_unsafe=args.allow_unsafe_weights,
+    )

@@ -17,28 +17,33 @@ from pathlib import Path
 
 from ..checkpoint import WeightsError, local_weights, read_checkpoint, write_checkpoint
 from ..checkpoint.backbones import convert_backbone
+from ..flags.trust import add_trust_flags
+from .errors import run_reporting_errors
 
 
-def write_backbone(source: str, output: Path, *, overwrite: bool = False) -> int:
-    """Write a backbone under this package's names, and return the number of its tensors.
+def write_backbone(
+    source: str, output: Path, *, overwrite: bool = False, allow_unsafe: bool = False
+) -> str:
+    """Write a backbone under this package's names, and return a summary for the user.
 
     Args:
         source: see `local_weights`.
         output: the new file.
         overwrite: whether to replace an existing file.
+        allow_unsafe: see `read_checkpoint`.
 
     Raises:
         WeightsError: the source is not an ImageNet backbone of a known kind, or `output` exists.
     """
-    state = convert_backbone(read_checkpoint(local_weights(source))["model"])
+    state = convert_backbone(read_checkpoint(local_weights(source), allow_unsafe)["model"])
     if state is None:
         raise WeightsError(f"{source} is not an ImageNet backbone of a known kind")
     write_checkpoint({"model": state}, output, overwrite=overwrite)
-    return len(state)
+    return f"{output}: {len(state)} tensors"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+def argument_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,13 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "#sha256=... to accept exactly that file",
     )
     parser.add_argument("output", type=Path, help="new file: .pkl, .pth or .safetensors")
-    args = parser.parse_args(arguments)
-    try:
-        count = write_backbone(args.source, args.output)
-    except (WeightsError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
-    print(f"{args.output}: {count} tensors")
+    add_trust_flags(parser, ["weights"])
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the backbone; return 0."""
+    print(write_backbone(args.source, args.output, allow_unsafe=args.allow_unsafe_weights))
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    parser = argument_parser()
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -39,10 +39,11 @@ from ..checkpoint.huggingface import merge_hf_config, task_of_cfg
 from ..checkpoint.huggingface.save import FILES, refuse_existing, save_hf_folder
 from ..checkpoint.matching import compare, report
 from ..data.metadata import METADATA_FILE, find_classes, find_thresholds, write_metadata
+from ..flags.folder import add_task
+from ..flags.trust import add_trust_flags
 from ..inference.run_folder import config_beside
 from ..structures import Classes
-from ..tasks import TASKS
-from ..utils.trust_flags import add_trust_flags
+from .errors import run_reporting_errors
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"
@@ -60,11 +61,7 @@ def argument_parser() -> argparse.ArgumentParser:
         parser.add_argument(
             flag, dest=name, nargs=2, required=True, metavar=("{hf,d2}", "PATH"), help=text
         )
-    parser.add_argument(
-        "--task",
-        choices=TASKS,
-        help="task of the model in a Hugging Face folder that does not state it",
-    )
+    add_task(parser, "default: what the Hugging Face folder says")
     parser.add_argument(
         "--config-file",
         metavar="FILE",
@@ -151,10 +148,7 @@ def _check_fit(state: dict[str, Tensor], cfg: CfgNode, source: Path) -> None:
     cfg = cfg.clone()
     cfg.MODEL.DEVICE = "meta"  # only names and shapes matter
     test = cfg.MODEL.MASK_FORMER.TEST
-    test.PANOPTIC_ON, test.SEMANTIC_ON = (
-        False,
-        True,
-    )  # panoptic needs the things
+    test.PANOPTIC_ON, test.SEMANTIC_ON = False, True  # panoptic needs the things
     with torch.device("meta"):
         model = build_model(cfg).state_dict()
     fit = compare(state, model)
@@ -174,33 +168,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    (source_form, source), (target_form, target) = args.source, args.target
+    source_form, target_form = args.source[0], args.target[0]
     if {source_form, target_form} != set(FORMS):
         parser.error("convert --from hf DIR --to d2 FILE, or --from d2 FILE --to hf DIR")
     if args.task and source_form == "d2":
         parser.error("--task goes with --from hf: a Detectron2 checkpoint has its config")
     if args.config_file and source_form == "hf":
         parser.error("--config-file goes with --from d2: a Hugging Face folder has its own config")
-    try:
-        if source_form == "hf":
-            summary = from_hf(
-                Path(source),
-                Path(target),
-                task=args.task,
-                overwrite=args.overwrite,
-                allow_unsafe=args.allow_unsafe_weights,
-            )
-        else:
-            summary = to_hf(
-                source,
-                Path(target),
-                config_file=args.config_file,
-                overwrite=args.overwrite,
-                allow_unsafe_config=args.allow_unsafe_config,
-                allow_unsafe=args.allow_unsafe_weights,
-            )
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    return run_reporting_errors(parser.prog, run, args)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and print a summary; return 0."""
+    (form, source), (_, target) = args.source, args.target
+    if form == "hf":
+        summary = from_hf(
+            Path(source),
+            Path(target),
+            task=args.task,
+            overwrite=args.overwrite,
+            allow_unsafe=args.allow_unsafe_weights,
+        )
+    else:
+        summary = to_hf(
+            source,
+            Path(target),
+            config_file=args.config_file,
+            overwrite=args.overwrite,
+            allow_unsafe_config=args.allow_unsafe_config,
+            allow_unsafe=args.allow_unsafe_weights,
+        )
     print(summary)
     return 0
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.format_flags import FORMATS
+from ..formats import FORMATS
 from .flags import add_data, recognised_data
 
 

@@ -17,10 +17,10 @@ written, 2 if nothing was done because of an error in the command, the config or
 import argparse
 from collections.abc import Sequence
 
+from ..flags.precision import add_precision
+from ..flags.trust import add_trust_flags
 from ..inference.segmenters import DEFAULT_THRESHOLD
 from ..tasks import TASKS
-from ..utils.precision_flags import add_precision
-from ..utils.trust_flags import add_trust_flags
 from .errors import run_reporting_errors, start_output
 from .predict import probability, segment
 from .selection_flags import add_selection_flags

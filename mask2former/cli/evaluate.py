@@ -16,9 +16,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.folder_flags import add_split
-from ..utils.precision_flags import add_precision
-from ..utils.threshold_flags import add_threshold_flags
+from ..flags.folder import add_split
+from ..flags.precision import add_precision
+from ..flags.thresholds import add_threshold_flags
 from .flags import add_data, add_model, add_model_flags, model_overrides, run_of
 
 

@@ -19,14 +19,11 @@ from ..evaluation.boundary import (
     boundary_average_precision,
 )
 from ..evaluation.tables import class_table
+from .errors import run_reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the files, print the numbers and write them on request; return 0.
-
-    Args:
-        arguments: the arguments of the command line, by default those of this process.
-    """
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--truth", required=True, metavar="JSON", help="instance annotations")
     parser.add_argument("--results", required=True, metavar="JSON", help="predictions, RLE masks")
@@ -46,25 +43,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workers", type=int, default=os.cpu_count() or 1, help="default: the number of cores"
     )
     parser.add_argument("--output", metavar="JSON", help="also write the numbers to this file")
-    args = parser.parse_args(arguments)
-    try:
-        scores = boundary_average_precision(
-            read_coco(args.truth, TRUTH_FIELDS),
-            read_results(args.results, RESULT_FIELDS),
-            dilation_ratio=args.dilation_ratio,
-            max_dets_per_image=args.max_dets,
-            workers=args.workers,
-        )
-        print("Boundary AP in percent:")
-        averages = {name: value for name, value in scores.items() if not name.startswith("AP-")}
-        print(class_table(list(averages), [list(averages.values())]))
-        print(
-            class_table(["class", "AP"], [(k[3:], v) for k, v in scores.items() if k[:3] == "AP-"])
-        )
-        if args.output:
-            write_json(args.output, scores, indent=1)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the files, print the numbers and write them on request; return 0."""
+    scores = boundary_average_precision(
+        read_coco(args.truth, TRUTH_FIELDS),
+        read_results(args.results, RESULT_FIELDS),
+        dilation_ratio=args.dilation_ratio,
+        max_dets_per_image=args.max_dets,
+        workers=args.workers,
+    )
+    print("Boundary AP in percent:")
+    averages = {name: value for name, value in scores.items() if not name.startswith("AP-")}
+    print(class_table(list(averages), [list(averages.values())]))
+    print(class_table(["class", "AP"], [(k[3:], v) for k, v in scores.items() if k[:3] == "AP-"]))
+    if args.output:
+        write_json(args.output, scores, indent=1)
     return 0
 
 

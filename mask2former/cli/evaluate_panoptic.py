@@ -13,14 +13,11 @@ from mask2former_runtime.files import write_json
 
 from ..evaluation.panoptic import panoptic_table
 from ..evaluation.panoptic_files import evaluate_files, read_folder
+from .errors import run_reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Read the files, print the numbers and write them on request; return 0.
-
-    Args:
-        arguments: the arguments of the command line, by default those of this process.
-    """
+    """Run the command line and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name, what in (("truth", "ground truth"), ("results", "predictions")):
         parser.add_argument(f"--{name}", required=True, metavar="JSON", help=what)
@@ -33,21 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--workers", type=int, default=os.cpu_count() or 1, help="default: the number of cores"
     )
     parser.add_argument("--output", metavar="JSON", help="also write the numbers to this file")
-    args = parser.parse_args(arguments)
-    try:
-        truth = read_folder(args.truth, args.truth_folder)
-        predictions = read_folder(args.results, args.results_folder)
-        quality = evaluate_files(truth, predictions, workers=args.workers)
-        print(panoptic_table(quality, truth))
-        if args.output:
-            names = dict(zip(truth.classes.ids, truth.classes.names, strict=True))
-            classes = {
-                names[i]: dict(zip(("PQ", "SQ", "RQ"), values, strict=True))
-                for i, values in quality.per_category.items()
-            }
-            write_json(args.output, {**quality.averages, "classes": classes}, indent=1)
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the files, print the numbers and write them on request; return 0."""
+    truth = read_folder(args.truth, args.truth_folder)
+    predictions = read_folder(args.results, args.results_folder)
+    quality = evaluate_files(truth, predictions, workers=args.workers)
+    print(panoptic_table(quality, truth))
+    if args.output:
+        names = dict(zip(truth.classes.ids, truth.classes.names, strict=True))
+        classes = {
+            names[i]: dict(zip(("PQ", "SQ", "RQ"), values, strict=True))
+            for i, values in quality.per_category.items()
+        }
+        write_json(args.output, {**quality.averages, "classes": classes}, indent=1)
     return 0
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..utils.folder_flags import add_task
+from ..flags.folder import add_task
 from .flags import add_config_flags, add_model
 
 FORMATS = ("onnx", "openvino", "pt2", "aoti")

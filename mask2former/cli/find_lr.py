@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.trust_flags import add_trust_flags
+from ..flags.trust import add_trust_flags
 from .errors import run_reporting_errors, start_output
 from .flags import add_config_flags, add_data, recognised_data, run_of
 from .train import MODEL_CHOICE_HELP, choose_config

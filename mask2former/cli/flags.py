@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..utils.folder_flags import add_folder_flags
-from ..utils.trust_flags import add_trust_flags
+from ..flags.folder import add_folder_flags
+from ..flags.trust import add_trust_flags
 
 if TYPE_CHECKING:
     from ..data.own_folder import OwnFolder

@@ -29,6 +29,7 @@ from ..report.run_metrics import (
     upper_limit,
 )
 from ..visualization import palette_color
+from .errors import run_reporting_errors
 
 # Colours of the palette that are dark enough for lines on white.
 _LINES = (0, 5, 2, 3, 8)
@@ -42,16 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("run", type=Path, help="OUTPUT_DIR of the run")
     parser.add_argument("--output", type=Path, help="picture (default: curves.png in the run)")
-    args = parser.parse_args(arguments)
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw the curves of a run; return 0.
+
+    Raises:
+        ValueError: there is no such run, or its file is damaged.
+    """
     path = args.run / METRICS_FILE
     output = args.output or args.run / "curves.png"
     if not path.is_file():
-        parser.exit(1, f"{parser.prog}: error: no {path}: give the OUTPUT_DIR of a training run\n")
-    try:
-        figure, kind = draw(read_metrics(path)), output.suffix[1:] or "png"
-        write_atomically(output, lambda file: figure.savefig(file, format=kind, dpi=110))
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: error: {error}\n")
+        raise ValueError(f"no {path}: give the OUTPUT_DIR of a training run")
+    figure, kind = draw(read_metrics(path)), output.suffix[1:] or "png"
+    write_atomically(output, lambda file: figure.savefig(file, format=kind, dpi=110))
     print(f"Curves: {output}")
     return 0
 

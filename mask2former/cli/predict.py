@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.folder_flags import add_task
-from ..utils.precision_flags import add_precision
+from ..flags.folder import add_task
+from ..flags.precision import add_precision
 from .flags import MODEL_HELP, add_model_flags, model_overrides
 from .selection_flags import add_selection_flags, selection_of
 from .tiling_flags import add_tiling_flags, tiling_of

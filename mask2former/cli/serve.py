@@ -17,8 +17,8 @@ import argparse
 import os
 from pathlib import Path
 
-from ..utils.folder_flags import add_task
-from ..utils.precision_flags import add_precision
+from ..flags.folder import add_task
+from ..flags.precision import add_precision
 from .flags import add_model, add_model_flags
 
 MEBIBYTE = 2**20

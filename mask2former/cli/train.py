@@ -23,9 +23,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..flags.folder import add_split
+from ..flags.length import add_length_flags
 from ..tasks import TaskName
-from ..utils.folder_flags import add_split
-from ..utils.length_flags import add_length_flags
 from .flags import add_config_flags, add_data, recognised_data, run_of
 
 if TYPE_CHECKING:

@@ -32,9 +32,10 @@ from ..data.mapper import get_preset
 from ..engine.data_flags import FILES, add_data_flags, register_run_datasets
 from ..engine.settings.run_settings import set_up_run
 from ..engine.start import run_arguments
+from ..flags.trust import add_trust_flags
 from ..report.training_samples import classes_of, draw, samples, summary
 from ..utils.progress import ResultLines
-from ..utils.trust_flags import add_trust_flags
+from .errors import run_reporting_errors
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -57,8 +58,8 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(args: argparse.Namespace) -> str:
-    """Draw the pictures and return their folder.
+def run(args: argparse.Namespace) -> int:
+    """Draw the pictures and say where they are; return 0.
 
     Raises:
         ValueError: the config or the data is not usable; the message says why.
@@ -85,19 +86,14 @@ def run(args: argparse.Namespace) -> str:
             picture = draw(sample, targets, classes, cfg.INPUT.FORMAT)
             write_atomically(folder / name, partial(picture.save, format="JPEG", quality=92))
             lines.add(f"{name}  {summary(sample, targets, classes)}")
-    return str(folder)
+    print(f"Pictures: {folder}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
-    args = parser.parse_args(arguments)
-    try:
-        folder = run(args)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    print(f"Pictures: {folder}")
-    return 0
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from ..report.comparison import Comparison
 from ..tasks import TASKS
 from ..utils.progress import ResultLines
 from ..visualization.result_files import ResultFile
+from .errors import run_reporting_errors
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -109,8 +110,8 @@ def pairs(
             yield record, entries
 
 
-def run(args: argparse.Namespace) -> str:
-    """Draw the pictures and return a summary.
+def run(args: argparse.Namespace) -> int:
+    """Draw the pictures and print a summary; return 0.
 
     Raises:
         ValueError: the arguments, the results or the data are not usable.
@@ -143,18 +144,14 @@ def run(args: argparse.Namespace) -> str:
             path = folder / f"{number:05d}_{Path(record['file_name']).stem}.jpg"
             write_atomically(path, partial(picture.save, format="JPEG", quality=92))
             lines.add(f"{path.name}  {words}")
-    return f"{len(found)} pictures of {results.task} segmentation: {folder}"
+    print(f"{len(found)} pictures of {results.task} segmentation: {folder}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
-    args = parser.parse_args(arguments)
-    try:
-        print(run(args))
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
-    return 0
+    return run_reporting_errors(parser.prog, run, parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

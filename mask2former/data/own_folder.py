@@ -99,7 +99,7 @@ def recognise_folder(
         folder: the folder.
         task: the task whose annotations are wanted. By default, the first task in the order of
             `TASKS` whose annotations are there.
-        format: the format that is wanted, a key of `FORMATS` of ``utils.format_flags``, if the
+        format: the format that is wanted, a key of `FORMATS` of ``mask2former.formats``, if the
             folder has several for the same task.
         class_file: names the classes of label maps, instead of a file in the folder.
         ignore_label: see `SemanticData`.

@@ -1,6 +1,8 @@
 """`mask2former convert` finds out what to convert to what."""
 
+import argparse
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,6 +72,26 @@ def test_backbone(tmp_path, capsys):
     torch.save({"weight": torch.zeros(1)}, source)
     status, err = failure(source, tmp_path / "other.pkl", capsys=capsys)
     assert (status, "is not an ImageNet backbone" in err) == (2, True)
+
+
+def test_a_backbone_that_runs_code_is_read_on_request(tmp_path, capsys):
+    torch.manual_seed(0)
+    source, target = tmp_path / "resnet.pth", tmp_path / "R-50.pkl"
+    torch.save({"model": resnet50().state_dict(), "args": argparse.Namespace(a=Path("b"))}, source)
+    status, err = failure(source, target, capsys=capsys)
+    assert (status, "--allow-unsafe-weights" in err) == (2, True)
+    assert main(["convert", str(source), str(target), "--allow-unsafe-weights"]) == 0
+    status, err = failure(source, target, "--task", "instance", capsys=capsys)
+    assert (status, "--task and --config-file are for whole models" in err) == (2, True)
+
+
+def test_the_file_of_a_hugging_face_model(hf_folder, tmp_path, capsys):
+    """Its name means the folder, as it does in `mask2former predict`."""
+    (weights,) = hf_folder.glob("*.safetensors")
+    assert main(["convert", str(weights), str(tmp_path / "model.pth")]) == 0
+    assert (tmp_path / "model.yaml").is_file()
+    status, err = failure("hf://a/b/c", tmp_path / "a.pth", capsys=capsys)
+    assert (status, "is named hf://owner/name" in err) == (2, True)
 
 
 def test_nothing_to_convert(hf_folder, tmp_path, capsys):

@@ -35,7 +35,7 @@ def test_tool_says_what_is_wrong(tmp_path):
         "torchvision://resnet51": "Did you mean torchvision://resnet50",
     }.items():
         done = convert(source, tmp_path / "out.pkl")
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert message in done.stderr
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.pkl").exists()

@@ -167,10 +167,10 @@ def test_a_folder_in_several_files(folder, tmp_path):
 # --- Mistakes ---
 
 
-def fails(*arguments, capsys, status=1) -> str:
+def fails(*arguments, capsys) -> str:
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
-    assert caught.value.code == status
+    assert caught.value.code == 2
     return capsys.readouterr().err
 
 
@@ -231,7 +231,7 @@ def test_weights_of_another_model_are_reported(folder, tmp_path, capsys):
     ],
 )
 def test_wrong_commands(arguments, message, capsys):
-    assert message in fails(*arguments, capsys=capsys, status=2)
+    assert message in fails(*arguments, capsys=capsys)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command gives the numbers of the evaluator, and names mistakes in one line."""
 
 import json
+import re
 
 import panoptic_sets
 import pytest
@@ -29,8 +30,9 @@ def test_evaluate_panoptic(tmp_path, capsys):
         assert written["classes"].keys() == {c["name"] for c in CATEGORIES}
         assert {name: written[name] for name in QUALITIES} == pytest.approx(results["panoptic_seg"])
         assert f"{results['panoptic_seg']['PQ']:.3f}" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=r"^error: .*No such file or directory"):
+    with pytest.raises(SystemExit):
         main([*options, "--workers", "1", "--output", str(tmp_path / "absent/scores.json")])
+    assert re.search(r"error: .*No such file or directory", capsys.readouterr().err)
 
     def fails(match, *more, change=None):
         predicted = json.loads((out / "predictions.json").read_text())
@@ -39,8 +41,9 @@ def test_evaluate_panoptic(tmp_path, capsys):
         (out / "changed.json").write_text(json.dumps(predicted))
         files = ["--results", str(out / "changed.json"), "--workers", "1"]
         files += ["--results-folder", str(out / "predictions")]
-        with pytest.raises(SystemExit, match=match):
+        with pytest.raises(SystemExit):
             main([*options[:2], *files, *more])
+        assert re.search(f"error: .*{match}", capsys.readouterr().err)
 
     fails("no folder /nowhere", "--truth-folder", "/nowhere")
     fails("no prediction for 1 of 6 images: 10", change=lambda a: a.pop(0))

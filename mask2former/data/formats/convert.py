@@ -52,7 +52,7 @@ def convert_data(
     Args:
         data: the data by split: "train", "val" or `WHOLE`.
         folder: the new folder.
-        to: a key of `FORMATS` of ``utils.format_flags``.
+        to: a key of `FORMATS` of ``mask2former.formats``.
         pixels: see `check_own_data`.
 
     Returns:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...utils.format_flags import FORMATS
+from ...formats import FORMATS
 from .reading import Reading
 
 TRAIN = ("train", "training", "Train")

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from format_sets import convert, write_coco
 
-from mask2former.utils.format_flags import FORMATS
+from mask2former.formats import FORMATS
 
 
 @pytest.fixture(scope="session")

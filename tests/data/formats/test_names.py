@@ -11,7 +11,7 @@ from format_sets import NAMES, convert, read_objects, splits_of, write_coco
 from PIL import Image
 
 from mask2former.data import DatasetError
-from mask2former.utils.format_flags import FORMATS
+from mask2former.formats import FORMATS
 
 TASKS = {"coco-panoptic": "panoptic", "label-maps": "semantic", "color-maps": "semantic"}
 ORDINARY = (

@@ -22,7 +22,7 @@ from mask2former.data import DatasetError
 from mask2former.data.formats.convert import convert_data
 from mask2former.data.own_data import register_own_data
 from mask2former.data.own_folder import recognise_folder
-from mask2former.utils.format_flags import FORMATS
+from mask2former.formats import FORMATS
 
 OF_OBJECTS = ["coco", "yolo", "labelme", "voc", "masks"]
 WITHOUT_OVERLAPS = ("voc", "coco-panoptic")

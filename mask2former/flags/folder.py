@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 
+from ..formats import FORMATS
 from ..tasks import TASKS
-from .format_flags import add_format
 
 
 def add_folder_flags(parser: argparse._ActionsContainer, task_default: str) -> None:
     """Add the task, the format, what label maps need, and how closely images are checked."""
     add_task(parser, f"default: {task_default}")
-    add_format(parser)
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        metavar="NAME",
+        help="of the annotations, if FOLDER has several, such as yolo",
+    )
     parser.add_argument(
         "--classes",
         metavar="FILE",

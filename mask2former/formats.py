@@ -1,8 +1,6 @@
-"""The names of formats of a user's own data on command lines."""
+"""The formats of a user's own data, by their names on command lines."""
 
 from __future__ import annotations
-
-import argparse
 
 FORMATS = {
     "coco": "COCO instance JSON",
@@ -15,13 +13,3 @@ FORMATS = {
     "color-maps": "colour-coded label maps",
 }
 """Each format by its name, in words."""
-
-
-def add_format(parser: argparse._ActionsContainer) -> None:
-    """Add ``--format`` to a parser or a group of arguments."""
-    parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        metavar="NAME",
-        help="of the annotations, if FOLDER has several, such as yolo",
-    )
