@@ -27,7 +27,7 @@ from bench_training_options import last_metrics, summary
 from tabulate import tabulate
 
 from mask2former.data.own_folder import recognise_folder
-from mask2former.engine.settings.choices import METRICS
+from mask2former.tasks import TASKS
 
 KEY = "MODEL.MASK_FORMER.IGNORE_REGIONS"
 # Whether a part of the annotations is hidden, and the value of the key.
@@ -36,7 +36,7 @@ VARIANTS = {
     "hidden objects as background": (True, False),
     "all objects annotated": (False, True),
 }
-METRIC = METRICS["instance"]
+METRIC = TASKS["instance"].metric
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from mask2former.engine.settings.choices import METRICS
+from mask2former.tasks import TASKS
 
 SCRATCH = ("MODEL.WEIGHTS", "")
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="folder, as of `mask2former train`")
-    parser.add_argument("--task", choices=METRICS, default="instance")
+    parser.add_argument("--task", choices=TASKS, default="instance")
     parser.add_argument("--model", help="as of `mask2former train`")
     parser.add_argument("--minutes", type=float, default=4)
     parser.add_argument("--cpu-time", action="store_true", help="of all threads together")
@@ -57,7 +57,7 @@ def main() -> None:
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ... of all runs"
     )
     args = parser.parse_args()
-    metric = METRICS[args.task]
+    metric = TASKS[args.task].metric
     found: dict[str, list[tuple[float, float]]] = {}
     lengths = dict.fromkeys(args.options, ("--time-budget", f"{args.minutes}m"))
     if args.cpu_time:

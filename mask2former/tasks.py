@@ -21,6 +21,8 @@ class Task:
         switch: key of ``MODEL.MASK_FORMER.TEST`` that switches the result on.
         ground_truth: key of a dataset dict that holds the ground truth.
         class_names: key of a data set's metadata that names all its classes.
+        units: what one query finds, in the plural.
+        metric: name of the evaluation result that says how good a model is.
         files: description of the files of a user's own data.
         flags: command-line flags for the user's own data, without "--train-" or "--val-".
         mapper: a suitable ``INPUT.DATASET_MAPPER_NAME``.
@@ -32,6 +34,8 @@ class Task:
     switch: str
     ground_truth: str
     class_names: str
+    units: str
+    metric: str
     files: str
     flags: tuple[str, ...]
     mapper: str
@@ -53,6 +57,8 @@ TASKS: dict[str, Task] = {
             switch="PANOPTIC_ON",
             ground_truth="pan_seg_file_name",
             class_names="stuff_classes",
+            units="segments",
+            metric="panoptic_seg/PQ",
             files="COCO panoptic JSON and PNG files",
             flags=("json", "images", "panoptic"),
             mapper="coco_panoptic_lsj",
@@ -64,6 +70,8 @@ TASKS: dict[str, Task] = {
             switch="INSTANCE_ON",
             ground_truth="annotations",
             class_names="thing_classes",
+            units="objects",
+            metric="segm/AP",
             files="COCO instance JSON",
             flags=("json", "images"),
             mapper="coco_instance_lsj",
@@ -75,6 +83,8 @@ TASKS: dict[str, Task] = {
             switch="SEMANTIC_ON",
             ground_truth="sem_seg_file_name",
             class_names="stuff_classes",
+            units="classes",
+            metric="sem_seg/mIoU",
             files="label maps",
             flags=("images", "labels"),
             mapper="mask_former_semantic",

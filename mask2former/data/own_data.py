@@ -6,14 +6,14 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils import comm
 
 from mask2former_runtime.text import counted
 
 from ..structures import Classes
+from ..utils.processes import on_main_process
 from .checks.coco_instances import check_coco_json
 from .checks.coco_panoptic import check_panoptic_json
 from .checks.report import ImageContent, Report, StoredStatistics
@@ -25,7 +25,6 @@ from .errors import DatasetError
 from .metadata import ONLY_IMAGES
 from .split import Split
 
-T = TypeVar("T")
 # Starts the names that `register_own_data` gives.
 CUSTOM_PREFIX = "custom_"
 
@@ -259,20 +258,6 @@ def check_own_data(
     # Print, because Detectron2 sets up logging from the config, which needs the registered names.
     print("\n".join([*texts, *(report.summary() for report in reports)]))
     return reports
-
-
-def on_main_process(function: Callable[[], T]) -> T:
-    """Call `function` on the main process; return its result, or raise its error, on all."""
-    result: T | ValueError | None = None
-    if comm.is_main_process():
-        try:
-            result = function()
-        except ValueError as error:
-            result = error
-    found = comm.all_gather(result)[0]
-    if isinstance(found, ValueError):
-        raise found
-    return found
 
 
 def _register(

@@ -17,9 +17,9 @@ from ..data.metadata import saved_metadata
 from ..data.own_data import OWN_DATA, OwnData, Registered, SemanticData, register_own_data
 from ..data.own_folder import png_folder, recognise_folder
 from ..data.split import SPLIT_FILE, Split, check_split, draw_split, read_split
+from ..flags.folder import add_folder_flags, add_split
 from ..structures import Classes
 from ..tasks import TASKS
-from ..utils.folder_flags import add_folder_flags, add_split
 from .settings.run_settings import is_evaluated
 
 SPLITS = ("train", "val")
@@ -159,7 +159,6 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
         class_file=args.classes,
         ignore_label=args.ignore_label,
     )
-    lines = [found.summary()]
     data: dict[str, OwnData | None] = {"train": found.train, "val": found.val}
     is_divided = args.split or Path(args.config_file).with_name(SPLIT_FILE).is_file()
     if args.eval_only and found.val is None and (is_divided or not found.has_splits):
@@ -168,7 +167,7 @@ def _from_folder(cfg: CfgNode, args: argparse.Namespace) -> tuple[str, dict[str,
     if data[missing] is None:
         raise ValueError(f"{args.data} has no {'validation' if args.eval_only else 'training'} set")
     if comm.is_main_process():
-        print("\n".join(lines), flush=True)
+        print(found.summary(), flush=True)
     return found.task, data
 
 

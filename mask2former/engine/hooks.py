@@ -140,4 +140,5 @@ class WriteReport(HookBase):
         try:
             self.report.write(self._folder)
         except Exception as error:
-            logger.warning("The report could not be written: %s", error)
+            unknown = not isinstance(error, OSError)
+            logger.warning("The report could not be written: %s", error, exc_info=unknown)

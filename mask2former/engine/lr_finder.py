@@ -24,7 +24,6 @@ from ..data import build_train_loader
 from ..data.loader import seeded
 from ..utils.progress import with_progress
 from .optimizer import build_optimizer
-from .precision import amp_precision
 from .train_loop import TrainLoop
 from .trainer import Trainer
 
@@ -144,13 +143,11 @@ def _loop(cfg: CfgNode, allow_unsafe: bool) -> tuple[TrainLoop, list[float]]:
     checkpointer = Checkpointer(model, for_training=True, allow_unsafe=allow_unsafe)
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=False)
     optimizer = build_optimizer(cfg, model)
-    loop = TrainLoop(
+    loop = TrainLoop.from_config(
+        cfg,
         model.train(),
         build_train_loader(cfg, seed=cfg.SEED),
         optimizer,
-        device_type=torch.device(cfg.MODEL.DEVICE).type,
-        precision=amp_precision(cfg),
-        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         seed=cfg.SEED,
     )
     return loop, [group["lr"] / cfg.SOLVER.BASE_LR for group in optimizer.param_groups]

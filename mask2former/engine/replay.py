@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from .bad_step import BadStep
 from .optimizer import total_norm
-from .precision import amp_precision
 from .train_loop import TrainLoop
 from .trainer import Trainer
 
@@ -75,13 +74,11 @@ def replay(step: BadStep, cfg: CfgNode) -> Replay:
     torch.set_num_threads(step.threads)
     model = Trainer.build_model(cfg)
     model.load_state_dict(step.weights)
-    loop = TrainLoop(
+    loop = TrainLoop.from_config(
+        cfg,
         model,
         step.batches,
         torch.optim.SGD(model.parameters(), lr=0.0),
-        device_type=torch.device(cfg.MODEL.DEVICE).type,
-        precision=amp_precision(cfg),
-        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         seed=step.seed,
         rank=step.rank,
     )

@@ -21,13 +21,13 @@ from ..data.mapper import MAPPER_PRESETS, build_mapper
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
 from ..evaluation import check_evaluation
+from ..flags.length import add_length_flags
+from ..flags.precision import add_precision
+from ..flags.thresholds import add_threshold_flags
+from ..flags.trust import add_trust_flags
 from ..modeling.registries import check_encoder, check_names
 from ..structures import Classes
 from ..utils.device import check_device
-from ..utils.length_flags import add_length_flags
-from ..utils.precision_flags import add_precision
-from ..utils.threshold_flags import add_threshold_flags
-from ..utils.trust_flags import add_trust_flags
 from .data_flags import add_data_flags, register_run_datasets
 from .loggers.console import start_logging
 from .loggers.trackers import check_loggers

@@ -20,11 +20,10 @@ from ..checkpoint import Checkpointer
 from ..inference.exported import ExportedFile, is_exported
 from ..report import Report
 from .interruption import stop_on_signals
+from .loggers.console import LOGGERS
 from .setup import argument_parser, setup
 from .thresholds import store_thresholds
 from .trainer import Trainer
-
-_LOGGERS = ("detectron2", "fvcore", "mask2former")
 
 
 def run_arguments(**given: Any) -> argparse.Namespace:
@@ -127,7 +126,7 @@ def start(args: argparse.Namespace, state: Mapping[str, Tensor] | None = None) -
 @contextmanager
 def _logging_restored() -> Iterator[None]:
     """Remove the handlers that a run adds, so that a second run does not log everything twice."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(list(x.handlers), list(x.filters), x.level, x.propagate) for x in loggers]
     raises = logging.raiseExceptions
     try:

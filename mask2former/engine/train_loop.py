@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
@@ -16,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..report.run_metrics import GRADIENT_NORM
+from .precision import amp_precision
 
 # Pixels of 16-bit files are below this, and training reads 8 bits per channel.
 LARGEST_PIXEL = 2**16
@@ -43,6 +45,29 @@ class TrainLoop(SimpleTrainer):
     Attributes:
         batches: those of the present iteration, as far as it has come.
     """
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: CfgNode,
+        model: nn.Module,
+        data_loader: Iterable,
+        optimizer: torch.optim.Optimizer,
+        *,
+        seed: int,
+        rank: int | None = None,
+    ) -> TrainLoop:
+        """Build a loop with the device, the precision and the accumulation of a config."""
+        return cls(
+            model,
+            data_loader,
+            optimizer,
+            device_type=torch.device(cfg.MODEL.DEVICE).type,
+            precision=amp_precision(cfg),
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            seed=seed,
+            rank=rank,
+        )
 
     def __init__(
         self,

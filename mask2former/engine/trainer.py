@@ -42,7 +42,7 @@ from .loggers.progress_bar import ProgressBar
 from .loggers.trackers import check_loggers
 from .loggers.writers import build_writers
 from .optimizer import build_optimizer
-from .precision import amp_precision, autocast
+from .precision import autocast
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
@@ -77,13 +77,11 @@ class Trainer(DefaultTrainer):
         check_loggers(cfg.LOGGERS)
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        self._trainer: TrainLoop = TrainLoop(
+        self._trainer: TrainLoop = TrainLoop.from_config(
+            cfg,
             distributed_model(model),
             self.build_train_loader(cfg),
             optimizer,
-            device_type=torch.device(cfg.MODEL.DEVICE).type,
-            precision=amp_precision(cfg),
-            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
             seed=cfg.SEED,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 
-from ..data.own_data import on_main_process
 from ..data.training_set import load_dataset
 from ..tasks import TASKS, tasks_of
+from ..utils.processes import on_main_process
 from .cityscapes import CityscapesInstances, CityscapesSemantic, require_scripts
 from .coco import COCOInstanceEvaluator, needs_conversion
 from .panoptic import PanopticEvaluator

@@ -19,6 +19,16 @@ from .pipeline import Albumentations
 from .presets import AUGMENTATION_PRESETS, AugmentationPreset
 
 
+def has_scale_jitter(cfg: CfgNode) -> bool:
+    """Return whether a config's mapper resizes and crops to ``INPUT.IMAGE_SIZE``."""
+    return cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj")
+
+
+def has_fixed_crop(cfg: CfgNode) -> bool:
+    """Return whether the crop of a mapper without jitter has a size in pixels."""
+    return cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "absolute"
+
+
 def large_scale_jitter(cfg: CfgNode, ignore_label: int | None = None) -> list[T.Augmentation]:
     """Build flip, random scale and fixed crop: the LSJ of the paper's COCO recipe.
 

@@ -20,6 +20,7 @@ from mask2former_runtime.maps import box_of
 
 from ...utils.size import Size
 from ..segmentation import area_and_box
+from .augmentations import has_fixed_crop, has_scale_jitter
 from .classes import distinct_values
 from .labelled_input import LabelledInput
 
@@ -81,9 +82,9 @@ class ObjectCrop:
 
 def crop_side(cfg: CfgNode) -> int:
     """Return the side of a config's training crop in pixels."""
-    if cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj"):
+    if has_scale_jitter(cfg):
         return cfg.INPUT.IMAGE_SIZE
-    if cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "absolute":
+    if has_fixed_crop(cfg):
         return round(min(cfg.INPUT.CROP.SIZE))
     return min(cfg.INPUT.MIN_SIZE_TRAIN)
 

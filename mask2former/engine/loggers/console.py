@@ -14,7 +14,8 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
-_LOGGERS = ("detectron2", "fvcore", "mask2former")
+LOGGERS = ("detectron2", "fvcore", "mask2former")
+"""The loggers whose messages concern a run."""
 # Lines of a message that the console shows in full: results, but not the model
 _MOST_LINES = 40
 # Beginnings of the messages that `log.txt` alone gets, by logger: what Detectron2's `default_setup`
@@ -107,7 +108,7 @@ def start_logging(output_dir: str, rank: int) -> None:
     setup_logger(output_dir, distributed_rank=rank)
     setup_logger(output_dir, distributed_rank=rank, name="mask2former")
     log = Path(output_dir, "log.txt")
-    for handler in {h for name in _LOGGERS for h in logging.getLogger(name).handlers}:
+    for handler in {h for name in LOGGERS for h in logging.getLogger(name).handlers}:
         inner = handler.formatter
         if not isinstance(handler, logging.StreamHandler) or isinstance(inner, _Formatter):
             continue

@@ -11,9 +11,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...report.run_metrics import LOSSES, METRICS
-from .console import console_filter
+from .console import LOGGERS, console_filter
 
-_LOGGERS = ("detectron2", "fvcore", "mask2former")
 _PERIODIC = "detectron2.utils.events"  # writes a line per period, which the bar replaces
 _WINDOW = 20  # iterations that shown losses are medians of, as those of the lines are
 
@@ -30,7 +29,7 @@ class ProgressBar(HookBase):
 
     def before_train(self) -> None:
         """Show the bar."""
-        loggers = [logging.getLogger(name) for name in _LOGGERS]
+        loggers = [logging.getLogger(name) for name in LOGGERS]
         before = {id(handler) for each in loggers for handler in each.handlers}
         self._open.enter_context(logging_redirect_tqdm(loggers))
         for handler in {handler for each in loggers for handler in each.handlers}:

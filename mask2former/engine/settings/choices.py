@@ -9,12 +9,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ...config.merge import get_value
-from ...tasks import TaskName
 
 _WIDEST = 16  # characters of a value in the table
-METRICS: dict[TaskName, str] = {
-    "instance": "segm/AP", "panoptic": "panoptic_seg/PQ", "semantic": "sem_seg/mIoU"
-}  # fmt: skip
 # Every key that the recipe may set.
 KEYS = (
     "INPUT.FORMAT",

@@ -14,7 +14,8 @@ from mask2former_runtime.text import counted
 from ... import model_zoo
 from ...config import load_config
 from ...data.checks.report import ImageContent, Report
-from ...tasks import TaskName
+from ...data.mapper.augmentations import has_fixed_crop, has_scale_jitter
+from ...tasks import TASKS, TaskName
 from .choices import set_values
 from .default_model import default_model
 from .facts import count_units, data_facts, machine_facts
@@ -67,8 +68,8 @@ def _small_objects(cfg: CfgNode, images: Mapping[str, ImageContent]) -> Iterator
 
 def _size_keys(cfg: CfgNode) -> str:
     """Return the keys that decide how large the network sees images, with their values."""
-    keys = ["IMAGE_SIZE"] if cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj") else ["MIN_SIZE_TRAIN"]
-    if keys == ["MIN_SIZE_TRAIN"] and cfg.INPUT.CROP.ENABLED and cfg.INPUT.CROP.TYPE == "absolute":
+    keys = ["IMAGE_SIZE"] if has_scale_jitter(cfg) else ["MIN_SIZE_TRAIN"]
+    if keys == ["MIN_SIZE_TRAIN"] and has_fixed_crop(cfg):
         return f"INPUT.CROP.SIZE (now {list(cfg.INPUT.CROP.SIZE)})"
     keys += ["MIN_SIZE_TEST", "MAX_SIZE_TEST"]
     return " and ".join(f"INPUT.{key} (now {cfg.INPUT[key]})" for key in keys)
@@ -81,12 +82,11 @@ def _many_objects(
     counts = [count_units(content, task) for content in images.values()]
     over = [count for count in counts if count > queries]
     if over:
-        unit = {"instance": "objects", "panoptic": "segments", "semantic": "classes"}[task]
         verb = "has" if len(over) == 1 else "have"
         yield (
-            f"{len(over)} of {counted(len(counts), 'image')} {verb} more {unit} than the model has "
-            f"queries, {queries}, and it cannot find more of them than that: the most is "
-            f"{max(over)}. Give a larger MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
+            f"{len(over)} of {counted(len(counts), 'image')} {verb} more {TASKS[task].units} "
+            f"than the model has queries, {queries}, and it cannot find more of them than that: "
+            f"the most is {max(over)}. Give a larger MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
         )
 
 

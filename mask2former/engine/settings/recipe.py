@@ -17,7 +17,9 @@ from mask2former_runtime.stored import STORED_TYPES
 from mask2former_runtime.text import counted
 
 from ...config.merge import get_value
-from .choices import KEYS, METRICS, Choice
+from ...data.mapper.augmentations import has_fixed_crop, has_scale_jitter
+from ...tasks import TASKS
+from .choices import KEYS, Choice
 from .facts import DataFacts, Machine
 
 _GB = 2**30
@@ -147,7 +149,7 @@ class _Recipe:
 
     def sizes(self) -> None:
         data = self.data
-        is_jitter = self.cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj")
+        is_jitter = has_scale_jitter(self.cfg)
         wanted, what = (
             (data.long_side, "longer") if is_jitter else (data.short_side, "shorter")
         )  # fmt: skip
@@ -185,7 +187,7 @@ class _Recipe:
     def _crop(self, side: int, seen: str) -> int:
         """Choose the sizes of the mask_former_* mappers around a crop; return its shorter side."""
         before = self.published.INPUT
-        if self.value("INPUT.CROP.TYPE") == "absolute":
+        if has_fixed_crop(self.cfg):
             side = min(self.choose("INPUT.CROP.SIZE", [side, side], seen))
             scale = side / min(before.CROP.SIZE)
         else:
@@ -218,7 +220,7 @@ class _Recipe:
         if self.cfg.MODEL.META_ARCHITECTURE != "MaskFormer":
             return
         key, before = f"{head}NUM_OBJECT_QUERIES", self.published.MODEL.MASK_FORMER
-        unit = {"instance": "objects", "panoptic": "segments", "semantic": "classes"}[data.task]
+        unit = TASKS[data.task].units
         held = f"99 % of the images have at most {data.objects} {unit}"
         needed = math.ceil(max(data.objects * 1.25, data.objects + 4) / 10) * 10
         if needed > before.NUM_OBJECT_QUERIES:
@@ -317,10 +319,9 @@ class _Recipe:
         return self.data.val_images > 0 and ("TEST.EVAL_PERIOD" not in self.given or period > 0)
 
     def _bytes_per_image(self) -> float:
-        is_jitter = self.cfg.INPUT.DATASET_MAPPER_NAME.endswith("_lsj")
-        if is_jitter:
+        if has_scale_jitter(self.cfg):
             pixels = self.value("INPUT.IMAGE_SIZE") ** 2
-        elif self.cfg.INPUT.CROP.ENABLED and self.cfg.INPUT.CROP.TYPE == "absolute":
+        elif has_fixed_crop(self.cfg):
             pixels = math.prod(self.value("INPUT.CROP.SIZE"))
         else:
             pixels = max(self.value("INPUT.MIN_SIZE_TRAIN")) ** 2 * self.data.elongation
@@ -384,7 +385,7 @@ class _Recipe:
         if self._is_evaluated:
             often = "one evaluation, at the end" if times == 1 else f"{times} evaluations"
             self.choose("TEST.EVAL_PERIOD", period, often)
-            self.choose("SOLVER.BEST_METRIC", METRICS[data.task], "decides on model_best.pth")
+            self.choose("SOLVER.BEST_METRIC", TASKS[data.task].metric, "decides on model_best.pth")
         often = "one checkpoint, at the end" if times == 1 else f"{times} checkpoints"
         self.choose("SOLVER.CHECKPOINT_PERIOD", period, often)
         self.choose("SOLVER.CHECKPOINTS_TO_KEEP", 2, "older ones are deleted")

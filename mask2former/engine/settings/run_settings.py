@@ -16,9 +16,10 @@ from ...checkpoint.resume import newest_checkpoints
 from ...config import load_config
 from ...config.merge import get_value, written_keys
 from ...data.mapper import MAPPER_PRESETS
-from ...data.own_data import Registered, on_main_process
+from ...data.own_data import Registered
+from ...flags.length import LENGTHS
 from ...model_zoo import config_folder
-from ...utils.length_flags import LENGTHS
+from ...utils.processes import on_main_process
 from .choices import KEYS, LENGTH_KEYS, Choice, set_values, table
 from .data_warnings import data_warnings
 from .facts import data_facts, machine_facts

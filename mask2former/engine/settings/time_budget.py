@@ -23,8 +23,10 @@ from mask2former_runtime.text import clock, counted
 
 from ...data.loader import build_test_loader, build_train_loader
 from ..distributed import distributed_model
+from ..loggers.console import LOGGERS
+from ..precision import autocast
 from ..train_loop import TrainLoop
-from ..trainer import Trainer, amp_precision, autocast
+from ..trainer import Trainer
 from .choices import Choice, set_values
 from .run_settings import Settings
 
@@ -156,13 +158,11 @@ def measure(cfg: CfgNode, budget: float) -> Speed:
     seed = max(cfg.SEED, 0)
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
-    loop = TrainLoop(
+    loop = TrainLoop.from_config(
+        cfg,
         distributed_model(model),
         build_train_loader(cfg, seed=seed),
         optimizer,
-        device_type=torch.device(cfg.MODEL.DEVICE).type,
-        precision=amp_precision(cfg),
-        accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
         seed=seed,
     )
     # A rate of 0 would leave the weights as they are, but they are thrown away anyway.
@@ -228,7 +228,7 @@ def _time(run: Callable[[int], bool], cfg: CfgNode, budget: float) -> tuple[floa
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Log no more than warnings: what is built here is thrown away."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "mask2former")]
+    loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [own.level for own in loggers]
     for own in loggers:
         own.setLevel(logging.WARNING)

@@ -23,7 +23,7 @@ from mask2former.engine.data_flags import register_run_datasets
 from mask2former.engine.settings.choices import LENGTH_KEYS
 from mask2former.engine.settings.time_budget import longest, measure
 from mask2former.engine.setup import argument_parser
-from mask2former.utils.length_flags import parse_time
+from mask2former.flags.length import parse_time
 from mask2former.utils.resources import process_age
 
 GIVEN = dict(zip(TINY[::2], TINY[1::2], strict=True))
