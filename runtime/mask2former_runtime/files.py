@@ -44,13 +44,23 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def moved_at_the_end(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, whose files move to `folder` when all are complete."""
+    """Yield a temporary folder, whose files move to `folder` when all are complete.
+
+    After an error, `folder` is as before, or is not there if it was made here.
+    """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as temporary:
-        yield Path(temporary)
-        for file in list(Path(temporary).iterdir()):
-            os.replace(file, folder / file.name)
-        sync_folder(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as temporary:
+            yield Path(temporary)
+            for file in list(Path(temporary).iterdir()):
+                os.replace(file, folder / file.name)
+            sync_folder(folder)
+    except BaseException:
+        if is_new:
+            with contextlib.suppress(OSError):  # somebody else uses it
+                folder.rmdir()
+        raise
 
 
 def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:

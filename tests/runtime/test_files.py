@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from mask2former_runtime.files import read_json, write_atomically, write_json
+from mask2former_runtime.files import moved_at_the_end, read_json, write_atomically, write_json
 
 
 def test_json_is_utf_8_whatever_the_options(tmp_path):
@@ -45,6 +45,20 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, write)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_an_unfinished_folder_leaves_nothing(is_there, tmp_path):
+    folder = tmp_path / "out"
+    if is_there:
+        folder.mkdir()
+    with pytest.raises(RuntimeError, match="half-way"), moved_at_the_end(folder) as new:
+        (new / "a").write_text("new")
+        raise RuntimeError("half-way")
+    assert [*tmp_path.rglob("*")] == ([folder] if is_there else [])
+    with moved_at_the_end(folder) as new:
+        (new / "a").write_text("new")
+    assert [path.name for path in folder.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -69,19 +68,12 @@ def convert_data(
         (split, part, replace(reports[0].classes, ignore_label=report.classes.ignore_label))
         for (split, part), report in zip(data.items(), reports, strict=True)
     ]
-    is_new = not folder.exists()
-    try:
-        with moved_at_the_end(folder) as unfinished:
-            target = Target(unfinished)
-            if to in _OF_OBJECTS:
-                _OF_OBJECTS[to]([_objects(*part) for part in parts], target)
-            else:
-                _OF_MAPS[to]([_maps(*part) for part in parts], target)
-    except BaseException:
-        if is_new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
+    with moved_at_the_end(folder) as unfinished:
+        target = Target(unfinished)
+        if to in _OF_OBJECTS:
+            _OF_OBJECTS[to]([_objects(*part) for part in parts], target)
+        else:
+            _OF_MAPS[to]([_maps(*part) for part in parts], target)
     return target.notes()
 
 
