@@ -227,6 +227,14 @@ class Mask2Former:
         """All tasks that the model does."""
         return self._model.tasks
 
+    @property
+    def thresholds(self) -> list[float] | None:
+        """The lowest score of each class's instances that `predict` keeps by default.
+
+        None if ``evaluate(find_thresholds=True)`` did not find any, which means 0.5 for all.
+        """
+        return self._model.class_thresholds
+
     def train(
         self,
         data: str | os.PathLike[str] | None = None,

@@ -122,6 +122,7 @@ def _add_information(app: FastAPI, model: ServedModel, limits: Limits, metrics: 
             "task": model.task,
             "tasks": list(model.tasks),
             "classes": model.classes.to_categories(),
+            "thresholds": model.thresholds,
             "limits": {"upload_bytes": limits.upload_bytes, "pixels": limits.pixels},
         }
 

@@ -25,6 +25,7 @@ class ServedModel:
         task: of requests that name none.
         tasks: that the model does.
         classes: the model's classes.
+        thresholds: see `Mask2Former.thresholds`.
     """
 
     def __init__(self, model: Mask2Former, name: str):
@@ -34,6 +35,7 @@ class ServedModel:
         self.task: str = model.task
         self.tasks: list[str] = model.tasks
         self.classes: Classes = model.classes
+        self.thresholds = model.thresholds
         self._segmenter = functools.lru_cache(_KEPT_SEGMENTERS)(model.segmenter)
 
     def segmenter(self, task: str, threshold: float | None) -> Segmenter:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,24 @@ METADATA = {
 
 
 @pytest.fixture(scope="session")
-def run_config(tmp_path_factory) -> Path:
-    """The config of a small panoptic model with random weights, which finds several objects."""
-    folder = tmp_path_factory.mktemp("served")
+def make_config(tmp_path_factory) -> Callable[..., Path]:
+    """Writes a small panoptic model with random weights, which finds several objects.
+
+    It takes more metadata, and returns the config.
+    """
     config = PANOPTIC_CONFIG.replace("OBJECT_MASK_THRESHOLD: 0.3", "OBJECT_MASK_THRESHOLD: 0.0")
-    return make_run(folder, config, METADATA, varied=True)
+
+    def make(**metadata: object) -> Path:
+        folder = tmp_path_factory.mktemp("served")
+        return make_run(folder, config, {**METADATA, **metadata}, varied=True)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_config(make_config) -> Path:
+    """The config of such a model."""
+    return make_config()
 
 
 @pytest.fixture(scope="session")

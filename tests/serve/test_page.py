@@ -100,6 +100,27 @@ def test_an_image_and_its_objects(visit, server, image_file):
     assert page.locator("#count").inner_text() == f"{len(expected)} of {len(objects)}"
 
 
+def test_thresholds_of_the_classes_hold_until_one_is_chosen(
+    visit, server, make_config, image_file, tmp_path
+):
+    count = len(server.get("/info").json()["classes"])
+    found = [[0.2, 0.55, 0.4][label % 3] for label in range(count)]
+    with running(make_config(score_thresholds=found), tmp_path / "log") as server:
+        assert server.get("/info").json()["thresholds"] == found
+        content = image_file.read_bytes()
+        default = server.predict(content, "?task=instance").json()["objects"]
+        every = server.predict(content, "?task=instance&threshold=0.05").json()["objects"]
+        assert 0 < len(default) < len(every) and len(default) != len(shown(every, 0.5))
+        page = visit(f"http://127.0.0.1:{server.port}/")
+        choose(page, image_file, "instance")
+        assert listed(page) == shown(default, 0)
+        assert page.locator("#least").inner_text() == "found for each class"
+        page.get_by_role("slider", name="Minimum score").fill("0.3")
+        assert listed(page) == shown(every, 0.3)
+        assert page.locator("#least").inner_text() == "30%"
+        page.close()
+
+
 def test_moving_the_threshold_asks_nothing_of_the_server(visit, server, image_file):
     page = visit()
     choose(page, image_file, "instance")
