@@ -10,30 +10,55 @@ Shapes:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Activation = Literal["none", "relu", "gelu"]
+
 _OPERATORS: Any = torch.ops.mkldnn  # empty in builds without oneDNN
+_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+# The fastest on a server processor; its caches hold tens of MB, and each part has some cost.
+_PART_BYTES = 24 << 20
 
 
-def linear(layer: nn.Linear, x: Tensor, *, relu: bool = False) -> Tensor:
-    """Apply a linear layer to (..., C) and, if asked for, a ReLU."""
-    return linear_of(x, layer.weight, layer.bias, relu=relu)
+def linear(layer: nn.Linear, x: Tensor, activation: Activation = "none") -> Tensor:
+    """Apply a linear layer to (..., C), and then an activation."""
+    return linear_of(x, layer.weight, layer.bias, activation)
 
 
-def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, *, relu: bool = False) -> Tensor:
+def linear_of(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation = "none"
+) -> Tensor:
     """Do the work of `linear` with these parameters."""
     dtype = _fused_dtype(x, weight, bias)
     if dtype is None:
         y = F.linear(x, weight, bias)
-        return F.relu(y) if relu else y
+        return y if activation == "none" else _ACTIVATIONS[activation](y)
     bias = None if bias is None else bias.to(dtype)
-    return _OPERATORS._linear_pointwise(
-        x.to(dtype), weight.to(dtype), bias, "relu" if relu else "none", [], ""
-    )
+    return _OPERATORS._linear_pointwise(x.to(dtype), weight.to(dtype), bias, activation, [], "none")
+
+
+def row_parts(x: Tensor, channels: int) -> list[slice] | None:
+    """Divide the rows of x (B, ..., C) so that what is computed from a part stays in the caches.
+
+    Args:
+        x: each image has as many rows as elements without the last dimension.
+        channels: the most that is computed from a row at a time, in elements.
+
+    Returns:
+        The parts of an image; None where all rows at once are as good: on a GPU, in programs that
+        are traced, compiled or exported, while gradients are recorded, and for few rows.
+    """
+    dtype = None if torch.is_grad_enabled() else _fused_dtype(x)
+    if dtype is None or x.numel() == 0:
+        return None
+    rows = x[0].numel() // x.shape[-1]
+    count = min(rows, -(-rows * len(x) * channels * dtype.itemsize // _PART_BYTES))
+    step = -(-rows // count)
+    return [slice(i, i + step) for i in range(0, rows, step)] if count > 1 else None
 
 
 def softmax_of_few(x: Tensor) -> Tensor:

@@ -5,7 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mask2former.modeling.fused import convolution, linear, softmax_of_few
+from mask2former.modeling.backbone.swin_blocks import SwinBlock, split_windows
+from mask2former.modeling.fused import convolution, linear, row_parts, softmax_of_few
+from mask2former.modeling.ops import reference_points
+from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnEncoderLayer
 
 DTYPES = {None: 1e-6, torch.bfloat16: 0.01}
 
@@ -21,17 +24,17 @@ def relative_error(found, expected) -> float:
     return float((found.double() - expected.double()).abs().max() / expected.abs().max())
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @torch.no_grad()
-def test_linear(relu, bias, dtype):
+def test_linear(activation, bias, dtype):
     torch.manual_seed(0)
     layer, x = nn.Linear(24, 40, bias=bias), torch.randn(2, 7, 24)
     expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-    expected = expected.relu() if relu else expected
+    expected = {"none": lambda x: x, "relu": F.relu, "gelu": F.gelu}[activation](expected)
     with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        found = linear(layer, x, relu=relu)
+        found = linear(layer, x, activation)
     assert found.dtype == (dtype or torch.float32)
     assert relative_error(found, expected) <= DTYPES[dtype]
 
@@ -60,6 +63,44 @@ def test_convolution(layout, added, relu, dtype, kernel, stride, groups):
     assert other is None or torch.equal(other, before)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_rows_are_divided_where_it_is_worthwhile(batch, monkeypatch):
+    monkeypatch.setattr("mask2former.modeling.fused._PART_BYTES", 4 * 100 * 6)
+    x = torch.zeros(batch, 3, 7, 5)
+    assert row_parts(x, 100) is None  # gradients might be recorded
+    with torch.no_grad():
+        parts = row_parts(x, 100)
+        assert row_parts(x, 1) is None  # all at once
+        assert row_parts(x[:0], 100) is None
+        assert row_parts(x.to("meta"), 100) is None
+        assert len(row_parts(x, 10**9)) == 21  # a row each
+    rows = [row for part in parts for row in range(21)[part]]
+    assert rows == list(range(21))
+    assert 2 * batch <= max(len(range(21)[part]) for part in parts) * batch <= 6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_layers_in_parts_equal_whole_ones(dtype, monkeypatch):
+    torch.manual_seed(0)
+    shapes = ((3, 5), (6, 9))
+    points = reference_points(shapes, torch.device("cpu"))
+    sizes = {"dim": 16, "dim_feedforward": 64, "num_levels": 2, "num_heads": 4, "num_points": 3}
+    layer = MSDeformAttnEncoderLayer(dropout=0.3, **sizes).eval()
+    x, pos = torch.randn(2, len(points), 16), torch.randn(len(points), 16)
+    block = SwinBlock(16, 4, 2, 2).eval()
+    maps = torch.randn(2, 10, 13, 16)
+    split = split_windows(2, 12, 16, 4, 2, torch.device("cpu"))
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        whole = layer(x, pos, points, shapes), block(maps, split)
+        monkeypatch.setattr("mask2former.modeling.fused._PART_BYTES", 4096)
+        assert row_parts(x, 64) is not None and row_parts(maps, 64) is not None
+        parts = layer(x, pos, points, shapes), block(maps, split)
+    for found, expected in zip(parts, whole, strict=True):
+        assert found.dtype == expected.dtype
+        assert relative_error(found, expected) <= DTYPES[dtype]
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 3, 12), (4, 1), (0, 3)])
 def test_softmax(shape):
     torch.manual_seed(0)
@@ -76,11 +117,11 @@ def test_softmax(shape):
 
 def test_one_operator_unless_gradients_are_recorded():
     layer, x = nn.Linear(4, 4), torch.randn(2, 4)
-    assert "aten::relu" in operators(lambda: linear(layer, x, relu=True))
+    assert "aten::relu" in operators(lambda: linear(layer, x, "relu"))
     with torch.inference_mode():
-        assert "aten::relu" not in operators(lambda: linear(layer, x, relu=True))
+        assert "aten::relu" not in operators(lambda: linear(layer, x, "relu"))
     with torch.no_grad():
-        assert "mkldnn::_linear_pointwise" in operators(lambda: linear(layer, x, relu=True))
+        assert "mkldnn::_linear_pointwise" in operators(lambda: linear(layer, x, "relu"))
 
 
 @torch.no_grad()
@@ -92,7 +133,7 @@ def test_a_program_has_the_plain_operators():
 
         def forward(self, x):
             x = convolution(self.conv, x, self.conv.weight, self.conv.bias, added=x, relu=True)
-            return linear(self.fc, x, relu=True)
+            return linear(self.fc, x, "relu")
 
     layers, x = Layers(), torch.randn(1, 3, 4, 4)
     program = torch.export.export(layers, (x,))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..draws import rand
+from ..fused import linear, row_parts
 
 # Added to the attention logits of patches that are neighbours only because of the cyclic shift.
 # The published weights were trained with this finite value.
@@ -158,7 +159,7 @@ class WindowAttention(nn.Module):
             (B * G, N, C).
         """
         BG, N, C = x.shape
-        qkv = self.qkv(x).view(BG, N, 3, self.num_heads, C // self.num_heads)
+        qkv = linear(self.qkv, x).view(BG, N, 3, self.num_heads, C // self.num_heads)
         qkv = qkv.permute(2, 0, 3, 1, 4)  # (3, B * G, A, N, C / A)
         bias = self.relative_position_bias_table[self.relative_position_index]  # (N, N, A)
         bias = bias.permute(2, 0, 1)[None]  # (1, A, N, N)
@@ -169,7 +170,7 @@ class WindowAttention(nn.Module):
             bias = bias.repeat(split.positions.shape[0], 1, 1, 1)
             positions = split.positions.flatten()
             x = x.index_copy(0, positions, self._attend(qkv[:, positions], bias))
-        return self.proj_drop(self.proj(x.transpose(1, 2).reshape(BG, N, C)))
+        return self.proj_drop(linear(self.proj, x.transpose(1, 2).reshape(BG, N, C)))
 
     def _attend(self, qkv: Tensor, bias: Tensor) -> Tensor:
         q, k, v = qkv
@@ -194,7 +195,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C)."""
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
+        return self.drop(linear(self.fc2, self.drop(linear(self.fc1, x, "gelu"))))
 
 
 class SwinBlock(nn.Module):
@@ -249,6 +250,11 @@ class SwinBlock(nn.Module):
         """
         attended = self._attend(self.norm1(x), split)
         x = x + (attended if kept is None else attended * kept[:, 0].to(attended.dtype))
+        parts = row_parts(x, self.mlp.fc1.out_features)
+        if parts is not None and kept is None:
+            tokens = x.flatten(1, 2)
+            done = [part + self.mlp(self.norm2(part)) for part in (tokens[:, p] for p in parts)]
+            return torch.cat(done, dim=1).view(x.shape)
         hidden = self.mlp(self.norm2(x))
         return x + (hidden if kept is None else hidden * kept[:, 1].to(hidden.dtype))
 
