@@ -10,6 +10,7 @@ Shapes:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 Activation = Literal["none", "relu", "gelu"]
 
 _OPERATORS: Any = torch.ops.mkldnn  # empty in builds without oneDNN
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu}
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 # The fastest on a server processor; its caches hold tens of MB, and each part has some cost.
 _PART_BYTES = 24 << 20
 
