@@ -94,6 +94,7 @@ def save_weights(case: Case, folder: Path) -> None:
     from mask2former import load_config
 
     cfg = load_config(str(REPOSITORY / CONFIGS[case.model]), case.overrides)
+    torch.manual_seed(0)
     torch.save({"model": build_model(cfg).state_dict()}, folder / "model_final.pth")
     (folder / "config.yaml").write_text(cfg.dump())
 
