@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..report.run_metrics import GRADIENT_NORM
+from ..utils.schema import shown
+from .optimizer import check_state
 from .precision import amp_precision
 
 # Pixels of 16-bit files are below this, and training reads 8 bits per channel.
@@ -210,11 +212,20 @@ class TrainLoop(SimpleTrainer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the result of ``state_dict``; it may lack the scaler and the seed."""
+        """Restore the result of ``state_dict``; it may lack the scaler and the seed.
+
+        Raises:
+            ValueError: the seed or the optimizer's state cannot be those of such a run. A state of
+                another shape would have the optimizer write beyond it.
+        """
+        seed = state_dict.get("seed", self.seed)
+        if type(seed) is not int:
+            raise ValueError(f"its seed is {shown(seed)}; it must be a whole number")
+        check_state(self.optimizer, state_dict.get("optimizer"))
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-        self.seed = state_dict.get("seed", self.seed)
+        self.seed = seed
 
 
 def _describe(data: list[dict[str, Any]]) -> str:
