@@ -213,7 +213,7 @@ class VideoRun:
             print(f"error: {error}", file=sys.stderr)
             return False
         finally:
-            for part in (self.reader, self.writer, self.window, lines):
+            for part in (self.reader, self.window, lines, self.writer):
                 if part is not None:
                     part.close()
         if number == 0:

@@ -139,6 +139,7 @@ class VideoWriter:
         self._fps = fps
         self._writer: Any = None  # opened with the first frame, which gives the size
         self._size = (0, 0)
+        self._count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, frame: np.ndarray) -> None:
@@ -161,8 +162,24 @@ class VideoWriter:
                 f"{self._size[0]}x{self._size[1]}; frames of one video have one size"
             )
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
+        self._count += 1
 
     def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.release()
+        """Finish the file.
+
+        Raises:
+            VideoError: it does not have all frames. OpenCV does not say that a disk is full.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        written = self._cv2.VideoCapture(str(self.path))
+        count = 0
+        while written.grab():
+            count += 1
+        written.release()
+        if count < self._count:
+            raise VideoError(
+                f"{self.path}: {count} of {self._count} frames could be written: is the disk full?"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import secrets
@@ -12,6 +13,23 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
+class _NewFile(io.BufferedRandom):
+    """A file without a number, to which Pillow would write without noticing a full disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = io.FileIO(path, "x+")
+        super().__init__(self._file)
+
+    def fileno(self) -> int:
+        """Say that there is none."""
+        raise io.UnsupportedOperation("fileno")
+
+    def sync(self) -> None:
+        """Have the disk hold the content."""
+        self.flush()
+        os.fsync(self._file.fileno())
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it to `path`.
 
@@ -19,11 +37,10 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
-    with open(temporary, "x+b") as file:
+    with _NewFile(temporary) as file:
         try:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            file.sync()
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):  # it tries again to write what did not fit

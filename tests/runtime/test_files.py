@@ -1,5 +1,7 @@
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,26 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, write)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_that_the_disk_has_no_room_for_is_not_kept(tmp_path):
+    """Pillow does not notice that a part of what it writes is missing."""
+    program = """
+import os, resource, sys
+from PIL import Image
+from mask2former_runtime.files import write_atomically
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+picture = Image.frombytes("RGB", (100, 100), os.urandom(30_000))
+try:
+    write_atomically(sys.argv[1], lambda file: picture.save(file, format="PNG"))
+except OSError as error:
+    print(error.strerror)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.png")], capture_output=True, check=True
+    )
+    assert done.stdout == b"File too large\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("is_there", [True, False])
