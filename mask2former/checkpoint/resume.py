@@ -11,7 +11,7 @@ FINAL = "model_final.pth"
 BEST = "model_best.pth"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
 # What `write_atomically` leaves behind when it is killed.
-_UNFINISHED = re.compile(rf"\.(.+\.(csv|html|json|pth|yaml)|{LAST_CHECKPOINT})\.[a-z0-9_]{{8}}")
+_UNFINISHED = re.compile(rf"\.(.+\.(csv|html|json|pth|yaml)|{LAST_CHECKPOINT})\.[0-9a-f]{{16}}")
 
 
 def numbered_checkpoints(folder: Path) -> dict[Path, int]:

@@ -203,7 +203,7 @@ def test_final_weights_come_last_unless_an_earlier_version_continued_from_them(t
 
 def test_only_temporary_files_of_this_package_are_removed(tmp_path):
     kept = [".hidden", ".model_0000001.pth", "model_0000001.pth", ".bashrc.abcdefgh"]
-    removed = [".model_0000001.pth.a_cdefg8", ".last_checkpoint.abcdefgh"]
+    removed = [".model_0000001.pth.0123456789abcdef", ".last_checkpoint.fedcba9876543210"]
     for name in kept + removed:
         (tmp_path / name).touch()
     assert {path.name for path in remove_unfinished(tmp_path)} == set(removed)
