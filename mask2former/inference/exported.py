@@ -254,10 +254,15 @@ def _open_pt2(path: Path, outputs: Sequence[str], allow_unsafe: bool) -> tuple[M
             f"{path}: loading a .pt2 file can run code that is in it: if you trust where it comes "
             "from, add --allow-unsafe-weights (in Python: allow_unsafe_weights=True)"
         )
-    if any("/aotinductor/" in name for name in names):
-        program: Run = torch._inductor.aoti_load_package(str(path))
-    else:
-        program = torch.export.load(path).module()
+    try:
+        if any("/aotinductor/" in name for name in names):
+            program: Run = torch._inductor.aoti_load_package(str(path))
+        else:
+            program = torch.export.load(path).module()
+    except Exception as error:  # whatever a damaged file leads to
+        raise ExportError(
+            f"{path} is damaged, or from another version of PyTorch: {one_line(str(error), 300)}"
+        ) from error
     least = LEAST_UNITS * metadata.input.size_divisibility
 
     def run(images: Tensor) -> Sequence[Tensor]:

@@ -14,6 +14,8 @@ from .text import one_line
 KEY = "mask2former"
 """Where the text is: a key of ONNX's ``metadata_props`` and of OpenVINO's ``rt_info``."""
 FORMAT, VERSION = "mask2former-export", 1
+# Images are enlarged to these
+_MOST_MIN_SIZE, _MOST_DIVISIBILITY = 16384, 1024
 _MOST_FIXED = {"batch": 1024, "height": 65536, "width": 65536}
 TASKS = ("panoptic", "instance", "semantic")
 
@@ -156,8 +158,8 @@ class Metadata:
                 channel_order=input_.one_of("channel_order", ("RGB", "BGR")),
                 mean=tuple(input_.list_of("mean", float, 3)),
                 std=tuple(input_.list_of("std", float, 3)),
-                size_divisibility=input_.count("size_divisibility"),
-                min_size=input_.count("min_size", least=0),
+                size_divisibility=input_.count("size_divisibility", most=_MOST_DIVISIBILITY),
+                min_size=input_.count("min_size", least=0, most=_MOST_MIN_SIZE),
                 max_size=input_.count("max_size"),
                 **{key: fixed.count_or_none(key, most) for key, most in _MOST_FIXED.items()},
             ),

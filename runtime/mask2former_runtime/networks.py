@@ -141,9 +141,9 @@ class OnnxNetwork:
                 raise _unusable_library(library, error) from error
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=providers)
+            text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         except Exception as error:  # see above
             raise ExportError(_onnx_problem(file, str(error))) from error
-        text = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         self.metadata = Metadata.from_text(text, str(file))
         _check_names(
             file,
