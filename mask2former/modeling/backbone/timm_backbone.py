@@ -235,8 +235,11 @@ def _create(name: str, *, drop_path_rate: float, pretrain_img_size: int = 0, **o
             f"mean {', '.join(close)}?"
         )
     options["num_classes"] = 0
-    with torch.device("meta"):
-        draft = timm.create_model(name, **options)
+    try:
+        with torch.device("meta"):
+            draft = timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(name, error) from error
     strides = {info["reduction"] for info in getattr(draft, "feature_info", ())}
     if not hasattr(draft, "forward_intermediates") or not (len(strides) == 1 or strides & {*NAMES}):
         raise ValueError(
@@ -258,7 +261,15 @@ def _create(name: str, *, drop_path_rate: float, pretrain_img_size: int = 0, **o
         options["img_size"] = tuple(PATCH * n for n in grid)
     if pretrain_img_size:
         options["img_size"] = pretrain_img_size
-    return timm.create_model(name, **options)
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise _unusable(name, error) from error
+
+
+def _unusable(name: str, error: Exception) -> ValueError:
+    reason = str(error) or "with these settings, timm cannot build it"
+    return ValueError(f"MODEL.TIMM.NAME {name!r}: {reason}")
 
 
 def _channels_of(maps: Callable[[Tensor], list[Tensor]], in_channels: int, name: str) -> list[int]:

@@ -171,6 +171,8 @@ def test_depths_grow_from_the_image_on():
         ("convnextv3_tiny", "Did you mean convnextv2_tiny"),
         ("hiera_tiny_224", "images of one size only"),
         ("mixer_s32_224", "maps of the strides|images of one size only"),
+        ("resnet18.fake_tag", "'resnet18.fake_tag': .*fake_tag"),
+        ("vit_tiny_r_s16_p8_224", "'vit_tiny_r_s16_p8_224': "),
     ],
 )
 def test_encoders_that_cannot_be_used_are_named(name, message):
