@@ -100,18 +100,23 @@ def find(run: argparse.Namespace, args: argparse.Namespace) -> int:
         quiet=False,
     )
     figure = draw(sweep, cfg.SOLVER.BASE_LR)
+    if sweep.suggestion is not None:
+        print(_suggestion(sweep, cfg.SOLVER.BASE_LR), flush=True)
     write_atomically(args.output, lambda file: figure.savefig(file, format=kind, dpi=110))
     print(f"Losses: {args.output}")
     if sweep.suggestion is None:
         print("No suggestion: the loss does not fall. Try more --steps, or another --range")
         return 1
+    return 0
+
+
+def _suggestion(sweep: Sweep, configured: float) -> str:
     least = sweep.rates[sweep.best]
-    print(
+    return (
         f"Suggestion: SOLVER.BASE_LR {sweep.suggestion:.1e}, where the loss falls fastest\n"
         f"The loss is least at {least:.1e}; a tenth of that, {least / 10:.1e}, is a bolder choice. "
-        f"The config has {cfg.SOLVER.BASE_LR:.1e}"
+        f"The config has {configured:.1e}"
     )
-    return 0
 
 
 def _kind(output: Path) -> str:
