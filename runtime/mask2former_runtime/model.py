@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from .classes import Classes
-from .errors import ExportError
 from .images import open_images
 from .metadata import Metadata
 from .networks import Network, open_network
@@ -249,9 +248,4 @@ class Segmenter:
         if spec.batch is not None:  # the rest of the batch stays empty
             pixels = np.pad(pixels, ((0, spec.batch - 1), (0, 0), (0, 0), (0, 0)))
         logits, masks = self.network(pixels)
-        if logits.shape[-1] != len(self.classes) + 1:
-            raise ExportError(
-                f"the network has {logits.shape[-1] - 1} classes, and its metadata name "
-                f"{len(self.classes)}: export the model again"
-            )
         return Queries(logits[0], masks[0], padded_size, image_size)

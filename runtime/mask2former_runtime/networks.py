@@ -155,9 +155,12 @@ class OnnxNetwork:
     def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Predict; see `Network`."""
         try:
-            return self._session.run(list(self._outputs), {INPUT: images})
+            found = self._session.run(list(self._outputs), {INPUT: images})
         except Exception as error:  # see above
             raise _failed(self._file, error) from error
+        if self._outputs == OUTPUTS:
+            _check_queries(self._file, found, len(images), self.metadata)
+        return found
 
 
 class OpenVinoNetwork:
@@ -230,9 +233,12 @@ class OpenVinoNetwork:
                 # Not infer(), which loses the errors of custom operators in OpenVINO 2026.4.
                 self._request.start_async({INPUT: images}, share_inputs=True)
                 self._request.wait()
-                return [self._request.get_tensor(name).data.copy() for name in self._outputs]
+                found = [self._request.get_tensor(name).data.copy() for name in self._outputs]
         except RuntimeError as error:
             raise _failed(self._file, error) from error
+        if self._outputs == OUTPUTS:
+            _check_queries(self._file, found, len(images), self.metadata)
+        return found
 
 
 @functools.cache
@@ -307,6 +313,34 @@ def _openvino_problem(file: Path, text: str) -> str:
     if "weights in bin file" in reason:
         return f"{file.with_suffix('.bin')} is damaged or cut off, or belongs to another model"
     return f"{file}: OpenVINO cannot open it: {reason}"
+
+
+def _check_queries(file: Path, found: Sequence[np.ndarray], batch: int, metadata: Metadata) -> None:
+    """Check that the outputs of a network are those of queries; see `Network`.
+
+    Raises:
+        ExportError: they are not, are not numbers, or have other classes than the metadata.
+    """
+    logits, masks = found
+    shapes = logits.shape, masks.shape
+    if (
+        (logits.ndim, masks.ndim) != (3, 4)
+        or not all(np.issubdtype(x.dtype, np.floating) for x in (logits, masks))
+        or not shapes[0][:2] == shapes[1][:2]
+        or shapes[0][0] != batch
+        or 0 in shapes[1]
+    ):
+        raise ExportError(
+            f"{file}: the network gives logits {shapes[0]} and masks {shapes[1]} for a batch of "
+            f"{batch}, which are not those of queries: it is damaged, or of another program"
+        )
+    if logits.shape[2] != len(metadata.classes) + 1:
+        raise ExportError(
+            f"{file}: the network has {logits.shape[2] - 1} classes, and its metadata name "
+            f"{len(metadata.classes)}: export the model again"
+        )
+    if not np.isfinite(logits).all():
+        raise ExportError(f"{file}: the network gives NaN or infinite logits: it is damaged")
 
 
 def _failed(file: Path, error: Exception) -> ExportError:

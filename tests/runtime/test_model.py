@@ -346,6 +346,38 @@ def test_fewer_classes_than_outputs(tmp_path):
         model.predict(photo((32, 32)))
 
 
+@pytest.mark.parametrize(
+    ("operators", "message"),
+    [
+        ([("Squeeze", ["inner"], "logits")], r"gives logits \(\d+, \d+\) and masks"),
+        ([("Shape", ["inner"], "logits")], r"gives logits \(3,\) and masks"),
+        (
+            [("Sub", ["inner", "inner"], "zero"), ("Div", ["zero", "zero"], "logits")],
+            "NaN or infinite logits",
+        ),
+    ],
+)
+def test_outputs_that_are_not_those_of_queries(operators, message, tmp_path):
+    import onnx
+
+    path = write_onnx(tmp_path / "m.onnx", tiny_metadata())
+    model = onnx.load(path)
+    (last,) = [node for node in model.graph.node if "logits" in node.output]
+    last.output[:] = ["inner"]
+    model.graph.node.extend(
+        onnx.helper.make_node(name, inputs, [output]) for name, inputs, output in operators
+    )
+    for output in model.graph.output:
+        if output.name == "logits":
+            output.type.tensor_type.ClearField("shape")
+            if operators[0][0] == "Shape":
+                output.type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    with pytest.raises(ExportError, match=message) as caught:
+        mask2former_runtime.load(path).predict(photo((32, 32)))
+    assert str(path) in str(caught.value)
+
+
 def test_operators_and_libraries_that_are_missing(files, tmp_path):
     text = one_line(write_onnx(tmp_path / "m.onnx", tiny_metadata(), operator="NoSuchThing"))
     assert "operators that are missing: give their library as operator_library" in text
