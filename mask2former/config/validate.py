@@ -64,6 +64,10 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             )
         ),
         *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
+        *(
+            f"MODEL.RESNETS.{key}"
+            for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
+        ),
     ),
     _AT_LEAST_1: (f"{_MASK_FORMER}OVERSAMPLE_RATIO",),
     _POSITIVE: (
@@ -124,6 +128,8 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN"
     ): ("MODEL.RESNETS.NORM", f"{_HEAD}NORM"),
     _one_of(18, 34, 50, 101, 152): ("MODEL.RESNETS.DEPTH",),
+    _one_of(1, 2, 4): ("MODEL.RESNETS.RES5_DILATION",),
+    _each(_one_of("stem", "res2", "res3", "res4", "res5")): ("MODEL.RESNETS.OUT_FEATURES",),
 }  # fmt: skip
 
 

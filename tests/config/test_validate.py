@@ -38,6 +38,9 @@ def test_shipped_files_are_valid(file):
         ("SOLVER.EARLY_STOPPING_PATIENCE", -1, "at least 0"),
         ("MODEL.RESNETS.DEPTH", 7, "one of 18, 34, 50, 101, 152"),
         ("MODEL.RESNETS.NORM", "X", "one of '', 'BN'"),
+        ("MODEL.RESNETS.NUM_GROUPS", -1, "a whole number of at least 1"),
+        ("MODEL.RESNETS.RES5_DILATION", 3, "one of 1, 2, 4"),
+        ("MODEL.RESNETS.OUT_FEATURES", ["res9"], "one of 'stem', 'res2'"),
         ("MODEL.SEM_SEG_HEAD.NORM", "X", "one of '', 'BN'"),
     ],
 )
