@@ -12,7 +12,6 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..modeling.backbone import TimmBackbone
-from ..utils.schema import shown
 
 logger = logging.getLogger(__name__)
 
@@ -242,40 +241,3 @@ def with_clipping(
 ) -> type[torch.optim.Optimizer]:
     """Return a subclass of an optimizer whose ``step()`` clips the gradients first."""
     return type(f"Clipped{optimizer.__name__}", (_Clipped, optimizer), {"clipping": clipping})
-
-
-def check_state(optimizer: torch.optim.Optimizer, content: Any) -> None:
-    """Check what an optimizer is to take from a file.
-
-    Args:
-        optimizer: that will take it.
-        content: like the result of its ``state_dict``.
-
-    Raises:
-        ValueError: a value has another shape than its parameter, or is no finite number.
-    """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    try:
-        numbers = [number for group in content["param_groups"] for number in group["params"]]
-        groups = [dict(group) for group in content["param_groups"]]
-        states = [dict(content["state"].get(number, {})) for number in numbers]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its optimizer has a state of another form ({error!r})") from error
-    for group in groups:
-        for key in ("lr", "initial_lr", "weight_decay", "momentum", "eps", "betas"):
-            values = group.get(key, 0.0)
-            for value in values if isinstance(values, (tuple, list)) else [values]:
-                if type(value) not in (int, float) or not math.isfinite(value):
-                    raise ValueError(f"its optimizer has {key} {shown(values)}")
-    for i, (state, parameter) in enumerate(zip(states, parameters, strict=False)):
-        for key, value in state.items():
-            if value is None:  # a momentum before the first step
-                continue
-            shape = torch.Size() if key == "step" else parameter.shape
-            if not isinstance(value, Tensor) or value.shape != shape:
-                found = list(value.shape) if isinstance(value, Tensor) else shown(value)
-                raise ValueError(
-                    f"its optimizer has {key} {found} for parameter {i}, not {list(shape)}"
-                )
-            if not value.isfinite().all():
-                raise ValueError(f"its optimizer has {key} with NaN or infinite values")

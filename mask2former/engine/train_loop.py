@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..report.run_metrics import GRADIENT_NORM
 from ..utils.schema import shown
-from .optimizer import check_state
 from .precision import amp_precision
+from .resumed_state import check_optimizer
 
 # Pixels of 16-bit files are below this, and training reads 8 bits per channel.
 LARGEST_PIXEL = 2**16
@@ -221,7 +221,7 @@ class TrainLoop(SimpleTrainer):
         seed = state_dict.get("seed", self.seed)
         if type(seed) is not int:
             raise ValueError(f"its seed is {shown(seed)}; it must be a whole number")
-        check_state(self.optimizer, state_dict.get("optimizer"))
+        check_optimizer(self.optimizer, state_dict.get("optimizer"))
         super().load_state_dict(state_dict)
         if state_dict.get("grad_scaler"):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

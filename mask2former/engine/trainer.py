@@ -43,6 +43,7 @@ from .loggers.trackers import check_loggers
 from .loggers.writers import build_writers
 from .optimizer import build_optimizer
 from .precision import autocast
+from .resumed_state import check_run
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
@@ -289,6 +290,16 @@ class Trainer(DefaultTrainer):
             sampler.start = self.start_iter * solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS
         else:  # a subclass has another loader
             logger.warning("The data loader cannot resume: it starts from its beginning")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the result of ``state_dict``.
+
+        Raises:
+            ValueError: it cannot be that of such a run.
+        """
+        own = super().state_dict().get("hooks", {})
+        check_run(state_dict, own)
+        super().load_state_dict(state_dict)
 
     def _settings_of_checkpoints(self) -> dict[str, Any]:
         """Return the settings that a resumed run takes from its checkpoint, not from the config."""
