@@ -1,8 +1,9 @@
 #!/usr/bin/env python
 """What ignored regions gain where a part of the objects is not annotated.
 
-A share of the training objects loses its annotation: drawn at random, or the smallest, which are
-what people leave out. The boxes around them, with a margin, become crowd regions. The same file
+A share of the training objects loses its annotation: drawn at random, the smallest, which are what
+people leave out, or the highest in their images, as where only the foreground was annotated. The
+boxes around them, with a margin, become crowd regions. The same file
 trains with MODEL.MASK_FORMER.IGNORE_REGIONS and without, when these objects are background; and the
 file with all annotations trains for comparison. Each is evaluated on the complete validation set
 after equally many iterations, once per seed, one run after the other. Runs that are there already
@@ -18,7 +19,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,14 @@ VARIANTS = {
     "all objects annotated": (False, True),
 }
 METRIC = TASKS["instance"].metric
+# What of an annotation and its image decides who is hidden first: the least value.
+HIDDEN_FIRST: dict[str, Callable[[Any, Any, np.random.Generator], float]] = {
+    "random": lambda annotation, image, generator: generator.random(),
+    "smallest": lambda annotation, image, generator: annotation["area"],
+    "highest": lambda annotation, image, generator: (
+        (annotation["bbox"][1] + annotation["bbox"][3] / 2) / image["height"]
+    ),
+}
 
 
 def main() -> None:
@@ -45,7 +54,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--share", type=float, default=1 / 3, help="of the objects to hide")
-    parser.add_argument("--hide", choices=("random", "smallest"), default="random")
+    parser.add_argument("--hide", choices=HIDDEN_FIRST, default="random")
     parser.add_argument("--margin", type=float, default=2, help="around their boxes, in pixels")
     add_run_flags(parser, VARIANTS)
     args = parser.parse_args()
@@ -85,27 +94,26 @@ def write_data(args: argparse.Namespace, seed: int, hidden: bool) -> Path:
     for split, source in (("train", data.train), ("val", data.val)):
         content = json.loads(Path(source.json_file).read_text())
         if hidden and split == "train":
-            hide(content, args.share, args.margin, None if args.hide == "smallest" else seed)
+            hide(content, args.share, args.margin, np.random.default_rng(seed), args.hide)
         (folder / f"annotations/instances_{split}.json").write_text(json.dumps(content))
         if not (folder / split).exists():
             (folder / split).symlink_to(Path(source.image_root).resolve())
     return folder
 
 
-def hide(content: dict[str, Any], share: float, margin: float, seed: int | None) -> None:
-    """Turn the objects of a COCO file, drawn or the smallest, into crowd regions, in place."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+def hide(
+    content: dict[str, Any], share: float, margin: float, generator: np.random.Generator, first: str
+) -> None:
+    """Turn a share of the objects of a COCO file into crowd regions, in place."""
+    images = {image["id"]: image for image in content["images"]}
     objects = [a for a in content["annotations"] if not a.get("iscrowd")]
-    if seed is None:
-        order = np.argsort([annotation["area"] for annotation in objects], kind="stable")
-    else:
-        order = np.random.default_rng(seed).permutation(len(objects))
-    for i in order[: round(share * len(objects))]:
+    keys = [HIDDEN_FIRST[first](a, images[a["image_id"]], generator) for a in objects]
+    for i in np.argsort(keys, kind="stable")[: round(share * len(objects))]:
         annotation = objects[i]
         x, y, w, h = annotation["bbox"]
-        width, height = sizes[annotation["image_id"]]
+        image = images[annotation["image_id"]]
         x0, y0 = max(0, x - margin), max(0, y - margin)
-        x1, y1 = min(width, x + w + margin), min(height, y + h + margin)
+        x1, y1 = min(image["width"], x + w + margin), min(image["height"], y + h + margin)
         annotation |= {
             "iscrowd": 1,
             "bbox": [x0, y0, x1 - x0, y1 - y0],
