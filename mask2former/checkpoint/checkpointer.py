@@ -267,6 +267,8 @@ class Checkpointer(DetectionCheckpointer):
             problem = f"holds numbers that {own.dtype}, its type in the model, cannot hold"
         elif name.endswith("relative_position_index") and not torch.equal(found, own.cpu()):
             problem = "does not number the positions in a window as the model does"
+        elif name.endswith("running_var") and (found < 0).any():
+            problem = "holds a negative variance"
         else:
             return found
         raise WeightsError(f"the weights {self._source} do not fit the model: {name} {problem}")

@@ -32,8 +32,9 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
 
     Raises:
         SystemExit: with status 1 after an `OSError`, a `DatasetError` or a `VideoError`, because a
-            file or the data cannot be used; 2 after any other `ValueError` or `ImportError`; 130
-            after Ctrl-C, 143 after SIGTERM, and 141 after the program that read the output ended.
+            file or the data cannot be used; 2 after any other `ValueError`, an `ImportError` or a
+            `FloatingPointError`; 130 after Ctrl-C, 143 after SIGTERM, and 141 after the program
+            that read the output ended.
     """
     if threading.current_thread() is threading.main_thread():
         _end_on_sigterm()
@@ -44,7 +45,7 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
         _exit(1, program, error)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, FloatingPointError) as error:
         from ..data.errors import DatasetError
         from ..inference.video import VideoError
 

@@ -11,7 +11,13 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone, build_model
 
 from mask2former import add_maskformer2_config
-from mask2former.checkpoint import Checkpointer, WeightsError, load_weights, write_checkpoint
+from mask2former.checkpoint import (
+    Checkpointer,
+    WeightsError,
+    load_weights,
+    read_checkpoint,
+    write_checkpoint,
+)
 from mask2former.engine import Trainer
 
 
@@ -195,6 +201,20 @@ def test_weights_of_another_swin(cfg, key, tmp_path):
     with pytest.raises(WeightsError) as error:
         load_weights(fresh(cfg), str(tmp_path / "a.pth"))
     assert wanted in str(error.value)
+
+
+def test_a_negative_variance_is_refused(cfg, tmp_path):
+    """Its root would make the network's output NaN."""
+    saved(cfg, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    name = next(name for name in checkpoint["model"] if name.endswith("running_var"))
+    checkpoint["model"][name][0] = -1
+    write_checkpoint(checkpoint, tmp_path / "a.pth")
+    model = fresh(cfg)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"{re.escape(name)} holds a negative variance"):
+        load_weights(model, str(tmp_path / "a.pth"))
+    assert_state(model, before)
 
 
 def test_missing_and_unexpected_names_are_listed(cfg, tmp_path):

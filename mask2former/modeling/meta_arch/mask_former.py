@@ -284,9 +284,21 @@ class MaskFormer(nn.Module):
         return results
 
     def _outputs(self, batched_inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], ImageList]:
-        """Return the network's output for a batch, and the batch."""
+        """Return the network's output for a batch, and the batch.
+
+        Raises:
+            FloatingPointError: the output is not of numbers.
+        """
         batch = self._batch(batched_inputs)
-        return self.sem_seg_head(self.backbone(batch.tensor)), batch
+        outputs = self.sem_seg_head(self.backbone(batch.tensor))
+        # No comparison holds for NaN, so that nothing would be found. float16 could not hold a sum.
+        sums = [outputs[key].sum(dtype=torch.float32) for key in ("pred_logits", "pred_masks")]
+        if not torch.stack(sums).isfinite().all():
+            raise FloatingPointError(
+                f"the network gives NaN or infinity for images of {_padded_size(batch)} pixels: "
+                "its weights are damaged or of another model, or its precision cannot hold its values"
+            )
+        return outputs, batch
 
     def _batch(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Return the normalised images, padded to one size."""

@@ -253,3 +253,20 @@ def test_bfloat16_autocast_stays_close(model):
         torch.manual_seed(0)
     assert result.scores.dtype == torch.float32 and result.scores.isfinite().all()
     assert full["pred_masks"].isfinite().all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "name", ["backbone.stem.conv1.weight", "sem_seg_head.predictor.class_embed.bias"]
+)
+def test_weights_that_compute_nan_are_told(model, name):
+    """They are finite; no instance has a score of NaN, so that images would seem to be empty."""
+    parameter = model.get_parameter(name)
+    parameter.fill_(torch.finfo(torch.float32).max)
+    if parameter.ndim == 1:
+        parameter.neg_()
+        model.sem_seg_head.predictor.class_embed.weight.fill_(-torch.finfo(torch.float32).max)
+    with pytest.raises(
+        FloatingPointError, match=r"NaN or infinity for images of \(64, 96\) pixels"
+    ):
+        model([{"image": image(64, 96, 0)}])
