@@ -26,13 +26,22 @@ def _one_of(*values: object) -> _Rule:
     return _Rule(f"one of {', '.join(map(repr, values))}", lambda v: v in values)
 
 
-def _each(rule: _Rule, length: int | None = None) -> _Rule:
+def _whole(low: int, high: int) -> _Rule:
+    text = f"a whole number of at least {low} and at most {high:,}"
+    return _Rule(text, lambda v: isinstance(v, int) and low <= v <= high)
+
+
+def _each(rule: _Rule, length: int | None = None, least: int = 0) -> _Rule:
     """Return the rule for tuples and lists of values."""
-    count = "a list of" if length is None else f"{length}"
+    count = f"{length}" if length is not None else f"{least} or more" if least else "a list of"
 
     def holds(values: Any) -> bool:
-        is_list = isinstance(values, (tuple, list))
-        return is_list and length in (None, len(values)) and all(map(rule.holds, values))
+        return (
+            isinstance(values, (tuple, list))
+            and len(values) >= least
+            and length in (None, len(values))
+            and all(map(rule.holds, values))
+        )
 
     return _Rule(f"{count} values, each {rule.text}", holds)
 
@@ -42,6 +51,7 @@ _AT_LEAST_1 = _number("at least 1", lambda v: v >= 1)
 _NOT_NEGATIVE = _number("at least 0", lambda v: v >= 0)
 _SHARE = _number("between 0 and 1", lambda v: 0 <= v <= 1)
 _COUNT = _Rule("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1)
+_SIZE = _whole(1, 100_000)  # of what memory is allocated for
 
 _HEAD = "MODEL.SEM_SEG_HEAD."
 _DEFORMABLE = f"{_HEAD}DEFORMABLE_TRANSFORMER_ENCODER_"
@@ -50,9 +60,12 @@ _SWIN = "MODEL.SWIN."
 
 _KEYS: dict[_Rule, tuple[str, ...]] = {
     _COUNT: (
-        "INPUT.IMAGE_SIZE", "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
+        "INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST",
         "SOLVER.IMS_PER_BATCH", "SOLVER.ACCUMULATE_STEPS", "SOLVER.MAX_ITER",
         "SOLVER.CHECKPOINT_PERIOD", "TEST.DETECTIONS_PER_IMAGE",
+    ),
+    _SIZE: (
+        "INPUT.IMAGE_SIZE",
         *(_HEAD + key for key in ("NUM_CLASSES", "COMMON_STRIDE", "CONVS_DIM", "MASK_DIM")),
         f"{_HEAD}BIFPN_LAYERS", "MODEL.TIMM.PYRAMID_DIM",
         *(_DEFORMABLE + key for key in ("N_HEADS", "N_POINTS", "DIM_FEEDFORWARD")),
@@ -60,7 +73,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             _MASK_FORMER + key
             for key in (
                 "NUM_OBJECT_QUERIES", "DEC_LAYERS", "HIDDEN_DIM", "NHEADS", "DIM_FEEDFORWARD",
-                "TRAIN_NUM_POINTS", "PILOTED.MAX_QUERIES",
+                "PILOTED.MAX_QUERIES",
             )
         ),
         *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
@@ -69,6 +82,8 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
             for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
         ),
     ),
+    _whole(1, 10_000_000): (f"{_MASK_FORMER}TRAIN_NUM_POINTS",),
+    _whole(-1, 1024): (f"{_MASK_FORMER}SIZE_DIVISIBILITY",),
     _AT_LEAST_1: (f"{_MASK_FORMER}OVERSAMPLE_RATIO",),
     _POSITIVE: (
         "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", f"{_SWIN}MLP_RATIO",
@@ -109,10 +124,11 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "MODEL.TIMM.FROZEN_STAGES", f"{_MASK_FORMER}PILOTED.MASK_LAYERS",
     ),
     _each(_NOT_NEGATIVE): ("SOLVER.STEPS", f"{_MASK_FORMER}CLASS_LOSS_WEIGHTS"),
-    _each(_COUNT): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
-    _each(_COUNT, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
+    _each(_SIZE): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
+    _each(_SIZE, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE): ("MODEL.PIXEL_STD",),
+    _each(_number("a number", lambda v: True)): ("MODEL.PIXEL_MEAN",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
         "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.EARLY_STOPPING_PATIENCE",
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
@@ -129,7 +145,9 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     ): ("MODEL.RESNETS.NORM", f"{_HEAD}NORM"),
     _one_of(18, 34, 50, 101, 152): ("MODEL.RESNETS.DEPTH",),
     _one_of(1, 2, 4): ("MODEL.RESNETS.RES5_DILATION",),
-    _each(_one_of("stem", "res2", "res3", "res4", "res5")): ("MODEL.RESNETS.OUT_FEATURES",),
+    _each(_one_of("stem", "res2", "res3", "res4", "res5"), least=1): (
+        "MODEL.RESNETS.OUT_FEATURES",
+    ),
 }  # fmt: skip
 
 

@@ -19,3 +19,18 @@ def test_a_name_that_is_not_registered_is_named(key, name, hint):
     check_names(load_config(str(QUICKSTART)))
     with pytest.raises(ValueError, match=rf"^{key} is '{name}'.* did you mean {hint}"):
         check_names(load_config(str(QUICKSTART), [key, name]))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "needed"),
+    [
+        ("MaskFormer", "SemSegFPNHead", "SemanticSegmentor"),
+        ("MaskFormer", "PerPixelBaselineHead", "SemanticSegmentor"),
+        ("SemanticSegmentor", "MaskFormerHead", "MaskFormer"),
+    ],
+)
+def test_a_head_of_another_architecture_is_named(architecture, head, needed):
+    keys = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.SEM_SEG_HEAD.NAME", head]
+    message = f"NAME {head} needs MODEL.META_ARCHITECTURE {needed}, not {architecture}"
+    with pytest.raises(ValueError, match=message):
+        check_names(load_config(str(QUICKSTART), keys))

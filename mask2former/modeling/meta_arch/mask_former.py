@@ -296,7 +296,7 @@ class MaskFormer(nn.Module):
         if not torch.stack(sums).isfinite().all():
             raise FloatingPointError(
                 f"the network gives NaN or infinity for images of {_padded_size(batch)} pixels: "
-                "its weights are damaged or of another model, or its precision cannot hold its values"
+                "its weights are damaged, or its precision cannot hold its values"
             )
         return outputs, batch
 

@@ -232,10 +232,10 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
     ):
         super().__init__(input_shape, **kwargs)
         missing = set(transformer_in_features) - set(input_shape)
-        if missing:
+        if missing or not transformer_in_features:
             raise ValueError(
-                f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES names "
-                f"{sorted(missing)}, which are not among IN_FEATURES {sorted(input_shape)}"
+                "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES must be of "
+                f"IN_FEATURES, {sorted(input_shape)}, and is {list(transformer_in_features)}"
             )
         levels = list(zip(self.in_features, self.in_strides, self.in_channels, strict=True))
         # coarse to fine, which is the order of the published parameters

@@ -66,6 +66,7 @@ def test_the_decoder_attends_to_what_the_config_says(tiny_cfg, settings, wanted)
             r"is MultiScaleMaskedTransformerDecoder.*must be 'multi_scale_pixel_decoder'.*'res5'",
         ),
         ([*STANDARD, *attends_to("res6")], r"TRANSFORMER_IN_FEATURE is 'res6'; known are.*'res5'"),
+        (["MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES", []], r"and is \[\]"),
         (["MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res5", "p6"]], r"IN_FEATURES names \['p6'\]"),
     ],
 )
