@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mask2former_runtime.files import sha256_of
 from mask2former_runtime.metadata import KEY, Metadata
-from mask2former_runtime.networks import openvino_core
+from mask2former_runtime.networks import WEIGHTS_DIGEST, openvino_core
 
 
 def write(
@@ -24,4 +25,7 @@ def write(
 
     model = openvino_core(library).read_model(onnx)
     model.set_rt_info(metadata.to_text(), [KEY])
-    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
+    to_fp16 = precision == "fp16"
+    openvino.save_model(model, path, compress_to_fp16=to_fp16)
+    model.set_rt_info(sha256_of(path.with_suffix(".bin")), [WEIGHTS_DIGEST])
+    openvino.save_model(model, path, compress_to_fp16=to_fp16)  # the same weights again

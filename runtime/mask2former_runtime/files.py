@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -84,6 +85,15 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
     """Write `content` as UTF-8 JSON, atomically; `options` are those of `json.dumps`."""
     text = json.dumps(content, **options)
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_special(path: str | os.PathLike[str]) -> bool:

@@ -6,18 +6,22 @@ import functools
 import os
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from .errors import ExportError
+from .files import sha256_of
 from .metadata import KEY, Metadata
 from .text import one_line, some_of
 
 _ONNX_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?")
 INPUT, OUTPUTS = "images", ("logits", "masks")
+WEIGHTS_DIGEST = "mask2former_weights_sha256"
+"""A key of OpenVINO's ``rt_info``: the SHA-256 of the BIN file, in hexadecimal."""
 LIBRARY_VARIABLE = "MASK2FORMER_OPERATOR_LIBRARY"
 
 # From 1.29 on, onnxruntime tells its vendor from a background thread which models it runs, unless
@@ -25,14 +29,21 @@ LIBRARY_VARIABLE = "MASK2FORMER_OPERATOR_LIBRARY"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
-class Network(Protocol):
+class Network(ABC):
     """A network with its metadata.
+
+    Args:
+        file: where it comes from.
+        outputs: see `open_network`.
 
     Attributes:
         metadata: what the file says of its model.
     """
 
     metadata: Metadata
+
+    def __init__(self, file: Path, outputs: Sequence[str]):
+        self._file, self._outputs = file, tuple(outputs)
 
     def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Predict.
@@ -42,7 +53,18 @@ class Network(Protocol):
 
         Returns:
             By default class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4), float32.
+
+        Raises:
+            ExportError: the network cannot take the images, or its outputs are not those.
         """
+        found = self._run(images)
+        if self._outputs == OUTPUTS:
+            _check_queries(self._file, found, len(images), self.metadata)
+        return found
+
+    @abstractmethod
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """Run the network in its runtime."""
 
 
 def open_network(
@@ -95,7 +117,7 @@ def library_file(given: str | Path | None = None) -> str | None:
     return str(Path(named).resolve())
 
 
-class OnnxNetwork:
+class OnnxNetwork(Network):
     """A network in onnxruntime.
 
     Args:
@@ -133,7 +155,7 @@ class OnnxNetwork:
         options.log_severity_level = 4  # what it says is in the exception too
         if threads is not None:
             options.intra_op_num_threads = threads
-        self._file, self._outputs = file, tuple(outputs)
+        super().__init__(file, outputs)
         if library is not None:
             try:
                 options.register_custom_ops_library(library)
@@ -152,18 +174,14 @@ class OnnxNetwork:
             [tensor.name for tensor in self._session.get_outputs()],
         )
 
-    def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """Predict; see `Network`."""
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         try:
-            found = self._session.run(list(self._outputs), {INPUT: images})
+            return self._session.run(list(self._outputs), {INPUT: images})
         except Exception as error:  # see above
             raise _failed(self._file, error) from error
-        if self._outputs == OUTPUTS:
-            _check_queries(self._file, found, len(images), self.metadata)
-        return found
 
 
-class OpenVinoNetwork:
+class OpenVinoNetwork(Network):
     """A network in OpenVINO; it may be called from several threads, one after the other.
 
     Args:
@@ -189,9 +207,11 @@ class OpenVinoNetwork:
             import openvino  # noqa: F401
         except ImportError as error:
             raise missing_package(file, "openvino", "openvino") from error
-        if not file.with_suffix(".bin").is_file():
-            raise ExportError(f"{file.with_suffix('.bin')}, which belongs to {file}, is missing")
-        self._file, self._outputs, self._lock = file, tuple(outputs), threading.Lock()
+        weights = file.with_suffix(".bin")
+        if not weights.is_file():
+            raise ExportError(f"{weights}, which belongs to {file}, is missing")
+        super().__init__(file, outputs)
+        self._lock = threading.Lock()
         with file.open("rb") as opened:
             if b"<net" not in opened.read(4096):  # OpenVINO would try its readers of other formats
                 raise ExportError(f"{file} is not an OpenVINO model, or it is damaged")
@@ -205,8 +225,16 @@ class OpenVinoNetwork:
             model = core.read_model(str(file))
         except RuntimeError as error:
             raise ExportError(_openvino_problem(file, str(error))) from error
-        text = str(model.get_rt_info([KEY]).value) if model.has_rt_info([KEY]) else None
+        text, digest = (
+            str(model.get_rt_info([key]).value) if model.has_rt_info([key]) else None
+            for key in (KEY, WEIGHTS_DIGEST)
+        )
         self.metadata = Metadata.from_text(text, str(file))
+        if digest not in (None, sha256_of(weights)):
+            raise ExportError(
+                f"{weights} is not as it was written with {file}: it is damaged, or belongs to "
+                "another file. Copy both again, or export the model again"
+            )
         _check_names(
             file,
             outputs,
@@ -226,19 +254,15 @@ class OpenVinoNetwork:
         except RuntimeError as error:
             raise ExportError(_openvino_problem(file, str(error))) from error
 
-    def __call__(self, images: np.ndarray) -> Sequence[np.ndarray]:
-        """Predict; see `Network`."""
+    def _run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         try:
             with self._lock:
                 # Not infer(), which loses the errors of custom operators in OpenVINO 2026.4.
                 self._request.start_async({INPUT: images}, share_inputs=True)
                 self._request.wait()
-                found = [self._request.get_tensor(name).data.copy() for name in self._outputs]
+                return [self._request.get_tensor(name).data.copy() for name in self._outputs]
         except RuntimeError as error:
             raise _failed(self._file, error) from error
-        if self._outputs == OUTPUTS:
-            _check_queries(self._file, found, len(images), self.metadata)
-        return found
 
 
 @functools.cache
@@ -339,8 +363,10 @@ def _check_queries(file: Path, found: Sequence[np.ndarray], batch: int, metadata
             f"{file}: the network has {logits.shape[2] - 1} classes, and its metadata name "
             f"{len(metadata.classes)}: export the model again"
         )
-    if not np.isfinite(logits).all():
-        raise ExportError(f"{file}: the network gives NaN or infinite logits: it is damaged")
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = [x.sum(dtype=np.float32) for x in (logits, masks)]
+    if not np.isfinite(sums).all():
+        raise ExportError(f"{file}: the network gives NaN or infinity: it is damaged")
 
 
 def _failed(file: Path, error: Exception) -> ExportError:

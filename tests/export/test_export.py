@@ -14,6 +14,7 @@ from mask2former.export import Options, export_model, fixed_sizes
 from mask2former.serve.model import ServedModel
 from mask2former.utils.digest import weights_digest
 from mask2former_runtime import load as load_in_runtime
+from mask2former_runtime.errors import ExportError
 
 
 def assert_same(found, expected):
@@ -51,6 +52,11 @@ def test_openvino(panoptic, picture, tmp_path):
         p.numel() for p in panoptic.network.parameters()
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.bin", "mine.xml"]
+    content = bytearray((tmp_path / "mine.bin").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "mine.bin").write_bytes(content)
+    with pytest.raises(ExportError, match=r"mine\.bin is not as it was written with .*mine\.xml"):
+        load_in_runtime(tmp_path / "mine.xml")
 
 
 def test_the_file_says_what_it_is(onnx_file, panoptic):

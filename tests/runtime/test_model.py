@@ -353,7 +353,7 @@ def test_fewer_classes_than_outputs(tmp_path):
         ([("Shape", ["inner"], "logits")], r"gives logits \(3,\) and masks"),
         (
             [("Sub", ["inner", "inner"], "zero"), ("Div", ["zero", "zero"], "logits")],
-            "NaN or infinite logits",
+            "NaN or infinity",
         ),
     ],
 )
