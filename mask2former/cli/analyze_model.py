@@ -25,6 +25,7 @@ from detectron2.data import DatasetCatalog
 from tabulate import tabulate
 from torch import nn
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.image import IMAGE_SUFFIXES
 from mask2former_runtime.preprocessing import network_size
 
@@ -40,7 +41,6 @@ from ..data.checks.image_files import image_header
 from ..data.files import require, walk_files
 from ..utils.progress import with_progress
 from ..utils.size import Size
-from .errors import run_reporting_errors
 
 TASKS = ("parameter", "flop", "activation", "structure")
 FIXED_SIZE = (800, 1216)

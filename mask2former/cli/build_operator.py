@@ -15,8 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mask2former_runtime.commands import run_reporting_errors
+
 from ..modeling.ops.runtime_libraries import RUNTIMES, build_libraries
-from .errors import run_reporting_errors
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mask2former_runtime.commands import run_reporting_errors
+
 from ..checkpoint import WeightsError, local_weights, read_checkpoint, write_checkpoint
 from ..checkpoint.backbones import convert_backbone
 from ..flags.trust import add_trust_flags
-from .errors import run_reporting_errors
 
 
 def write_backbone(

@@ -25,6 +25,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import moved_at_the_end, write_atomically
 
 from .. import add_maskformer2_config, load_config
@@ -43,7 +44,6 @@ from ..flags.folder import add_task
 from ..flags.trust import add_trust_flags
 from ..inference.run_folder import config_beside
 from ..structures import Classes
-from .errors import run_reporting_errors
 
 FORMS = ("hf", "d2")
 EMPTY_WEIGHT = "criterion.empty_weight"

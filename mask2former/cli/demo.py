@@ -17,12 +17,13 @@ written, 2 if nothing was done because of an error in the command, the config or
 import argparse
 from collections.abc import Sequence
 
+from mask2former_runtime.commands import probability, run_reporting_errors, start_output
+
 from ..flags.precision import add_precision
 from ..flags.trust import add_trust_flags
 from ..inference.segmenters import DEFAULT_THRESHOLD
 from ..tasks import TASKS
-from .errors import run_reporting_errors, start_output
-from .predict import probability, segment
+from .predict import segment
 from .selection_flags import add_selection_flags
 from .tiling_flags import add_tiling_flags
 
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    start_output()
+    start_output("mask2former")
     return run_reporting_errors(parser.prog, _run, args)
 
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import write_json
 
 from ..data.coco_format import read_coco, read_results
@@ -19,7 +20,6 @@ from ..evaluation.boundary import (
     boundary_average_precision,
 )
 from ..evaluation.tables import class_table
-from .errors import run_reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import write_json
 
 from ..evaluation.panoptic import panoptic_table
 from ..evaluation.panoptic_files import evaluate_files, read_folder
-from .errors import run_reporting_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

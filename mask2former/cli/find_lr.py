@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mask2former_runtime.commands import run_reporting_errors, start_output
+
 from ..flags.trust import add_trust_flags
-from .errors import run_reporting_errors, start_output
 from .flags import add_config_flags, add_data, recognised_data, run_of
 from .train import MODEL_CHOICE_HELP, choose_config
 
@@ -179,7 +180,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, which has the data arguments of `train_net.py`; return its status."""
-    start_output()
+    start_output("mask2former")
     args = argument_parser().parse_args(arguments)
     return run_reporting_errors("find_lr.py", lambda args: find(args, args), args)
 

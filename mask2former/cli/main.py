@@ -18,9 +18,10 @@ import importlib
 import os
 from collections.abc import Sequence
 
+from mask2former_runtime.commands import run_reporting_errors, start_output
+
 from .. import __version__
 from ..utils.cores import share_cores
-from .errors import run_reporting_errors, start_output
 from .flags import HelpFormatter
 
 # In the order of the help.
@@ -78,5 +79,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     args = parser.parse_args(arguments)
     share_cores()
-    start_output()
+    start_output("mask2former")
     return run_reporting_errors(args.prog, args.run, args)

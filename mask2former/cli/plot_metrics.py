@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import write_atomically
 
 from ..report.run_metrics import (
@@ -29,7 +30,6 @@ from ..report.run_metrics import (
     upper_limit,
 )
 from ..visualization import palette_color
-from .errors import run_reporting_errors
 
 # Colours of the palette that are dark enough for lines on white.
 _LINES = (0, 5, 2, 3, 8)

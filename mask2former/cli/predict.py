@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mask2former_runtime.commands import probability
+
 from ..flags.folder import add_task
 from ..flags.precision import add_precision
 from .flags import MODEL_HELP, add_model_flags, model_overrides
@@ -76,14 +78,6 @@ def run(args: argparse.Namespace) -> int:
     work = _work(inputs, args.output or (None if args.show else "predictions"), args.show)
     found = find_model(model)
     return segment(work, args, found.config_file, [*found.overrides, *model_overrides(args)])
-
-
-def probability(text: str) -> float:
-    """Return the value of an argument from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
 
 
 def segment(

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import run_reporting_errors, start_output
+from mask2former_runtime.commands import run_reporting_errors, start_output
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     parser = argument_parser()
     args = parser.parse_args(arguments)
-    start_output()
+    start_output("mask2former")
     return run_reporting_errors(parser.prog, run, args)
 
 

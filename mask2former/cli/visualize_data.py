@@ -23,6 +23,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import write_atomically
 from mask2former_runtime.image import IMAGE_FORMATS
 from mask2former_runtime.stored import STORED_TYPES
@@ -35,7 +36,6 @@ from ..engine.start import run_arguments
 from ..flags.trust import add_trust_flags
 from ..report.training_samples import classes_of, draw, samples, summary
 from ..utils.progress import ResultLines
-from .errors import run_reporting_errors
 
 
 def argument_parser() -> argparse.ArgumentParser:

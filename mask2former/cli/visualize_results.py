@@ -29,6 +29,7 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import write_atomically
 
 from ..data.own_data import OWN_DATA, register_own_data
@@ -36,7 +37,6 @@ from ..report.comparison import Comparison
 from ..tasks import TASKS
 from ..utils.progress import ResultLines
 from ..visualization.result_files import ResultFile
-from .errors import run_reporting_errors
 
 DEFAULT_THRESHOLD = 0.5
 

@@ -7,6 +7,8 @@ class DatasetError(ValueError):
     The message says where the mistake is, and what to do if that is known.
     """
 
+    exit_status = 1  # see `run_reporting_errors`
+
     @property
     def reason(self) -> str:
         """The message, without the traceback that torch adds to an error of a loading worker."""

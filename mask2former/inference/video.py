@@ -22,6 +22,8 @@ VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
 class VideoError(ValueError):
     """A video cannot be read or written."""
 
+    exit_status = 1  # see `run_reporting_errors`
+
 
 def import_cv2() -> ModuleType:
     """Import OpenCV; if it is missing, raise a `ValueError` that says how to install it."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .commands import probability, run_reporting_errors, start_output
 from .image import ImageReadError, read_image
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .metadata import TASKS
@@ -24,7 +25,7 @@ examples:
   mask2former-runtime predict 'photos/*.jpg' --model mine.onnx --json results.json --threshold 0.3
 
 exit status: 0 everything was done; 1 an image was skipped, or a file cannot be written; 2 nothing
-was done, because the command or the model is wrong; 130 interrupted.
+was done, because the command or the model is wrong; 130 interrupted, 143 ended by SIGTERM.
 """
 
 
@@ -66,7 +67,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verb.add_argument(
         "--threshold",
-        type=_probability,
+        type=probability,
         metavar="SCORE",
         help="lowest score, 0 to 1 (default: that of the model)",
     )
@@ -86,16 +87,10 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
-    args = argument_parser().parse_args(arguments)
-    try:
-        return args.run(args)
-    except OSError as error:
-        return _report(error, 1)
-    except ValueError as error:
-        return _report(error, 2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    parser = argument_parser()
+    args = parser.parse_args(arguments)
+    start_output("mask2former_runtime")
+    return run_reporting_errors(parser.prog, args.run, args)
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -155,20 +150,8 @@ def _find(
     return found.summary()
 
 
-def _probability(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
-
-
 def _short(error: Exception) -> str:
     """Return what an error says, in one line."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return one_line(str(error)) or "out of memory"
-
-
-def _report(error: Exception, status: int) -> int:
-    print(f"mask2former-runtime: error: {error}", file=sys.stderr)
-    return status

@@ -99,7 +99,9 @@ def test_a_damaged_image_is_skipped(model, capsys, tmp_path):
     (["--model", "tiny.onnx", "--json", "photos"], "is a folder"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(model, capsys, tmp_path, arguments, message):
-    assert main(["predict", "photos/3.png", *arguments]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "photos/3.png", *arguments])
+    assert stopped.value.code == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("mask2former-runtime: error: ")
     assert err.count("\n") == 1
@@ -107,7 +109,9 @@ def test_mistakes_are_one_line(model, capsys, tmp_path, arguments, message):
 
 def test_what_cannot_be_written(model, capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    assert main(["predict", "photos/3.png", "--model", "tiny.onnx", "--json", "file/r.json"]) == 1
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "photos/3.png", "--model", "tiny.onnx", "--json", "file/r.json"])
+    assert stopped.value.code == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -8,7 +8,11 @@ from support import SOURCES
 
 
 def test_it_imports_numpy_and_pillow_only():
-    code = "import sys, mask2former_runtime; print(*{name.split('.')[0] for name in sys.modules})"
+    code = (
+        "import sys, mask2former_runtime as package\n"
+        "[getattr(package, name) for name in package.__all__]\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
     modules = subprocess.check_output(
         [sys.executable, "-c", code], text=True, env={**os.environ, "PYTHONPATH": SOURCES}
     )

@@ -7,7 +7,7 @@ import sys
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from mask2former.cli.errors import run_reporting_errors
+from mask2former_runtime.commands import run_reporting_errors
 from mask2former_runtime.files import moved_at_the_end
 
 def work():
@@ -32,7 +32,7 @@ def test_sigterm_leaves_nothing_unfinished(tmp_path):
 def test_output_that_nobody_reads():
     program = """
 import time
-from mask2former.cli.errors import run_reporting_errors
+from mask2former_runtime.commands import run_reporting_errors
 
 def work():
     print("first", flush=True)

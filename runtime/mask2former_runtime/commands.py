@@ -1,7 +1,8 @@
-"""The mistakes of a user end a command with one line and an exit status."""
+"""What all commands have in common: mistakes of a user are one line and an exit status."""
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import os
@@ -14,10 +15,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 
-def start_output() -> None:
-    """Show the messages of this package, and print names of files of any bytes."""
+def start_output(package: str) -> None:
+    """Show the messages of a package, and print names of files of any bytes."""
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("mask2former").setLevel(logging.INFO)
+    logging.getLogger(package).setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -31,10 +32,9 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
         arguments: of `function`.
 
     Raises:
-        SystemExit: with status 1 after an `OSError`, a `DatasetError` or a `VideoError`, because a
-            file or the data cannot be used; 2 after any other `ValueError`, an `ImportError` or a
-            `FloatingPointError`; 130 after Ctrl-C, 143 after SIGTERM, and 141 after the program
-            that read the output ended.
+        SystemExit: with status 1 after an `OSError`; 2, or what the error has as ``exit_status``,
+            after a `ValueError`, an `ImportError` or a `FloatingPointError`; 130 after Ctrl-C, 143
+            after SIGTERM, and 141 after the program that read the output ended.
     """
     if threading.current_thread() is threading.main_thread():
         _end_on_sigterm()
@@ -46,13 +46,18 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
             sys.exit(141)
         _exit(1, program, error)
     except (ValueError, ImportError, FloatingPointError) as error:
-        from ..data.errors import DatasetError
-        from ..inference.video import VideoError
-
-        _exit(1 if isinstance(error, (DatasetError, VideoError)) else 2, program, error)
+        _exit(getattr(error, "exit_status", 2), program, error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def probability(text: str) -> float:
+    """Return the value of a flag, from 0 to 1."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
 
 
 def _end_on_sigterm() -> None:
