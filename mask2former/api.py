@@ -200,13 +200,12 @@ class Mask2Former:
         segmenter = self.segmenter(task, threshold)
         find = segmenter.find
         if tile is not None:
-            segmenter.predictor.require_pictures("tile=")
             find = TiledSegmenter(segmenter, Tiling(tile, overlap)).find
         opened = open_images(
             images,
             channel_order=channel_order,
             allow_url=allow_url,
-            stored=segmenter.predictor if segmenter.predictor.is_stored else None,
+            stored=segmenter.stored,
         )
         return opened.results(find, stream=stream)
 

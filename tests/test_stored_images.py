@@ -119,8 +119,16 @@ def test_training_chooses_the_normalisation_and_learns(fractions, tmp_path, capf
         assert f"{text}, and the model takes 5 channels of float32" in lines
     with pytest.raises(ValueError, match="3 channels of uint8, and the model takes 5"):
         model.predict(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(ValueError, match="pictures of 8 bits"):
-        model.predict(np.load(image), tile=64)
+    in_one_tile = model.predict(image, threshold=0, tile=4096)
+    np.testing.assert_array_equal(in_one_tile.scores, of_file.scores)
+    np.save(tmp_path / "mosaic.npy", np.tile(np.load(image), (2, 2, 1)))
+    side = np.load(image).shape[0]
+    mosaic = model.predict(tmp_path / "mosaic.npy", threshold=0, tile=side, overlap=0)
+    assert mosaic.size == (2 * side, 2 * np.load(image).shape[1])
+    assert len(mosaic) >= len(of_file)
+    flags = ["--tile", str(side), "--output", str(pictures)]
+    assert main(["predict", str(run), str(tmp_path / "mosaic.npy"), *flags]) == 0
+    assert Image.open(pictures / "mosaic.png").size[1] >= 2 * side
     with pytest.raises(ValueError, match="pictures of 8 bits"):
         model.export(tmp_path / "model.onnx")
 

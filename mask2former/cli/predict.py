@@ -126,7 +126,6 @@ def segment(
     plain = model.segmenter(threshold=args.threshold)
     segmenter: Segmenter | TiledSegmenter = plain
     if tiling is not None:
-        plain.predictor.require_pictures("--tile")
         segmenter = TiledSegmenter(
             plain,
             tiling,

@@ -19,6 +19,7 @@ from mask2former_runtime.networks import LIBRARY_VARIABLE, OUTPUTS, library_file
 
 from ..data.preparation.synthetic_scenes import draw_scene
 from ..inference.exported import open_exported
+from ..inference.predictor import require_pictures
 from ..inference.segmenters import LoadedModel
 from ..modeling.meta_arch import MaskFormer
 from ..modeling.ops.runtime_libraries import build_libraries, library_name
@@ -121,7 +122,7 @@ def export_model(
         raise ValueError(
             f"{path}: a file of the format {options.format} ends in {SUFFIXES[options.format]}"
         )
-    model.predictor.require_pictures("an exported file")
+    require_pictures(model.predictor.stored, "an exported file")
     files = [path, *([path.with_suffix(".bin")] if options.format == "openvino" else [])]
     existing = [str(file) for file in files if file.exists()]
     if existing and not overwrite:

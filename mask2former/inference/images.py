@@ -20,11 +20,10 @@ from mask2former_runtime.image import ImageReadError
 from mask2former_runtime.images import Images, Pixels, as_bgr, one_image
 from mask2former_runtime.inputs import expand_inputs
 from mask2former_runtime.prediction import ImageSource
-from mask2former_runtime.stored import as_picture, as_stored
+from mask2former_runtime.stored import StoredKind, as_picture, as_stored, read_stored
 from mask2former_runtime.text import one_line
 
 from ..data.image import decode_image, read_image
-from .predictor import Predictor
 from .video import is_video, open_video
 
 URL_SECONDS = 30.0
@@ -37,7 +36,7 @@ def open_images(
     *,
     channel_order: str = "RGB",
     allow_url: bool = False,
-    stored: Predictor | None = None,
+    stored: StoredKind | None = None,
 ) -> Images:
     """Open what a user gives to predict on; see `mask2former.Mask2Former.predict`.
 
@@ -45,8 +44,8 @@ def open_images(
         inputs: a path, a Pillow image, an array, a tensor, or an iterable of these.
         channel_order: "RGB" or "BGR": that of arrays and tensors.
         allow_url: whether a path may be the address of an image on the web.
-        stored: the model, if it takes images as they are stored: files, arrays (H, W, C) and
-            tensors (C, H, W) of its type.
+        stored: how images are stored, if the model takes them so: files, arrays (H, W, C) and
+            tensors (C, H, W) of this type.
 
     Raises:
         ValueError: the inputs are of another kind, or there are none.
@@ -70,20 +69,21 @@ def open_images(
     )
 
 
-def _stored_images(item: Any, model: Predictor) -> Images | None:
+def _stored_images(item: Any, stored: StoredKind) -> Images | None:
     """Open what a model takes that takes images as they are stored; None for an iterable."""
+    kind, channels = stored.type, stored.channels
     if isinstance(item, str | os.PathLike):
         files = expand_inputs([os.fspath(item)])
         one = len(files) == 1 and not os.path.isdir(os.path.expanduser(item))
-        return Images("one" if one else "many", (_as_shown(model.read(f), str(f)) for f in files))
+        opened = (_as_shown(read_stored(file, kind, channels), str(file)) for file in files)
+        return Images("one" if one else "many", opened)
     if isinstance(item, Image.Image):
         raise ValueError("this model takes arrays and files, not Pillow's images")
     if isinstance(item, Tensor) and item.ndim != 4:
         values = item.detach().cpu().numpy()
         item = np.moveaxis(values, 0, -1) if item.ndim == 3 else values
     if isinstance(item, np.ndarray) and item.ndim != 4:
-        image = as_stored(item, model.image_format, model.channels)
-        return Images("one", iter([_as_shown(image, "")]))
+        return Images("one", iter([_as_shown(as_stored(item, kind, channels), "")]))
     return None
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,10 +21,9 @@ from torch.nn import functional as F
 
 from mask2former_runtime.image import IMAGE_FORMATS
 from mask2former_runtime.preprocessing import network_size
-from mask2former_runtime.stored import STORED_TYPES, as_stored
+from mask2former_runtime.stored import STORED_TYPES, StoredKind, as_stored
 
 from ..checkpoint import load_weights
-from ..data.image import read_input
 from ..data.mapper.geometry import ResizeTransform
 from ..modeling.postprocessing import CHUNK_PIXELS
 from ..modeling.registries import check_names
@@ -92,26 +90,11 @@ class Predictor:
         )
 
     @property
-    def is_stored(self) -> bool:
-        """Whether the model takes images as they are stored, not pictures of 8 bits."""
-        return self.image_format in STORED_TYPES
-
-    def require_pictures(self, what: str) -> None:
-        """Raise `ValueError` if the model does not take pictures, which something needs."""
-        if self.is_stored:
-            raise ValueError(
-                f"{what} takes pictures of 8 bits, and this model images as they are stored: "
-                f"{self.channels} channels of {self.image_format}. Use `mask2former predict` "
-                "without tiles, or Mask2Former.predict"
-            )
-
-    def read(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Read an image file as the methods take it.
-
-        Raises:
-            ValueError: it cannot be read, or is not an image for this model.
-        """
-        return read_input(path, self.image_format if self.is_stored else "BGR", self.channels)
+    def stored(self) -> StoredKind | None:
+        """How the images that the model takes are stored; None for pictures of 8 bits."""
+        if self.image_format not in STORED_TYPES:
+            return None
+        return StoredKind(self.image_format, self.channels)
 
     def with_model(self, model: nn.Module) -> Predictor:
         """Return a predictor that treats images in the same way for another model."""
@@ -196,7 +179,7 @@ class Predictor:
 
     def _resized(self, image: np.ndarray) -> torch.Tensor:
         """Return what the model takes: (C, h, w), uint8 or float32, in its order of channels."""
-        if self.is_stored:
+        if self.stored is not None:
             kind = "float32" if image.dtype == np.float32 else self.image_format
             image = as_stored(image, kind, self.channels)
         elif self.image_format == "RGB":
@@ -209,6 +192,23 @@ class Predictor:
     def network_size(self, height: int, width: int) -> Size:
         """Return the size to which the model sees an image of this size resized."""
         return network_size(height, width, self.min_size, self.max_size)
+
+
+def require_pictures(stored: StoredKind | None, what: str) -> None:
+    """Check that a model takes pictures, which something needs.
+
+    Args:
+        stored: see `Predictor.stored`.
+        what: for the message.
+
+    Raises:
+        ValueError: it takes images as they are stored.
+    """
+    if stored is not None:
+        raise ValueError(
+            f"{what} takes pictures of 8 bits, and this model images as they are stored: {stored}. "
+            "Use `mask2former predict` or Mask2Former.predict"
+        )
 
 
 def best_classes(

@@ -16,13 +16,14 @@ from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
 from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
 from mask2former_runtime.prediction import Prediction, save_picture
 from mask2former_runtime.result_files import MapResults, Results, check_map_paths
-from mask2former_runtime.stored import as_picture
+from mask2former_runtime.stored import as_picture, read_stored
 from mask2former_runtime.text import clock
 
 from ..data.image import read_image
 from ..structures import Classes
 from ..utils.progress import ResultLines
 from ..visualization.object_colors import SteadyColors
+from .predictor import require_pictures
 from .segmenters import Segmenter
 from .selection import Selection, select
 from .tiling.large_image import LARGE_PIXELS, segment_to_files
@@ -189,8 +190,7 @@ class VideoRun:
         selection: Selection | None = None,
     ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
-        if isinstance(segmenter, Segmenter):
-            segmenter.predictor.require_pictures("a video")
+        require_pictures(segmenter.stored, "a video")
         number, cut_off = 0, False
         total = self.reader.num_frames
         lines = ResultLines(total or None, "frames")
@@ -241,10 +241,9 @@ class VideoRun:
 
 
 def _read(segmenter: Segmenter | TiledSegmenter, path: Path) -> np.ndarray:
-    """Read an image file as the model takes it; tiles are always of pictures."""
-    if isinstance(segmenter, TiledSegmenter):
-        return read_image(path)
-    return segmenter.predictor.read(path)
+    """Read an image file as the model takes it."""
+    stored = segmenter.stored
+    return read_image(path) if stored is None else read_stored(path, stored.type, stored.channels)
 
 
 def _find(

@@ -19,7 +19,7 @@ from detectron2.config import CfgNode
 from mask2former_runtime.model import check_threshold
 from mask2former_runtime.prediction import ImageSource, Prediction
 from mask2former_runtime.predictions import SemanticPrediction
-from mask2former_runtime.stored import as_picture
+from mask2former_runtime.stored import StoredKind, as_picture
 
 from ..config import load_config
 from ..data.metadata import METADATA_FILE, find_classes, find_thresholds
@@ -60,6 +60,11 @@ class Segmenter:
         self.classes = classes
         self.task = task
         self.threshold = threshold
+
+    @property
+    def stored(self) -> StoredKind | None:
+        """See `Predictor.stored`."""
+        return self.predictor.stored
 
     def find(self, image: np.ndarray, source: ImageSource | None = None) -> Prediction:
         """Return what is in an image.

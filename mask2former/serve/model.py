@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from ..api import Mask2Former
+from ..inference.predictor import require_pictures
 from ..inference.segmenters import Segmenter
 from ..structures import Classes
 from ..utils.size import Size
@@ -29,7 +30,7 @@ class ServedModel:
     """
 
     def __init__(self, model: Mask2Former, name: str):
-        model.segmenter().predictor.require_pictures("the server")
+        require_pictures(model.segmenter().stored, "the server")
         self.name = name
         self.version = f"{name}-{model.weights_sha256[:8]}"
         self.task: str = model.task

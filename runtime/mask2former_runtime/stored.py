@@ -88,10 +88,10 @@ def stored_header(path: str | os.PathLike[str]) -> tuple[StoredKind, tuple[int, 
         ImageReadError: the file is missing or is no image.
     """
     if needs_stored(path):
-        values = _open_array(path)
-        return _described(values), (values.shape[0], values.shape[1])
+        values = open_array(path)
+        return kind_of_array(values), (values.shape[0], values.shape[1])
     with _open_raster(path) as file:
-        return _raster_kind(path, file), (int(file.height), int(file.width))
+        return kind_of_raster(path, file), (int(file.height), int(file.width))
 
 
 def read_stored(
@@ -117,12 +117,12 @@ def read_stored(
     """
     name = os.fspath(path)
     if needs_stored(path):
-        found: np.ndarray = _open_array(path)
-        described = _described(found)
+        found: np.ndarray = open_array(path)
+        described = kind_of_array(found)
     else:
         found, described = _of_image_file(path)
     try:
-        _check_kind(described, kind, channels)
+        check_kind(described, kind, channels)
         return as_float(np.array(found))
     except ValueError as error:
         raise ImageReadError(f"{name}: {error}") from error
@@ -142,7 +142,7 @@ def as_stored(image: np.ndarray, kind: str, channels: int) -> np.ndarray:
     if image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(f"an image has the shape (H, W, {channels}); this one has {image.shape}")
     values = image[:, :, None] if image.ndim == 2 else image
-    _check_kind(StoredKind(values.dtype.name, values.shape[2]), kind, channels)
+    check_kind(StoredKind(values.dtype.name, values.shape[2]), kind, channels)
     return as_float(values)
 
 
@@ -176,14 +176,23 @@ def as_picture(image: np.ndarray) -> np.ndarray:
     return np.repeat(np.rint(scaled).astype(np.uint8), 3 // shown.shape[2], axis=2)
 
 
-def _check_kind(found: StoredKind, kind: str | None, channels: int | None) -> None:
+def check_kind(found: StoredKind, kind: str | None, channels: int | None) -> None:
+    """Check how an image is stored; see `read_stored`.
+
+    Raises:
+        ValueError: it is of another type, or of another number of channels.
+    """
     wanted = StoredKind(kind or found.type, channels or found.channels)
     if (found.type, found.channels) != (wanted.type, wanted.channels):
         raise ValueError(f"{found}, and the model takes {wanted}")
 
 
-def _open_array(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the array (H, W, C) of a ``.npy`` file, whose values stay in the file."""
+def open_array(path: str | os.PathLike[str]) -> np.ndarray:
+    """Return the array (H, W, C) of a ``.npy`` file, whose values stay in the file.
+
+    Raises:
+        ImageReadError: the file is missing, cut off or no such array.
+    """
     name = os.fspath(path)
     try:
         if is_special(path):
@@ -210,7 +219,8 @@ def _array_problem(problem: Exception) -> str:
     return decoding_problem(problem)
 
 
-def _described(values: np.ndarray) -> StoredKind:
+def kind_of_array(values: np.ndarray) -> StoredKind:
+    """Return how an array (H, W, C) stores an image."""
     problem = "an array of NumPy is no picture: INPUT.FORMAT must be the type of its values"
     return StoredKind(values.dtype.name, values.shape[2], picture_problem=problem)
 
@@ -236,7 +246,7 @@ def _of_image_file(path: str | os.PathLike[str]) -> tuple[np.ndarray, StoredKind
         if not is_unknown_tiff(path):
             raise
     with _open_raster(path) as file:
-        kind = _raster_kind(path, file)
+        kind = kind_of_raster(path, file)
         try:
             return np.moveaxis(file.read(), 0, 2), kind
         except Exception as problem:  # rasterio's own errors, whose base is Exception
@@ -259,7 +269,12 @@ def is_unknown_tiff(path: str | os.PathLike[str]) -> bool:
     return False
 
 
-def _raster_kind(path: str | os.PathLike[str], file: Any) -> StoredKind:
+def kind_of_raster(path: str | os.PathLike[str], file: Any) -> StoredKind:
+    """Return how a file that rasterio has opened stores an image.
+
+    Raises:
+        ImageReadError: its channels are not of one type, or of one that is not known.
+    """
     types = set(file.dtypes)
     if len(types) > 1 or not types <= set(STORED_TYPES):
         raise ImageReadError(f"{os.fspath(path)}: channels of {', '.join(sorted(types))}")

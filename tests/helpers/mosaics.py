@@ -19,6 +19,7 @@ from mask2former_runtime.predictions import (
     PanopticPrediction,
     SemanticPrediction,
 )
+from mask2former_runtime.stored import StoredKind
 
 CLASSES = Classes(["ground", "disc", "bar", "ring"], [10, 11, 12, 13], frozenset((1, 2, 3)))
 
@@ -73,6 +74,7 @@ class Oracle:
     def __init__(self, task: str):
         self.task = task
         self.classes = CLASSES
+        self.stored: StoredKind | None = None
         self.calls = 0
 
     def find(self, image: np.ndarray, source: ImageSource | None = None):

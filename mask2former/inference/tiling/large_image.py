@@ -65,7 +65,7 @@ def segment_to_files(
         OtherSettingsError: the folder has tiles of a run with other settings.
         OSError: a file cannot be written.
     """
-    with open_windows(path) as windows:
+    with open_windows(path, segmenter.stored) as windows:
         grid = Grid(windows.size, segmenter.tiling)
         folder = picture.with_name(f".{picture.stem}.tiles")
         store = FolderStore(folder, _settings(segmenter, path))

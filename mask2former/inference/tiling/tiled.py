@@ -18,6 +18,7 @@ from mask2former_runtime.predictions import (
     PanopticPrediction,
     SemanticPrediction,
 )
+from mask2former_runtime.stored import StoredKind, as_picture
 
 from ...structures import Classes
 from .grid import Grid, Region, Tiling
@@ -37,8 +38,12 @@ class Finder(Protocol):
     classes: Classes
     task: str
 
+    @property
+    def stored(self) -> StoredKind | None:
+        """How the images that it takes are stored; None for pictures of 8 bits."""
+
     def find(self, image: np.ndarray, source: ImageSource | None = None) -> Prediction:
-        """Return what is in an image (T, T, 3), uint8, BGR."""
+        """Return what is in an image (T, T, 3), uint8, BGR, or (T, T, C) as it is stored."""
 
     def class_scores(self, image: np.ndarray) -> np.ndarray:
         """Return the score of each class at each pixel: (K, T, T) float32."""
@@ -68,7 +73,7 @@ class TileResults:
         return self.store.load(_name(tile)) is not None
 
     def add(self, tile: int, image: np.ndarray) -> None:
-        """Look at a tile, (T, T, 3) uint8, BGR. Tiles come in their order."""
+        """Look at a tile, as `Windows.read` returns it. Tiles come in their order."""
         if self._blend is not None:
             self._blend.add(tile, self.finder.class_scores(image))
             return
@@ -125,12 +130,13 @@ class TiledSegmenter:
         self.settings = settings
         self.classes = segmenter.classes
         self.task = segmenter.task
+        self.stored = segmenter.stored
 
     def find(self, image: np.ndarray, source: ImageSource | None = None) -> Prediction:
         """Return what is in an image.
 
         Args:
-            image: (H, W, 3) uint8, BGR.
+            image: (H, W, 3) uint8, BGR, or (H, W, C) as it is stored.
             source: where the prediction finds the image again; by default it keeps the pixels.
 
         Raises:
@@ -140,7 +146,7 @@ class TiledSegmenter:
         grid = Grid(size, self.tiling)
         if len(grid) == 1:
             return self.segmenter.find(image, source)
-        source = ImageSource(pixels=image[:, :, ::-1]) if source is None else source
+        source = ImageSource(pixels=as_picture(image)) if source is None else source
         results = TileResults(self.segmenter, grid, MemoryStore())
         corner = Region(0, 0, *size)
         for tile in range(len(grid)):

@@ -13,7 +13,7 @@ import contextlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,22 +24,29 @@ from mask2former_runtime.image import (
     ImageReadError,
     exif_orientation,
     images_of_any_size,
-    stored_bits,
 )
-from mask2former_runtime.text import one_line
+from mask2former_runtime.stored import (
+    StoredKind,
+    as_float,
+    as_picture,
+    check_kind,
+    kind_of_array,
+    kind_of_raster,
+    needs_stored,
+    open_array,
+    read_stored,
+    stored_header,
+)
 
 from ...data.image import open_image, read_image
 from ...utils.size import Size
 from .grid import Region
+from .raster import RasterWindows, open_raster, place_of, read_bands
 
 logger = logging.getLogger(__name__)
 
 GEOTIFF_PACKAGE = "rasterio"
 _TIFF = (".tif", ".tiff")
-# Of decoded blocks of the file, in MB: neighbouring tiles share them.
-_CACHE = 128
-_TYPES = ("uint8", "uint16")
-_SCAN_ROWS = 1024
 
 
 class Windows(Protocol):
@@ -54,7 +61,7 @@ class Windows(Protocol):
     georeference: dict[str, Any] | None
 
     def read(self, region: Region) -> np.ndarray:
-        """Return the pixels of a region: (h, w, 3) uint8, BGR.
+        """Return the pixels of a region: (h, w, 3) uint8, BGR, or (h, w, C) float32.
 
         Raises:
             ImageReadError: the file is damaged there.
@@ -65,15 +72,23 @@ class Windows(Protocol):
 
 
 @contextlib.contextmanager
-def open_windows(path: Path) -> Iterator[Windows]:
+def open_windows(path: Path, stored: StoredKind | None = None) -> Iterator[Windows]:
     """Open an image file for a block.
 
+    Args:
+        path: the file.
+        stored: how it must be stored, for channels and values as they are; None is for a picture.
+
     Raises:
-        ImageReadError: see `mask2former_runtime.image.read_image`; here images may have any size.
+        ImageReadError: see `mask2former_runtime.image.read_image`, or `read_stored`; here images
+            may have any size.
     """
     if _by_windows(path):
-        with _open_raster(path) as file:
-            yield RasterWindows(path, file)
+        with open_raster(path) as file:
+            if stored is None:
+                yield RasterWindows(path, file)
+            else:
+                yield _stored_raster(path, file, stored)
         return
     if path.suffix.lower() in _TIFF and importlib.util.find_spec(GEOTIFF_PACKAGE) is None:
         logger.warning(
@@ -81,9 +96,17 @@ def open_windows(path: Path) -> Iterator[Windows]:
             'pip install "mask2former[geotiff]" reads it in parts',
             path,
         )
+    if stored is not None and needs_stored(path):
+        values = open_array(path)
+        _check(path, kind_of_array(values), stored)
+        yield _stored_array(path, values)
+        return
     with images_of_any_size():
-        image = read_image(path)
-    yield WholeImage(image)
+        if stored is None:
+            image = read_image(path)
+        else:
+            image = read_stored(path, stored.type, stored.channels)
+    yield _stored_array(path, image) if stored else WholeImage(image)
 
 
 def pixels_of_file(path: Path) -> int:
@@ -92,8 +115,11 @@ def pixels_of_file(path: Path) -> int:
     Raises:
         ImageReadError: it cannot be opened.
     """
+    if needs_stored(path):
+        height, width = stored_header(path)[1]
+        return width * height
     if _by_windows(path):
-        with _open_raster(path) as file:
+        with open_raster(path) as file:
             return file.width * file.height
     with images_of_any_size(), open_image(path, several=True) as image:
         return image.width * image.height
@@ -133,159 +159,65 @@ class WholeImage:
         return np.ascontiguousarray(self._image[::step, ::step, ::-1])
 
 
-class RasterWindows:
-    """A TIFF file of which rasterio reads regions; see `Windows`.
-
-    Pixels are as `mask2former_runtime.image.read_image` gives them. Of more than three bands, the
-    red, green and blue ones are taken, or the first three. Values of 16 bits are scaled from the
-    range of 8, 10, 12, 14 or 16 bits, whichever is the smallest that holds all of them.
+class StoredWindows:
+    """An image of channels and values as they are stored; see `Windows`.
 
     Args:
         path: for messages.
-        file: the open file.
-
-    Raises:
-        ImageReadError: the file has several pages, or pixels without a defined range.
+        size: (H, W).
+        values: returns each step-th value of each step-th row of a region, (h, w, C).
+        georeference: see `Windows`.
     """
 
-    def __init__(self, path: Path, file: Any):
-        self._path = path
-        self._file = file
-        self.size = int(file.height), int(file.width)
-        if len(file.subdatasets) > 1:
-            raise ImageReadError(f"{path}: a file of several pages, and one image is expected")
-        if any(kind not in _TYPES for kind in file.dtypes):
-            raise ImageReadError(
-                f"{path}: pixels of type {file.dtypes[0]} have no defined range; save it with 8 or "
-                "16 bits"
-            )
-        roles = [role.name for role in file.colorinterp]
-        self._palette = "palette" in roles
-        self._bands = _color_bands(roles)
-        self._alpha = roles.index("alpha") + 1 if "alpha" in roles else None
-        self._white = self._brightest() if file.dtypes[0] == "uint16" else 255
-        self.georeference = self._place()
+    def __init__(
+        self,
+        path: Path,
+        size: Size,
+        values: Callable[[Region, int], np.ndarray],
+        georeference: dict[str, Any] | None = None,
+    ):
+        self._path, self._values = path, values
+        self.size, self.georeference = size, georeference
 
     def read(self, region: Region) -> np.ndarray:
-        """Return the pixels of a region: (h, w, 3) uint8, BGR."""
-        return self._rgb(region, region.size)[:, :, ::-1]
+        """Return the values of a region: (h, w, C) float32."""
+        return self._numbers(region, 1)
 
     def overview(self, step: int) -> np.ndarray:
         """Return each step-th pixel of each step-th row: (H / step, W / step, 3) uint8, RGB."""
-        height, width = self.size
-        return self._rgb(Region(0, 0, height, width), (-(-height // step), -(-width // step)))
+        return np.ascontiguousarray(as_picture(self._numbers(Region(0, 0, *self.size), step)))
 
-    def _rgb(self, region: Region, size: Size) -> np.ndarray:
-        values = self._values(region, self._bands, size)
-        if self._palette:
-            colors = self._file.colormap(self._bands[0])
-            table = np.array([colors.get(i, (0, 0, 0, 255))[:3] for i in range(256)], np.uint8)
-            return table[values[0]]
-        if len(values) == 1:
-            # as `read_image` scales grey values, rounded
-            values = self._grey(values) if self._white > 255 else values
-            values = np.repeat(values, 3, axis=0)
-        elif self._white > 255:
-            values = (values >> (self._white.bit_length() - 8)).astype(np.uint8)
-        if self._alpha is not None:
-            values = self._on_white(values, region, size)
-        return np.ascontiguousarray(values.transpose(1, 2, 0))
-
-    def _grey(self, values: np.ndarray) -> np.ndarray:
-        scaled = (values.astype(np.uint32) * 510 + self._white) // (2 * self._white)
-        return scaled.astype(np.uint8)
-
-    def _on_white(self, values: np.ndarray, region: Region, size: Size) -> np.ndarray:
-        alpha = self._values(region, [self._alpha], size)[0]
-        if self._white > 255:
-            alpha = alpha >> 8  # the range of opacity is always that of the type
-        layers = (values.transpose(1, 2, 0), alpha.astype(np.uint8)[..., None])
-        image = Image.fromarray(np.concatenate(layers, axis=2), "RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return np.asarray(Image.alpha_composite(white, image).convert("RGB")).transpose(2, 0, 1)
-
-    def _values(self, region: Region, bands: list[Any], size: Size) -> np.ndarray:
-        (top, left, bottom, right) = region
-        with self._reading():
-            return self._file.read(
-                bands, window=((top, bottom), (left, right)), out_shape=(len(bands), *size)
-            )
-
-    def _brightest(self) -> int:
-        """Return the greatest value of the range that the file uses."""
-        height, width = self.size
-        most = 0
-        for top in range(0, height, _SCAN_ROWS):
-            band = Region(top, 0, min(top + _SCAN_ROWS, height), width)
-            most = max(most, int(self._values(band, self._bands, band.size).max()))
-        return (1 << stored_bits(np.array(most))) - 1
-
-    def _place(self) -> dict[str, Any] | None:
-        from rasterio.errors import CRSError
-
+    def _numbers(self, region: Region, step: int) -> np.ndarray:
         try:
-            crs = self._file.crs
-            known = crs is None or crs.is_geographic or crs.is_projected
-        except CRSError:
-            known = False
-        if not known:
-            logger.warning(
-                "%s: its coordinate system is not known: results have its coordinates without it",
-                self._path,
-            )
-            crs = None
-        if crs is None and self._file.transform.is_identity:
-            return None
-        return {"crs": crs, "transform": self._file.transform}
-
-    def _reading(self) -> contextlib.AbstractContextManager[None]:
-        return _reading(self._path)
+            return as_float(self._values(region, step))
+        except ValueError as error:
+            raise ImageReadError(f"{self._path}: {error}") from error
 
 
-def _color_bands(roles: list[str]) -> list[int]:
-    if "palette" in roles:
-        return [roles.index("palette") + 1]
-    colors = [roles.index(name) + 1 for name in ("red", "green", "blue") if name in roles]
-    if len(colors) == 3:
-        return colors
-    return [1, 2, 3] if len([role for role in roles if role != "alpha"]) >= 3 else [1]
+def _stored_array(path: Path, values: np.ndarray) -> StoredWindows:
+    """Return the regions of an array (H, W, C), which may lie in a file."""
+
+    def read(region: Region, step: int) -> np.ndarray:
+        return values[region.top : region.bottom : step, region.left : region.right : step]
+
+    return StoredWindows(path, (values.shape[0], values.shape[1]), read)
 
 
-@contextlib.contextmanager
-def _open_raster(path: Path) -> Iterator[Any]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+def _stored_raster(path: Path, file: Any, stored: StoredKind) -> StoredWindows:
+    """Return the regions of a file that rasterio has opened."""
+    _check(path, kind_of_raster(path, file), stored)
+    bands = list(range(1, stored.channels + 1))
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_PAM_ENABLED="NO"))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        stack.enter_context(_quiet(logging.getLogger("rasterio")))
-        with _reading(path):
-            file = stack.enter_context(rasterio.open(path, driver="GTiff"))
-        yield file
+    def read(region: Region, step: int) -> np.ndarray:
+        height, width = region.size
+        size = -(-height // step), -(-width // step)
+        return np.moveaxis(read_bands(path, file, bands, region, size), 0, 2)
+
+    return StoredWindows(path, (int(file.height), int(file.width)), read, place_of(path, file))
 
 
-@contextlib.contextmanager
-def _quiet(log: logging.Logger) -> Iterator[None]:
-    """Show only the errors of a log: of what matters, there is a line of our own."""
-    level = log.level
-    log.setLevel(logging.ERROR)
+def _check(path: Path, found: StoredKind, wanted: StoredKind) -> None:
     try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn rasterio's errors into one of `ImageReadError`."""
-    from rasterio.errors import RasterioError
-
-    try:
-        yield
-    except RasterioError as error:
-        reason = error.__cause__ or error
-        raise ImageReadError(
-            f"{path}: damaged or not supported: {one_line(str(reason), 300)}"
-        ) from error
+        check_kind(found, wanted.type, wanted.channels)
+    except ValueError as error:
+        raise ImageReadError(f"{path}: {error}") from error

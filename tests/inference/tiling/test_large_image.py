@@ -20,6 +20,7 @@ from mask2former.inference.tiling.large_image import segment_to_files
 from mask2former.inference.tiling.store import OtherSettingsError
 from mask2former.inference.tiling.tiled import TiledSegmenter
 from mask2former_runtime.image import ImageReadError
+from mask2former_runtime.stored import StoredKind
 
 FILES = {
     "instance": ["m.json", "m.png"],
@@ -44,6 +45,33 @@ def run(task: str, image: Path, folder: Path, tile: int = 120) -> Path:
     segmenter = TiledSegmenter(Oracle(task), Tiling(tile, 0.2))
     segment_to_files(segmenter, image, folder / "m.png", image_id=7, quiet=True)
     return folder
+
+
+@pytest.mark.parametrize("task", FILES)
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_stored_values_give_the_results_of_pictures(mosaic, image, tmp_path, task, suffix):
+    path = tmp_path / f"image{suffix}"
+    values = mosaic.image.astype(np.float32)
+    if suffix == ".npy":
+        np.save(path, values)
+    else:
+        rasterio = pytest.importorskip("rasterio")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(
+                path, "w", driver="GTiff", height=350, width=470, count=3, dtype="float32"
+            ) as file:
+                file.write(values.transpose(2, 0, 1))
+    oracle = Oracle(task)
+    oracle.stored = StoredKind("float32", 3)
+    (tmp_path / "stored").mkdir()
+    segmenter = TiledSegmenter(oracle, Tiling(120, 0.2))
+    segment_to_files(segmenter, path, tmp_path / "stored/m.png", image_id=7, quiet=True)
+    assert oracle.calls > 12
+    found = contents(tmp_path / "stored")
+    expected = contents(run(task, image, tmp_path / "pictures"))
+    for name in set(FILES[task]) - {"m.png"}:
+        assert found[name].replace(str(path).encode(), str(image).encode()) == expected[name]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -9,13 +9,10 @@ from PIL import Image
 
 from mask2former.data.image import read_image
 from mask2former.inference.tiling.grid import Region
-from mask2former.inference.tiling.windows import (
-    RasterWindows,
-    WholeImage,
-    open_windows,
-    pixels_of_file,
-)
+from mask2former.inference.tiling.raster import RasterWindows
+from mask2former.inference.tiling.windows import WholeImage, open_windows, pixels_of_file
 from mask2former_runtime.image import ImageReadError
+from mask2former_runtime.stored import StoredKind, as_picture, read_stored
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -87,6 +84,44 @@ def test_bands_of_satellites(pixels, tmp_path):
     path = write(tmp_path / "image.tif", bands, photometric="RGB", alpha="NO")
     with open_windows(path) as windows:
         np.testing.assert_array_equal(windows.read(REGION)[..., ::-1], pixels[17:90, 40:131] >> 1)
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_stored_values_are_parts_of_the_image(kind, suffix, pixels, tmp_path):
+    values = np.concatenate([pixels, pixels[..., :2]], axis=2).astype(kind) * 200
+    path = tmp_path / f"image{suffix}"
+    if suffix == ".npy":
+        np.save(path, values)
+    else:
+        write(path, values.transpose(2, 0, 1))
+    whole = read_stored(path, kind, 5)
+    np.testing.assert_array_equal(whole, values)
+    assert pixels_of_file(path) == 120 * 160
+    with open_windows(path, StoredKind(kind, 5)) as windows:
+        assert windows.size == (120, 160)
+        part = windows.read(REGION)
+        assert part.dtype == np.float32
+        np.testing.assert_array_equal(part, whole[17:90, 40:131])
+        np.testing.assert_array_equal(windows.overview(1), as_picture(whole))
+        assert windows.overview(7).shape == (18, 23, 3)
+    problem = f"5 channels of {kind}, and the model takes 4"
+    with (
+        pytest.raises(ImageReadError, match=problem),
+        open_windows(path, StoredKind(kind, 4)),
+    ):
+        pass
+
+
+def test_stored_values_that_are_no_numbers_are_named(tmp_path):
+    values = np.zeros((40, 40, 2), np.float32)
+    values[30, 30, 1] = np.nan
+    np.save(tmp_path / "image.npy", values)
+    with open_windows(tmp_path / "image.npy", StoredKind("float32", 2)) as windows:
+        windows.read(Region(0, 0, 30, 30))
+        with pytest.raises(ImageReadError, match=r"image\.npy: it holds NaN"):
+            windows.read(Region(0, 0, 31, 31))
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
