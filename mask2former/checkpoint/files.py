@@ -197,7 +197,10 @@ def _read_shards(index: Path, allow_unsafe: bool) -> State:
             )
     state: State = {}
     for shard in sorted(shards):
-        state.update(read_checkpoint(index.parent / shard, allow_unsafe)["model"])
+        part = read_checkpoint(index.parent / shard, allow_unsafe)["model"]
+        if twice := state.keys() & part.keys():
+            raise WeightsError(f"{index}: {min(twice)[:200]!r} is in {shard} and in another file")
+        state.update(part)
     missing = next((name for name in names if name not in state), None)
     if missing is not None:
         raise WeightsError(f"{index} lists {missing[:200]!r}, but none of its files holds it")

@@ -6,12 +6,13 @@ import os
 import re
 from pathlib import Path
 
+from mask2former_runtime.files import unfinished_files
+
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL = "model_final.pth"
 BEST = "model_best.pth"
 _PERIODIC = re.compile(r"model_(\d{7,})\.pth")
-# What `write_atomically` leaves behind when it is killed.
-_UNFINISHED = re.compile(rf"\.(.+\.(csv|html|json|pth|yaml)|{LAST_CHECKPOINT})\.[0-9a-f]{{16}}")
+_WRITTEN = re.compile(rf".+\.(csv|html|json|pth|yaml)|{LAST_CHECKPOINT}")
 
 
 def numbered_checkpoints(folder: Path) -> dict[Path, int]:
@@ -64,7 +65,7 @@ def _written(path: Path) -> int:
 
 def remove_unfinished(folder: Path) -> list[Path]:
     """Delete the temporary files of a killed run; no other process may write to the folder."""
-    unfinished = [path for path in folder.glob(".*") if _UNFINISHED.fullmatch(path.name)]
+    unfinished = unfinished_files(folder, _WRITTEN)
     for path in unfinished:
         path.unlink()
     return unfinished

@@ -7,11 +7,15 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+# Of `write_atomically`; the name of the file is shortened
+_TEMPORARY = re.compile(r"\.(.{1,50})\.[0-9a-f]{16}", re.DOTALL)
 
 
 class _NewFile(io.BufferedRandom):
@@ -49,6 +53,17 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
             os.unlink(temporary)
             raise
     sync_folder(path.parent)
+
+
+def unfinished_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return the temporary files of `write_atomically` in a folder, left by killed processes.
+
+    Args:
+        folder: where to look.
+        names: what the names of the files match that were being written.
+    """
+    found = ((path, _TEMPORARY.fullmatch(path.name)) for path in folder.glob(".*"))
+    return [path for path, match in found if match and names.fullmatch(match[1])]
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:

@@ -178,6 +178,10 @@ def test_a_hugging_face_folder(tmp_path):
     index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "c": "2.safetensors"}}))
     with pytest.raises(WeightsError, match="lists 'c', but none"):
         read_checkpoint(tmp_path)
+    safetensors.torch.save_file({**a, **b}, tmp_path / "3.safetensors")
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "3.safetensors"}}))
+    with pytest.raises(WeightsError, match=r"'a' is in 3\.safetensors and in another file"):
+        read_checkpoint(tmp_path)
     index.write_text(json.dumps({"weight_map": {"a": "../1.safetensors"}}))
     with pytest.raises(WeightsError, match=r"not the name of a \.safetensors or \.bin file"):
         read_checkpoint(tmp_path)

@@ -9,7 +9,6 @@ from support import QUICKSTART, TINY
 from mask2former import Mask2Former, load_config
 from mask2former.data import register_synthetic
 from mask2former.data.metadata import write_metadata
-from mask2former.data.preparation.synthetic import generate
 
 SMALL = [*TINY, "MODEL.MASK_FORMER.DEC_LAYERS", 2]
 
@@ -52,22 +51,6 @@ def fixed_file(panoptic, tmp_path_factory):
     file = tmp_path_factory.mktemp("onnx") / "fixed.onnx"
     panoptic.export(file, dynamic=(), size=(64, 96))
     return file
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The quickstart's panoptic model after 400 iterations, about 80 s, and its data."""
-    root = tmp_path_factory.mktemp("trained")
-    data = root / "synthetic_shapes"
-    generate(data, train=200, val=40, size=128, seed=0, progress=False)
-    model = Mask2Former.from_config(
-        "quickstart/panoptic",
-        overrides=["SOLVER.IMS_PER_BATCH", 4, "SOLVER.WARMUP_ITERS", 20, "TEST.REPORT", False,
-                   "DATALOADER.NUM_WORKERS", 0, "TEST.EVAL_PERIOD", 0,
-                   "MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0.3],
-    )  # fmt: skip
-    model.train(data, output=root / "run", iterations=400, task="panoptic")
-    return model, data
 
 
 @pytest.fixture(scope="session")
