@@ -498,7 +498,8 @@ class Mask2Former:
         self._start.refuse_exported("exported again")
 
         file = Path(path)
-        pictures = [] if images is None else [x for x, _ in open_images(images).items]
+        stored = self._model.predictor.stored
+        opened = () if images is None else open_images(images, stored=stored).items
         options = Options(
             format=format or format_of(file),
             precision=precision,
@@ -508,6 +509,7 @@ class Mask2Former:
             license=license,
             with_postprocessing=with_postprocessing,
         )
+        pictures = [image for image, _ in opened]
         return export_model(self._model, file, options, pictures=pictures, overwrite=overwrite)
 
     def push_to_hub(self, repository: str, *, private: bool = False) -> str:

@@ -18,6 +18,8 @@ from mask2former.data.errors import DatasetError
 from mask2former.data.mapper import build_mapper
 from mask2former.data.own_data import InstanceData, check_own_data
 from mask2former.inference.predictor import Predictor
+from mask2former_runtime import load as load_in_runtime
+from mask2former_runtime.cli import main as runtime_main
 
 SPLITS = ("train", "val")
 
@@ -129,8 +131,22 @@ def test_training_chooses_the_normalisation_and_learns(fractions, tmp_path, capf
     flags = ["--tile", str(side), "--output", str(pictures)]
     assert main(["predict", str(run), str(tmp_path / "mosaic.npy"), *flags]) == 0
     assert Image.open(pictures / "mosaic.png").size[1] >= 2 * side
-    with pytest.raises(ValueError, match="pictures of 8 bits"):
-        model.export(tmp_path / "model.onnx")
+
+    onnx = tmp_path / "model.onnx"
+    model.export(onnx)
+    in_runtime = load_in_runtime(onnx)
+    for exported in (Mask2Former.from_pretrained(onnx), in_runtime):
+        for source in (image, np.load(image)):
+            found = exported.predict(source, threshold=0.05)
+            expected = model.predict(source, threshold=0.05)
+            assert found.names == expected.names
+            np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+            assert np.mean(found.masks != expected.masks) < 1e-4
+    with pytest.raises(ValueError, match="3 channels of uint8, and the model takes 5"):
+        in_runtime.predict(np.zeros((8, 8, 3), np.uint8))
+    command = ["predict", str(image), str(wrong), "--model", str(onnx), "--output", str(pictures)]
+    assert runtime_main(command) == 1
+    assert capfd.readouterr().err.count("and the model takes 5 channels of float32") == 2
 
 
 def test_the_users_values_win(fractions, tmp_path):

@@ -76,7 +76,7 @@ def compare(network: nn.Module, run: Run, images: Tensor, names: Sequence[str]) 
     Args:
         network: what was exported.
         run: computes what the file does.
-        images: (B, 3, H, W), normalised and padded.
+        images: (B, C, H, W), normalised and padded.
         names: of the outputs.
 
     Raises:

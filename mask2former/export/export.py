@@ -14,12 +14,11 @@ from torch import nn
 
 from mask2former_runtime.errors import ExportError
 from mask2former_runtime.files import moved_at_the_end
-from mask2former_runtime.metadata import Metadata
+from mask2former_runtime.metadata import InputSpec, Metadata
 from mask2former_runtime.networks import LIBRARY_VARIABLE, OUTPUTS, library_file
 
 from ..data.preparation.synthetic_scenes import draw_scene
 from ..inference.exported import open_exported
-from ..inference.predictor import require_pictures
 from ..inference.segmenters import LoadedModel
 from ..modeling.meta_arch import MaskFormer
 from ..modeling.ops.runtime_libraries import build_libraries, library_name
@@ -107,7 +106,8 @@ def export_model(
         model: what to export.
         path: the file; its suffix is that of the format.
         options: how.
-        pictures: (H, W, 3) uint8, BGR, on which the two are compared; by default drawn ones.
+        pictures: (H, W, 3) uint8, BGR, or (H, W, C) float32 for a model of images as they are
+            stored, on which the two are compared; by default drawn ones, or noise.
         overwrite: replace an existing file.
         say: takes lines that tell how far it is.
 
@@ -122,7 +122,6 @@ def export_model(
         raise ValueError(
             f"{path}: a file of the format {options.format} ends in {SUFFIXES[options.format]}"
         )
-    require_pictures(model.predictor.stored, "an exported file")
     files = [path, *([path.with_suffix(".bin")] if options.format == "openvino" else [])]
     existing = [str(file) for file in files if file.exists()]
     if existing and not overwrite:
@@ -148,6 +147,7 @@ def export_model(
     say("tracing the network")
     program = trace(
         network,
+        channels=len(metadata.input.mean),
         size_divisibility=unit,
         fixed=options.fixed,
         operator="node"
@@ -162,7 +162,7 @@ def export_model(
         del program
         say("comparing the file with the model")
         _, run = open_exported(file, outputs=names, allow_unsafe=True, operator_library=library)
-        shown = pictures or [_drawn(seed) for seed in range(3)]
+        shown = pictures or [_drawn(seed, metadata.input) for seed in range(3)]
         try:
             comparisons = [
                 compare(network, run, images, names) for images in batches(shown, metadata.input)
@@ -285,7 +285,10 @@ def _library(folder: Path, options: Options, say: Callable[[str], None]) -> str 
     return str(built)
 
 
-def _drawn(seed: int) -> np.ndarray:
-    """Return a drawn picture, (H, W, 3) uint8, BGR, higher than wide."""
-    image = draw_scene(np.random.default_rng(seed), 256).image
-    return np.ascontiguousarray(image[:, :192, ::-1])
+def _drawn(seed: int, spec: InputSpec) -> np.ndarray:
+    """Return an image for a model, higher than wide: a drawn picture, or noise of any channels."""
+    rng = np.random.default_rng(seed)
+    if spec.stored is not None:
+        noise = rng.normal(spec.mean, spec.std, (256, 192, spec.stored.channels))
+        return noise.astype(np.float32)
+    return np.ascontiguousarray(draw_scene(rng, 256).image[:, :192, ::-1])

@@ -63,7 +63,7 @@ class Network(nn.Module):
         """Predict the queries of normalised, padded images.
 
         Args:
-            images: (B, 3, H, W), float32.
+            images: (B, C, H, W), float32.
 
         Returns:
             Logits of classes (B, Q, K + 1) and of masks (B, Q, H / 4, W / 4), float32.
@@ -75,12 +75,13 @@ class Network(nn.Module):
 
 
 def trace(
-    network: nn.Module, *, size_divisibility: int, fixed: Fixed, operator: str
+    network: nn.Module, *, channels: int = 3, size_divisibility: int, fixed: Fixed, operator: str
 ) -> torch.export.ExportedProgram:
     """Trace a network with open sizes.
 
     Args:
         network: in evaluation mode; see `Network`.
+        channels: C.
         size_divisibility: of which heights and widths are multiples, at least 1.
         fixed: the dimensions that are not open.
         operator: how the program computes deformable attention, of `FORMS`.
@@ -91,7 +92,7 @@ def trace(
     """
     unit = size_divisibility
     height, width = fixed.height or _EXAMPLE[0] * unit, fixed.width or _EXAMPLE[1] * unit
-    example = torch.zeros(fixed.batch or _EXAMPLE_BATCH, 3, height, width)
+    example = torch.zeros(fixed.batch or _EXAMPLE_BATCH, channels, height, width)
     open_sizes: dict[int, Any] = {}
     if fixed.batch is None:
         open_sizes[0] = torch.export.Dim("batch", max=_MOST_IMAGES)

@@ -53,7 +53,7 @@ class WithResults(nn.Module):
         """Return the outputs that `OUTPUTS` names for the task.
 
         Args:
-            images: (B, 3, H, W), normalised and padded.
+            images: (B, C, H, W), normalised and padded.
         """
         logits, masks = self.network(images)
         size = images.shape[2], images.shape[3]

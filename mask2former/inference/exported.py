@@ -76,7 +76,7 @@ def open_exported(
         operator_library: see `open_network`.
 
     Returns:
-        The metadata, and the network as a function of images (B, 3, H, W), normalised and padded.
+        The metadata, and the network as a function of images (B, C, H, W), normalised and padded.
 
     Raises:
         ValueError: the file is not an export of this project, or cannot be read.
@@ -144,7 +144,7 @@ class ExportedPredictor(Predictor):
     """
 
     def __init__(self, model: ExportedModel, spec: InputSpec, **options: Any):
-        super().__init__(model, image_format=spec.channel_order, **options)
+        super().__init__(model, image_format=spec.channel_order, channels=len(spec.mean), **options)
         self.spec = replace(spec, min_size=self.min_size, max_size=self.max_size)
 
     def network_size(self, height: int, width: int) -> Size:

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mask2former_runtime import images as images_module
 from mask2former_runtime.image import ImageReadError
 from mask2former_runtime.images import Images, Pixels, as_bgr, one_image
-from mask2former_runtime.inputs import expand_inputs
 from mask2former_runtime.prediction import ImageSource
-from mask2former_runtime.stored import StoredKind, as_picture, as_stored, read_stored
+from mask2former_runtime.stored import StoredKind
 from mask2former_runtime.text import one_line
 
 from ..data.image import decode_image, read_image
@@ -53,7 +51,11 @@ def open_images(
 
     def others(item: Any) -> Images | None:
         if stored is not None:
-            return _stored_images(item, stored)
+            if not isinstance(item, Tensor) or item.ndim == 4:
+                return None
+            values = item.detach().cpu().numpy()
+            values = np.moveaxis(values, 0, -1) if item.ndim == 3 else values
+            return images_module.open_images(values, stored=stored)
         if isinstance(item, Tensor) and item.ndim != 4:
             return one_image(_bgr_of(item, channel_order))
         if isinstance(item, str | os.PathLike):
@@ -65,31 +67,8 @@ def open_images(
         return None
 
     return images_module.open_images(
-        inputs, channel_order=channel_order, others=others, read=read_image
+        inputs, channel_order=channel_order, stored=stored, others=others, read=read_image
     )
-
-
-def _stored_images(item: Any, stored: StoredKind) -> Images | None:
-    """Open what a model takes that takes images as they are stored; None for an iterable."""
-    kind, channels = stored.type, stored.channels
-    if isinstance(item, str | os.PathLike):
-        files = expand_inputs([os.fspath(item)])
-        one = len(files) == 1 and not os.path.isdir(os.path.expanduser(item))
-        opened = (_as_shown(read_stored(file, kind, channels), str(file)) for file in files)
-        return Images("one" if one else "many", opened)
-    if isinstance(item, Image.Image):
-        raise ValueError("this model takes arrays and files, not Pillow's images")
-    if isinstance(item, Tensor) and item.ndim != 4:
-        values = item.detach().cpu().numpy()
-        item = np.moveaxis(values, 0, -1) if item.ndim == 3 else values
-    if isinstance(item, np.ndarray) and item.ndim != 4:
-        return Images("one", iter([_as_shown(as_stored(item, kind, channels), "")]))
-    return None
-
-
-def _as_shown(image: np.ndarray, name: str) -> Pixels:
-    """Return an image with what is drawn of it, since files of this kind are no pictures."""
-    return image, ImageSource(name, pixels=as_picture(image))
 
 
 def _of_url(url: str, allow_url: bool) -> Images:

@@ -19,9 +19,10 @@ from PIL import Image
 from .image import IMAGE_FORMATS, pixels_of, read_image
 from .inputs import expand_inputs
 from .prediction import ImageSource
+from .stored import StoredKind, as_picture, as_stored, read_stored
 
 Pixels = tuple[np.ndarray, ImageSource]
-"""An image (H, W, 3), uint8, BGR, and where it comes from."""
+"""An image (H, W, 3), uint8, BGR, or (H, W, C) as it is stored, and where it comes from."""
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -57,6 +58,7 @@ def open_images(
     inputs: Any,
     *,
     channel_order: str = "RGB",
+    stored: StoredKind | None = None,
     others: Callable[[Any], Images | None] = lambda inputs: None,
     read: Callable[[Path], np.ndarray] = read_image,
 ) -> Images:
@@ -65,8 +67,9 @@ def open_images(
     Args:
         inputs: a path, a Pillow image, an array, or an iterable of these.
         channel_order: "RGB" or "BGR": that of arrays.
+        stored: how images are stored, if the model takes them so: files and arrays (H, W, C).
         others: opens further kinds of inputs; None is for the kinds above.
-        read: reads a file.
+        read: reads a file that is a picture.
 
     Raises:
         ValueError: the inputs are of another kind, or there are none.
@@ -77,7 +80,11 @@ def open_images(
     if other is not None:
         return other
     if isinstance(inputs, str | os.PathLike):
-        return _of_path(os.fspath(inputs), read)
+        return _of_path(os.fspath(inputs), read, stored)
+    if stored is not None and isinstance(inputs, Image.Image):
+        raise ValueError("this model takes arrays and files, not Pillow's images")
+    if stored is not None and isinstance(inputs, np.ndarray) and inputs.ndim != 4:
+        return Images("one", iter([_as_shown(as_stored(inputs, stored.type, stored.channels), "")]))
     if isinstance(inputs, Image.Image):
         return one_image(pixels_of(inputs), getattr(inputs, "filename", ""))
     if isinstance(inputs, np.ndarray) and inputs.ndim != 4:
@@ -89,7 +96,10 @@ def open_images(
             f"cannot predict on a {type(inputs).__name__}: give a path, a Pillow image, an array "
             "(H, W, 3), or a list of these"
         )
-    opened = (open_images(x, channel_order=channel_order, others=others, read=read) for x in inputs)
+    opened = (
+        open_images(x, channel_order=channel_order, stored=stored, others=others, read=read)
+        for x in inputs
+    )
     items = itertools.chain.from_iterable(images.items for images in opened)
     is_finite = hasattr(inputs, "__len__")
     return Images("many" if is_finite else "stream", items)
@@ -100,11 +110,21 @@ def one_image(image: np.ndarray, name: str = "") -> Images:
     return Images("one", iter([(image, ImageSource(name, pixels=image[:, :, ::-1]))]))
 
 
-def _of_path(path: str, read: Callable[[Path], np.ndarray]) -> Images:
+def _of_path(path: str, read: Callable[[Path], np.ndarray], stored: StoredKind | None) -> Images:
     files = expand_inputs([path])
     several = len(files) > 1 or files[0] != Path(os.path.expanduser(path))
-    items = ((read(file), ImageSource(str(file), file=file)) for file in files)
+    items: Iterator[Pixels]
+    if stored is None:
+        items = ((read(file), ImageSource(str(file), file=file)) for file in files)
+    else:
+        kind, channels = stored.type, stored.channels
+        items = (_as_shown(read_stored(file, kind, channels), str(file)) for file in files)
     return Images("many" if several else "one", items)
+
+
+def _as_shown(image: np.ndarray, name: str) -> Pixels:
+    """Return an image with what is drawn of it, since files of this kind are no pictures."""
+    return image, ImageSource(name, pixels=as_picture(image))
 
 
 def as_bgr(

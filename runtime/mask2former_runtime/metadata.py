@@ -9,6 +9,8 @@ from typing import Any
 
 from .classes import Classes
 from .errors import ExportError
+from .image import IMAGE_FORMATS
+from .stored import STORED_TYPES, StoredKind
 from .text import one_line
 
 KEY = "mask2former"
@@ -25,8 +27,9 @@ class InputSpec:
     """How an image becomes the input of the network.
 
     Attributes:
-        channel_order: "RGB" or "BGR".
-        mean: of each channel, from 0 to 255.
+        channel_order: "RGB" or "BGR" of pictures, or one of `STORED_TYPES` for images with the
+            channels and values that files store.
+        mean: of each channel; of pictures, from 0 to 255.
         std: of each channel.
         size_divisibility: what height and width are padded to multiples of.
         min_size: length in pixels to resize the shorter side to, or 0 to keep the size.
@@ -45,6 +48,13 @@ class InputSpec:
     batch: int | None = None
     height: int | None = None
     width: int | None = None
+
+    @property
+    def stored(self) -> StoredKind | None:
+        """How the images are stored; None for pictures of 8 bits."""
+        if self.channel_order in IMAGE_FORMATS:
+            return None
+        return StoredKind(self.channel_order, len(self.mean))
 
 
 @dataclass(frozen=True)
@@ -150,14 +160,16 @@ class Metadata:
         read = _Reader(content)
         input_, fixed = read.part("input"), read.part("input").part("fixed")
         rules = read.part("postprocessing")
+        order = input_.one_of("channel_order", (*IMAGE_FORMATS, *STORED_TYPES))
+        channels = 3 if order in IMAGE_FORMATS else max(1, len(input_.list_of("mean", float)))
         metadata = cls(
             task=read.one_of("task", TASKS),
             tasks=tuple(read.list_of("tasks", str)),
             classes=_classes(read.part("classes")),
             input=InputSpec(
-                channel_order=input_.one_of("channel_order", ("RGB", "BGR")),
-                mean=tuple(input_.list_of("mean", float, 3)),
-                std=tuple(input_.list_of("std", float, 3)),
+                channel_order=order,
+                mean=tuple(input_.list_of("mean", float, channels)),
+                std=tuple(input_.list_of("std", float, channels)),
                 size_divisibility=input_.count("size_divisibility", most=_MOST_DIVISIBILITY),
                 min_size=input_.count("min_size", least=0, most=_MOST_MIN_SIZE),
                 max_size=input_.count("max_size"),

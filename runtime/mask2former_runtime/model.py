@@ -23,6 +23,7 @@ from .postprocessing import Queries, class_map, instances, segments
 from .prediction import ImageSource, Prediction
 from .predictions import InstancePrediction, PanopticPrediction, SemanticPrediction
 from .preprocessing import network_input
+from .stored import StoredKind, as_picture
 from .text import one_line
 
 
@@ -128,6 +129,8 @@ class Model:
                 - an array (H, W, 3), or (H, W) if it is grey. **Channels are RGB.** OpenCV reads
                   BGR: give `channel_order` "BGR". Values are uint8, 0 to 255, or float, 0 to 1;
                 - an array (B, H, W, 3), or a list or an iterator of any of these.
+
+                A model of images as they are stored takes files, and arrays (H, W, C), of its type.
             task: "panoptic", "instance" or "semantic"; by default `task`.
             threshold: lowest score of the instances to keep, or lowest class probability of
                 panoptic segments; by default as when the model was exported. Semantic segmentation
@@ -143,7 +146,8 @@ class Model:
                 or the model does not do the task.
         """
         segmenter = self.segmenter(task, threshold)
-        return open_images(images, channel_order=channel_order).results(segmenter.find)
+        opened = open_images(images, channel_order=channel_order, stored=segmenter.stored)
+        return opened.results(segmenter.find)
 
     def segmenter(self, task: str | None = None, threshold: float | None = None) -> Segmenter:
         """Return what `predict` runs on each image, for callers that hold pixels already.
@@ -184,6 +188,11 @@ class Segmenter:
         self._given = threshold
 
     @property
+    def stored(self) -> StoredKind | None:
+        """How the images that the model takes are stored; None for pictures of 8 bits."""
+        return self.network.metadata.input.stored
+
+    @property
     def threshold(self) -> float | Sequence[float]:
         """The lowest score of the instances to keep, or that of each class."""
         rules = self.network.metadata.postprocessing
@@ -195,13 +204,13 @@ class Segmenter:
         """Return what is in an image.
 
         Args:
-            image: (H, W, 3) uint8, BGR.
+            image: (H, W, 3) uint8, BGR, or (H, W, C) float32 as it is stored.
             source: where the prediction finds the image again; by default it keeps the pixels.
 
         Raises:
             ExportError: the network cannot be run on the image.
         """
-        source = ImageSource(pixels=image[:, :, ::-1]) if source is None else source
+        source = ImageSource(pixels=as_picture(image)) if source is None else source
         size = image.shape[0], image.shape[1]
         queries, rules = self.queries(image), self.network.metadata.postprocessing
         if self.task == "semantic":
@@ -241,7 +250,7 @@ class Segmenter:
         return [self.find(image) for image in images]
 
     def queries(self, image: np.ndarray) -> Queries:
-        """Run the network on an image (H, W, 3), uint8, BGR."""
+        """Run the network on an image; see `find`."""
         spec = self.network.metadata.input
         pixels, image_size = network_input(image, spec)
         padded_size = pixels.shape[2], pixels.shape[3]

@@ -49,7 +49,7 @@ class Network(ABC):
         """Predict.
 
         Args:
-            images: (B, 3, H, W) float32, normalised and padded.
+            images: (B, C, H, W) float32, normalised and padded.
 
         Returns:
             By default class logits (B, Q, K + 1) and mask logits (B, Q, H/4, W/4), float32.

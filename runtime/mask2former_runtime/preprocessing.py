@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from .metadata import InputSpec
-from .resizing import Size
+from .resizing import Size, resized
 
 
 def network_size(height: int, width: int, min_size: int, max_size: int) -> Size:
@@ -64,21 +64,23 @@ def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]
     """Resize, normalise and pad an image.
 
     Args:
-        image: (H, W, 3) uint8, BGR.
+        image: (H, W, 3) uint8, BGR, or (H, W, C) float32 as it is stored.
         spec: what the network takes.
 
     Returns:
-        (1, 3, padded h, padded w) float32, and (h, w).
+        (1, C, padded h, padded w) float32, and (h, w).
     """
     height, width = fitting_size(image.shape[0], image.shape[1], spec)
-    if spec.channel_order == "RGB":
-        image = image[:, :, ::-1]
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    resized = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    if spec.stored is None:
+        picture = Image.fromarray(image[:, :, ::-1] if spec.channel_order == "RGB" else image)
+        values = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    else:
+        rows = resized(image, height)
+        values = resized(rows.swapaxes(0, 1), width).swapaxes(0, 1)
     padded = np.zeros(
         (
             1,
-            3,
+            len(spec.mean),
             spec.height or _multiple(height, spec.size_divisibility),
             spec.width or _multiple(width, spec.size_divisibility),
         ),
@@ -86,7 +88,7 @@ def network_input(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Size]
     )
     for channel, (mean, std) in enumerate(zip(spec.mean, spec.std, strict=True)):
         part = padded[0, channel, :height, :width]
-        np.subtract(resized[:, :, channel], np.float32(mean), out=part)
+        np.subtract(values[:, :, channel], np.float32(mean), out=part)
         part /= np.float32(std)
     return padded, (height, width)
 

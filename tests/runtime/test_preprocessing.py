@@ -39,6 +39,21 @@ def test_pixels_are_those_of_the_model(size, order):
     np.testing.assert_array_equal(found, batch.tensor.numpy())
 
 
+@pytest.mark.parametrize("size", [(37, 61), (300, 190), (64, 64), (3, 200)])
+def test_stored_values_are_those_of_the_model(size):
+    """Detectron2 resizes what is not uint8 with PyTorch, without averaging where it shrinks."""
+    image = np.random.default_rng(1).normal(0, 100, (*size, 5)).astype(np.float32)
+    mean, std = (1.0, -2.0, 3.0, 0.0, 7.0), (10.0, 20.0, 30.0, 40.0, 50.0)
+    spec = InputSpec("float32", mean, std, size_divisibility=32, min_size=96, max_size=150)
+    found, (height, width) = network_input(image, spec)
+    assert (height, width) == network_size(*size, 96, 150)
+    resized = ResizeTransform(*size, height, width).apply_image(image)
+    expected = (resized - np.float32(mean)) / np.float32(std)
+    assert found.shape[1] == 5
+    np.testing.assert_allclose(found[0, :, :height, :width], expected.transpose(2, 0, 1), atol=1e-5)
+    assert not found[:, :, height:].any() and not found[:, :, :, width:].any()
+
+
 @pytest.mark.parametrize("size", [(96, 128), (128, 96), (500, 20), (30, 300)])
 def test_a_file_of_one_size_gets_the_whole_image(size):
     image = np.full((*size, 3), 255, np.uint8)

@@ -136,5 +136,10 @@ def test_the_page(browser, site):
     page.set_input_files("#model", write_onnx(folder / "other.onnx", None))
     page.wait_for_selector("#status.wrong")
     assert "not an ONNX file that mask2former export wrote" in page.inner_text("#status")
+    stored = write_onnx(folder / "stored.onnx", tiny_metadata(channel_order="uint16"))
+    page.set_input_files("#model", stored)
+    page.wait_for_function(
+        "document.querySelector('#status').textContent.includes('takes images as they are stored')"
+    )
     page.close()
     assert complaints == []

@@ -99,6 +99,9 @@ std::vector<float> network_input(const Image& image, const Metadata& metadata, i
   const bool is_rgb = metadata.starts_with("channel_order", "\"RGB\"");
   const auto mean = metadata.numbers("mean"), std = metadata.numbers("std");
   if (mean.size() != 3 || std.size() != 3) throw std::runtime_error("the model takes no colours");
+  if (!is_rgb && !metadata.starts_with("channel_order", "\"BGR\"")) {
+    throw std::runtime_error("the model takes images as they are stored, not colours");
+  }
   std::vector<float> input(3 * H * W, 0.0f);
   for (int64_t c = 0; c < 3; ++c) {
     const int64_t channel = is_rgb ? c : 2 - c;

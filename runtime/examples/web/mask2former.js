@@ -96,6 +96,9 @@ export function readMetadata(bytes) {
   if (!content.tasks.includes("instance")) {
     throw new Error(`This page finds instances, and the model does ${content.tasks.join(", ")}.`);
   }
+  if (!["RGB", "BGR"].includes(content.input.channel_order)) {
+    throw new Error("The model takes images as they are stored, and this page pictures.");
+  }
   return content;
 }
 
