@@ -43,8 +43,9 @@ from .loggers.trackers import check_loggers
 from .loggers.writers import build_writers
 from .optimizer import build_optimizer
 from .precision import autocast
-from .resumed_state import check_run
+from .resumed_state import checked_run
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
+from .schedule import build_lr_scheduler
 from .train_loop import TrainLoop
 from .validation_loss import ValidationLoss
 
@@ -298,8 +299,7 @@ class Trainer(DefaultTrainer):
             ValueError: it cannot be that of such a run.
         """
         own = super().state_dict().get("hooks", {})
-        check_run(state_dict, own)
-        super().load_state_dict(state_dict)
+        super().load_state_dict(checked_run(state_dict, own))
 
     def _settings_of_checkpoints(self) -> dict[str, Any]:
         """Return the settings that a resumed run takes from its checkpoint, not from the config."""
@@ -319,6 +319,13 @@ class Trainer(DefaultTrainer):
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Build the optimizer: see `mask2former.engine.build_optimizer`."""
         return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Build the schedule: see `mask2former.engine.schedule`."""
+        return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable:
