@@ -12,12 +12,17 @@ from torch import Tensor
 from ..utils.schema import shown
 
 
-def check_run(state: Any, hooks: Mapping[str, Mapping[str, Any]]) -> None:
+def checked_run(state: Any, hooks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Check what a trainer and its hooks are to take from a file.
 
     Args:
         state: like the result of a trainer's ``state_dict``.
-        hooks: the present states of the hooks by class; those of the file must have their form.
+        hooks: the present states of the hooks by class. Those of schedules and of early stopping
+            must have their form; others check their states themselves.
+
+    Returns:
+        The state, of whose schedule the keys are left that it has: it would take any attribute, and
+        those of other versions of PyTorch differ.
 
     Raises:
         ValueError: a value is of another type, or a list has another length.
@@ -27,10 +32,17 @@ def check_run(state: Any, hooks: Mapping[str, Mapping[str, Any]]) -> None:
     iteration = state.get("iteration")
     if type(iteration) is not int or not 0 <= iteration < 2**63:
         raise ValueError(f"its iteration is {shown(iteration)}")
-    for name, own in hooks.items():
-        found = state.get("hooks", {}).get(name)
-        if own and found is not None and not _has_form(found, own):
-            raise ValueError(f"its {name} has the state {shown(found)}, unlike {shown(own)}")
+    found = dict(state.get("hooks", {}))
+    for name in ("LRScheduler", "Evaluate"):
+        own = hooks.get(name)
+        if own is None or name not in found:
+            continue
+        if name == "LRScheduler" and isinstance(found[name], Mapping):
+            found[name] = {key: found[name][key] for key in own.keys() & found[name].keys()}
+            own = {key: own[key] for key in found[name]}
+        if not _has_form(found[name], own):
+            raise ValueError(f"its {name} has the state {shown(found[name])}, unlike {shown(own)}")
+    return {**state, "hooks": found}
 
 
 def _has_form(found: Any, own: Any) -> bool:
@@ -40,9 +52,9 @@ def _has_form(found: Any, own: Any) -> bool:
     if isinstance(own, (list, tuple)):
         same_length = isinstance(found, (list, tuple)) and len(found) == len(own)
         return same_length and all(map(_has_form, found, own))
-    if isinstance(own, float):
-        return type(found) in (int, float) and not math.isnan(found)
-    return type(found) is type(own)
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return isinstance(found, (int, float)) and not math.isnan(found)
+    return own is None or type(found) is type(own)
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, content: Any) -> None:
