@@ -36,7 +36,7 @@ class BasePixelDecoder(PixelDecoder):
             if number < self.num_levels:
                 self.add_module(f"adapter_{number}", conv_norm(channels, conv_dim, 1, norm))
                 channels = conv_dim
-            self.add_module(f"layer_{number}", conv_norm(channels, conv_dim, 3, norm, F.relu))
+            self.add_module(f"layer_{number}", conv_norm(channels, conv_dim, 3, norm, F.relu_))
         self.mask_features = conv_norm(conv_dim, self.mask_dim, 3)
 
     def merge(self, number: int, x: Tensor, above: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ class TransformerEncoderPixelDecoder(BasePixelDecoder):
             pre_norm=transformer_pre_norm,
         )
         # the coarsest level, which gets the encoder's output instead of the backbone's
-        output = conv_norm(conv_dim, conv_dim, 3, self.norm, F.relu)
+        output = conv_norm(conv_dim, conv_dim, 3, self.norm, F.relu_)
         self.add_module(f"layer_{self.num_levels}", output)
 
     @classmethod

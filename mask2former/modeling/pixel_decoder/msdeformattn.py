@@ -264,7 +264,7 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         # adapter_1 / layer_1 belong to the finest map, as the published parameters are numbered
         for number, (_, _, channels) in enumerate(fpn, start=1):
             adapter = conv_norm(channels, self.conv_dim, 1, self.norm)
-            layer = conv_norm(self.conv_dim, self.conv_dim, 3, self.norm, F.relu)
+            layer = conv_norm(self.conv_dim, self.conv_dim, 3, self.norm, F.relu_)
             self.add_module(f"adapter_{number}", adapter)
             self.add_module(f"layer_{number}", layer)
 

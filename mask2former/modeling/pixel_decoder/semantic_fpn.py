@@ -28,7 +28,7 @@ class UpsamplingBranch(nn.Module):
         super().__init__()
         # the finest level has a convolution too, and no upsampling
         self.convs = nn.ModuleList(
-            conv_norm(channels, channels, 3, norm, F.relu) for _ in range(max(num_stages, 1))
+            conv_norm(channels, channels, 3, norm, F.relu_) for _ in range(max(num_stages, 1))
         )
 
     def forward(self, x: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
