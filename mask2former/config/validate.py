@@ -51,7 +51,10 @@ _AT_LEAST_1 = _number("at least 1", lambda v: v >= 1)
 _NOT_NEGATIVE = _number("at least 0", lambda v: v >= 0)
 _SHARE = _number("between 0 and 1", lambda v: 0 <= v <= 1)
 _COUNT = _Rule("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1)
-_SIZE = _whole(1, 100_000)  # of what memory is allocated for
+# Above these, memory is more likely to end than a model to be meant.
+_LAYERS = _whole(1, 1000)
+_CHANNELS = _whole(1, 16_384)
+_SIZE = _whole(1, 100_000)
 
 _HEAD = "MODEL.SEM_SEG_HEAD."
 _DEFORMABLE = f"{_HEAD}DEFORMABLE_TRANSFORMER_ENCODER_"
@@ -65,25 +68,25 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "SOLVER.CHECKPOINT_PERIOD", "TEST.DETECTIONS_PER_IMAGE",
     ),
     _SIZE: (
-        "INPUT.IMAGE_SIZE",
-        *(_HEAD + key for key in ("NUM_CLASSES", "COMMON_STRIDE", "CONVS_DIM", "MASK_DIM")),
-        f"{_HEAD}BIFPN_LAYERS", "MODEL.TIMM.PYRAMID_DIM",
-        *(_DEFORMABLE + key for key in ("N_HEADS", "N_POINTS", "DIM_FEEDFORWARD")),
-        *(
-            _MASK_FORMER + key
-            for key in (
-                "NUM_OBJECT_QUERIES", "DEC_LAYERS", "HIDDEN_DIM", "NHEADS", "DIM_FEEDFORWARD",
-                "PILOTED.MAX_QUERIES",
-            )
-        ),
-        *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "EMBED_DIM", "WINDOW_SIZE")),
+        "INPUT.IMAGE_SIZE", f"{_HEAD}NUM_CLASSES", f"{_HEAD}COMMON_STRIDE",
+        f"{_MASK_FORMER}NUM_OBJECT_QUERIES", f"{_MASK_FORMER}PILOTED.MAX_QUERIES",
+        *(_SWIN + key for key in ("PRETRAIN_IMG_SIZE", "PATCH_SIZE", "WINDOW_SIZE")),
+    ),
+    _CHANNELS: (
+        f"{_HEAD}CONVS_DIM", f"{_HEAD}MASK_DIM", f"{_DEFORMABLE}DIM_FEEDFORWARD",
+        f"{_MASK_FORMER}HIDDEN_DIM", f"{_MASK_FORMER}DIM_FEEDFORWARD",
+        "MODEL.TIMM.PYRAMID_DIM", f"{_SWIN}EMBED_DIM",
         *(
             f"MODEL.RESNETS.{key}"
             for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
         ),
     ),
+    _LAYERS: (
+        f"{_HEAD}BIFPN_LAYERS", f"{_DEFORMABLE}N_HEADS", f"{_DEFORMABLE}N_POINTS",
+        f"{_MASK_FORMER}DEC_LAYERS", f"{_MASK_FORMER}NHEADS",
+    ),
     _whole(1, 10_000_000): (f"{_MASK_FORMER}TRAIN_NUM_POINTS",),
-    _whole(-1, 1024): (f"{_MASK_FORMER}SIZE_DIVISIBILITY",),
+    _whole(-1, 8192): (f"{_MASK_FORMER}SIZE_DIVISIBILITY",),
     _AT_LEAST_1: (f"{_MASK_FORMER}OVERSAMPLE_RATIO",),
     _POSITIVE: (
         "INPUT.MIN_SCALE", "INPUT.MAX_SCALE", f"{_SWIN}MLP_RATIO",
@@ -124,8 +127,9 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         "MODEL.TIMM.FROZEN_STAGES", f"{_MASK_FORMER}PILOTED.MASK_LAYERS",
     ),
     _each(_NOT_NEGATIVE): ("SOLVER.STEPS", f"{_MASK_FORMER}CLASS_LOSS_WEIGHTS"),
-    _each(_SIZE): ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES"),
-    _each(_SIZE, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
+    _each(_SIZE): ("TEST.AUG.MIN_SIZES",),
+    _each(_SIZE, least=1): ("INPUT.MIN_SIZE_TRAIN",),
+    _each(_LAYERS, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE): ("MODEL.PIXEL_STD",),
     _each(_number("a number", lambda v: True)): ("MODEL.PIXEL_MEAN",),

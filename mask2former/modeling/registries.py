@@ -13,11 +13,12 @@ from detectron2.modeling import (
     build_backbone,
 )
 
+from .pixel_decoder.base import PixelDecoder
 from .transformer_decoder import TRANSFORMER_DECODER_REGISTRY
 
-# Those of Detectron2 and of this package; what a head returns differs.
+# The two architectures need heads with different outputs. Others are those of users.
 _HEADS = {
-    "MaskFormer": ("MaskFormerHead",),
+    "MaskFormer": ("MaskFormerHead", "EncoderOnlyHead"),
     "SemanticSegmentor": ("SemSegFPNHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"),
 }
 
@@ -26,8 +27,8 @@ def check_names(cfg: CfgNode) -> None:
     """Check the names of a model's parts before it is built.
 
     Raises:
-        ValueError: nothing is registered under one of them; the message names the most similar one.
-            Or they do not go together.
+        ValueError: nothing is registered under one of them, and the message names the most similar
+            one; or the head does not go with the architecture.
     """
     model = cfg.MODEL
     named = [
@@ -35,11 +36,11 @@ def check_names(cfg: CfgNode) -> None:
         ("BACKBONE.NAME", model.BACKBONE.NAME, BACKBONE_REGISTRY),
     ]
     if model.META_ARCHITECTURE == "MaskFormer":
-        parts = model.SEM_SEG_HEAD
+        head = model.SEM_SEG_HEAD
         decoder = model.MASK_FORMER.TRANSFORMER_DECODER_NAME
         named += [
-            ("SEM_SEG_HEAD.NAME", parts.NAME, SEM_SEG_HEADS_REGISTRY),
-            ("SEM_SEG_HEAD.PIXEL_DECODER_NAME", parts.PIXEL_DECODER_NAME, SEM_SEG_HEADS_REGISTRY),
+            ("SEM_SEG_HEAD.NAME", head.NAME, SEM_SEG_HEADS_REGISTRY),
+            ("SEM_SEG_HEAD.PIXEL_DECODER_NAME", head.PIXEL_DECODER_NAME, SEM_SEG_HEADS_REGISTRY),
             ("MASK_FORMER.TRANSFORMER_DECODER_NAME", decoder, TRANSFORMER_DECODER_REGISTRY),
         ]
     problems = []
@@ -49,17 +50,29 @@ def check_names(cfg: CfgNode) -> None:
             similar = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             problems.append(f"MODEL.{key} is {name!r}, which nothing is registered as{hint}")
-    head_name = model.SEM_SEG_HEAD.NAME
-    wanted = next(
-        (architecture for architecture, heads in _HEADS.items() if head_name in heads), ""
-    )
-    if {wanted, model.META_ARCHITECTURE} == set(_HEADS):
-        problems.append(
-            f"MODEL.SEM_SEG_HEAD.NAME {head_name} needs MODEL.META_ARCHITECTURE {wanted}, not "
-            f"{model.META_ARCHITECTURE}"
-        )
+    if not problems and (problem := _wrong_head(model.META_ARCHITECTURE, model.SEM_SEG_HEAD.NAME)):
+        problems.append(problem)
     if problems:
         raise ValueError("\n".join(problems))
+
+
+def _wrong_head(architecture: str, head: str) -> str:
+    """Return why a head does not go with an architecture, or ""."""
+    if architecture not in _HEADS:
+        return ""
+    for wanted, heads in _HEADS.items():
+        if head in heads and wanted != architecture:
+            return (
+                f"MODEL.SEM_SEG_HEAD.NAME {head} needs MODEL.META_ARCHITECTURE {wanted}, not "
+                f"{architecture}"
+            )
+    registered = dict(SEM_SEG_HEADS_REGISTRY).get(head)
+    if isinstance(registered, type) and issubclass(registered, PixelDecoder):
+        return (
+            f"MODEL.SEM_SEG_HEAD.NAME is {head}, a pixel decoder: set it to MaskFormerHead, and "
+            f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME to {head}"
+        )
+    return ""
 
 
 def check_encoder(cfg: CfgNode) -> None:

@@ -37,7 +37,7 @@ def test_shipped_files_are_valid(file):
         ("SOLVER.EMA_DECAY", 1.0, "at least 0 and below 1"),
         ("SOLVER.EARLY_STOPPING_PATIENCE", -1, "at least 0"),
         ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 10**12, "at most 100,000"),
-        ("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 100_000, "at most 1,024"),
+        ("MODEL.MASK_FORMER.SIZE_DIVISIBILITY", 100_000, "at most 8,192"),
         ("MODEL.PIXEL_MEAN", ("a", "b", "c"), "each a number"),
         ("MODEL.RESNETS.OUT_FEATURES", [], "1 or more values, each one of 'stem'"),
         ("MODEL.RESNETS.DEPTH", 7, "one of 18, 34, 50, 101, 152"),

@@ -27,10 +27,17 @@ def test_a_name_that_is_not_registered_is_named(key, name, hint):
         ("MaskFormer", "SemSegFPNHead", "SemanticSegmentor"),
         ("MaskFormer", "PerPixelBaselineHead", "SemanticSegmentor"),
         ("SemanticSegmentor", "MaskFormerHead", "MaskFormer"),
+        ("SemanticSegmentor", "EncoderOnlyHead", "MaskFormer"),
     ],
 )
 def test_a_head_of_another_architecture_is_named(architecture, head, needed):
     keys = ["MODEL.META_ARCHITECTURE", architecture, "MODEL.SEM_SEG_HEAD.NAME", head]
     message = f"NAME {head} needs MODEL.META_ARCHITECTURE {needed}, not {architecture}"
     with pytest.raises(ValueError, match=message):
+        check_names(load_config(str(QUICKSTART), keys))
+
+
+def test_a_pixel_decoder_is_no_head():
+    keys = ["MODEL.SEM_SEG_HEAD.NAME", "MSDeformAttnPixelDecoder"]
+    with pytest.raises(ValueError, match=r"a pixel decoder: set it to MaskFormerHead, and"):
         check_names(load_config(str(QUICKSTART), keys))
