@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from iopath.common.file_io import file_lock, get_cache_dir
 
-from mask2former_runtime.files import write_atomically
+from mask2former_runtime.files import sha256_of, unfinished_files, write_atomically
 
 from ..utils.progress import with_progress
 from .files import WeightsError
@@ -69,7 +69,7 @@ def cached_download(
                 cached.unlink()
                 raise WeightsError(f"{error}. It was removed from the cache: try again") from None
             return cached
-        for unfinished in cached.parent.glob(f".{cached.name}*"):  # of a process that was killed
+        for unfinished in unfinished_files(cached.parent, cached.name):
             unfinished.unlink()
 
         def fetch(file: BinaryIO) -> None:
@@ -102,15 +102,6 @@ def cached_path(url: str, address: str) -> Path:
         raise WeightsError(f"{address}: {url} names no file")
     folder = hashlib.sha256(url.encode("utf-8", "backslashreplace")).hexdigest()[:32]
     return Path(get_cache_dir(), "weights", folder, re.sub(r"[^\w.-]", "_", name)[-100:])
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _check(found: str, wanted: list[str | None], url: str, address: str) -> None:

@@ -32,7 +32,9 @@ import torchvision
 from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
 
-from .downloads import cached_download, cached_path, sha256_of
+from mask2former_runtime.files import sha256_of
+
+from .downloads import cached_download, cached_path
 from .files import WeightsError
 
 PYTORCH_URL = "https://download.pytorch.org/models/"

@@ -35,24 +35,31 @@ __all__ = [
     "load",
 ]
 
-# The names of each module, which is imported when one of them is used first: commands answer
-# --help without NumPy.
-_NAMES = {
-    "classes": ("Classes",),
-    "errors": ("ExportError",),
-    "image": ("ImageReadError",),
-    "metadata": ("InputSpec", "Metadata", "Rules"),
-    "model": ("Model", "Segmenter", "load"),
-    "prediction": ("ImageSource", "Prediction"),
-    "predictions": ("InstancePrediction", "PanopticPrediction", "SemanticPrediction"),
+# Where the names are that are imported when they are used first, so that the command `mask2former`
+# answers --help without NumPy.
+_HOMES = {
+    "Classes": ".classes",
+    "ExportError": ".errors",
+    "ImageReadError": ".image",
+    "ImageSource": ".prediction",
+    "InputSpec": ".metadata",
+    "InstancePrediction": ".predictions",
+    "Metadata": ".metadata",
+    "Model": ".model",
+    "PanopticPrediction": ".predictions",
+    "Prediction": ".prediction",
+    "Rules": ".metadata",
+    "Segmenter": ".model",
+    "SemanticPrediction": ".predictions",
+    "load": ".model",
 }
 
+if not TYPE_CHECKING:  # for which every name would be there
 
-def __getattr__(name: str) -> Any:
-    for module, names in _NAMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in _HOMES:
+            return getattr(importlib.import_module(_HOMES[name], __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

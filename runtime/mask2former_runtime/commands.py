@@ -75,6 +75,8 @@ def _end_on_sigterm() -> None:
 
 def _is_unread() -> bool:
     """Return whether the program that read the output has ended."""
+    if not hasattr(select, "poll"):  # as on Windows
+        return True
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)  # for errors alone
     return bool(poll.poll(0))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# Of `write_atomically`; the name of the file is shortened
+# Of `write_atomically`.
 _TEMPORARY = re.compile(r"\.(.{1,50})\.[0-9a-f]{16}", re.DOTALL)
 
 
@@ -41,11 +41,12 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     The disk holds the content before the name: a power failure too leaves the old or the new file.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}")
+    temporary = path.with_name(f".{_shortened(path.name)}.{secrets.token_hex(8)}")
     with _NewFile(temporary) as file:
         try:
             write(file)
             file.sync()
+            file.close()  # Windows renames no open file
             os.replace(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):  # it tries again to write what did not fit
@@ -55,19 +56,28 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     sync_folder(path.parent)
 
 
-def unfinished_files(folder: Path, names: re.Pattern[str]) -> list[Path]:
+def unfinished_files(folder: Path, names: str | re.Pattern[str]) -> list[Path]:
     """Return the temporary files of `write_atomically` in a folder, left by killed processes.
 
     Args:
         folder: where to look.
-        names: what the names of the files match that were being written.
+        names: name of the file that was being written, or what the names of several match.
     """
+    if isinstance(names, str):
+        names = re.compile(re.escape(_shortened(names)))
     found = ((path, _TEMPORARY.fullmatch(path.name)) for path in folder.glob(".*"))
     return [path for path, match in found if match and names.fullmatch(match[1])]
 
 
+def _shortened(name: str) -> str:
+    """Return a name that is short enough to be a part of another."""
+    return f"{Path(name).stem[:40]}{Path(name).suffix[:10]}"
+
+
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Have the disk hold the names of the files in a folder."""
+    """Have the disk hold the names of the files in a folder; Windows has no call for that."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
