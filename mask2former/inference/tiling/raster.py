@@ -62,7 +62,7 @@ class RasterWindows:
         return self._rgb(region, region.size)[:, :, ::-1]
 
     def overview(self, step: int) -> np.ndarray:
-        """Return each step-th pixel of each step-th row: (H / step, W / step, 3) uint8, RGB."""
+        """Return a pixel of each square of step x step: (H / step, W / step, 3) uint8, RGB."""
         height, width = self.size
         return self._rgb(Region(0, 0, height, width), (-(-height // step), -(-width // step)))
 

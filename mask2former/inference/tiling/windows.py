@@ -1,7 +1,7 @@
 """Image files of which regions are read.
 
-TIFF files are read window by window with rasterio (``pip install "mask2former[geotiff]"``), so that
-memory does not hold the image. Other formats are decoded once, as a whole.
+TIFF files are read window by window with rasterio (``pip install "mask2former[geotiff]"``), and so
+are arrays of NumPy, so that memory does not hold the image. Other formats are decoded as a whole.
 
 Shapes:
     H, W: height and width of the image, h, w: of a region.
@@ -30,6 +30,7 @@ from mask2former_runtime.stored import (
     as_float,
     as_picture,
     check_kind,
+    is_unknown_tiff,
     kind_of_array,
     kind_of_raster,
     needs_stored,
@@ -47,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 GEOTIFF_PACKAGE = "rasterio"
 _TIFF = (".tif", ".tiff")
+# Tags of TIFF 6.0: in PhotometricInterpretation, 1 is grey with 0 for black, and 2 is RGB.
+_PHOTOMETRIC, _EXTRA_SAMPLES = 262, 338
+_PLAIN_MODES = ("L", "RGB", "RGBA", "RGBX", "I", "F")
 
 
 class Windows(Protocol):
@@ -68,7 +72,7 @@ class Windows(Protocol):
         """
 
     def overview(self, step: int) -> np.ndarray:
-        """Return each step-th pixel of each step-th row: (H / step, W / step, 3) uint8, RGB."""
+        """Return a pixel of each square of step x step: (H / step, W / step, 3) uint8, RGB."""
 
 
 @contextlib.contextmanager
@@ -83,30 +87,59 @@ def open_windows(path: Path, stored: StoredKind | None = None) -> Iterator[Windo
         ImageReadError: see `mask2former_runtime.image.read_image`, or `read_stored`; here images
             may have any size.
     """
+    if stored is not None:
+        with _open_stored(path, stored) as windows:
+            yield windows
+        return
     if _by_windows(path):
         with open_raster(path) as file:
-            if stored is None:
-                yield RasterWindows(path, file)
-            else:
-                yield _stored_raster(path, file, stored)
+            yield RasterWindows(path, file)
         return
+    _warn_of_whole(path)
+    with images_of_any_size():
+        image = read_image(path)
+    yield WholeImage(image)
+
+
+@contextlib.contextmanager
+def _open_stored(path: Path, stored: StoredKind) -> Iterator[Windows]:
+    """Open an image file whose channels and values are taken as they are; see `open_windows`."""
+    if needs_stored(path):
+        values = open_array(path)
+        _check(path, kind_of_array(values), stored)
+        yield _stored_array(path, values)
+    elif _by_windows(path) and _is_stored_alike(path):
+        with open_raster(path) as file:
+            yield _stored_raster(path, file, stored)
+    else:
+        _warn_of_whole(path)
+        with images_of_any_size():
+            values = read_stored(path, stored.type, stored.channels)
+        yield _stored_array(path, values)
+
+
+def _warn_of_whole(path: Path) -> None:
     if path.suffix.lower() in _TIFF and importlib.util.find_spec(GEOTIFF_PACKAGE) is None:
         logger.warning(
             "%s is decoded as a whole, and where it lies on the earth is lost: "
             'pip install "mask2former[geotiff]" reads it in parts',
             path,
         )
-    if stored is not None and needs_stored(path):
-        values = open_array(path)
-        _check(path, kind_of_array(values), stored)
-        yield _stored_array(path, values)
-        return
-    with images_of_any_size():
-        if stored is None:
-            image = read_image(path)
-        else:
-            image = read_stored(path, stored.type, stored.channels)
-    yield _stored_array(path, image) if stored else WholeImage(image)
+
+
+def _is_stored_alike(path: Path) -> bool:
+    """Return whether rasterio gives the values of a TIFF file that `read_stored` gives.
+
+    Where Pillow can read a file, `read_stored` takes its values, and it converts some colours.
+    """
+    if is_unknown_tiff(path):
+        return True
+    with warnings.catch_warnings(), Image.open(path, formats=["TIFF"]) as image:
+        warnings.simplefilter("ignore")
+        tags: Any = getattr(image, "tag_v2", {})
+        premultiplied = (tags.get(_EXTRA_SAMPLES) or (0,))[0] == 1
+        is_plain = image.mode in _PLAIN_MODES or image.mode.startswith("I;16")
+        return is_plain and tags.get(_PHOTOMETRIC) in (1, 2) and not premultiplied
 
 
 def pixels_of_file(path: Path) -> int:
@@ -115,7 +148,7 @@ def pixels_of_file(path: Path) -> int:
     Raises:
         ImageReadError: it cannot be opened.
     """
-    if needs_stored(path):
+    if needs_stored(path) or is_unknown_tiff(path):
         height, width = stored_header(path)[1]
         return width * height
     if _by_windows(path):
@@ -155,7 +188,7 @@ class WholeImage:
         return self._image[region.slices(Region(0, 0, 0, 0))]
 
     def overview(self, step: int) -> np.ndarray:
-        """Return each step-th pixel of each step-th row: (H / step, W / step, 3) uint8, RGB."""
+        """Return a pixel of each square of step x step: (H / step, W / step, 3) uint8, RGB."""
         return np.ascontiguousarray(self._image[::step, ::step, ::-1])
 
 
@@ -164,32 +197,35 @@ class StoredWindows:
 
     Args:
         path: for messages.
-        size: (H, W).
-        values: returns each step-th value of each step-th row of a region, (h, w, C).
+        shape: (H, W, C).
+        values: takes a region, a step and a number of channels, and returns the first channels of a
+            pixel of each square of step x step.
         georeference: see `Windows`.
     """
 
     def __init__(
         self,
         path: Path,
-        size: Size,
-        values: Callable[[Region, int], np.ndarray],
+        shape: tuple[int, ...],
+        values: Callable[[Region, int, int], np.ndarray],
         georeference: dict[str, Any] | None = None,
     ):
         self._path, self._values = path, values
-        self.size, self.georeference = size, georeference
+        height, width, self._channels = shape
+        self.size, self.georeference = (height, width), georeference
 
     def read(self, region: Region) -> np.ndarray:
         """Return the values of a region: (h, w, C) float32."""
-        return self._numbers(region, 1)
+        return self._numbers(region, 1, self._channels)
 
     def overview(self, step: int) -> np.ndarray:
-        """Return each step-th pixel of each step-th row: (H / step, W / step, 3) uint8, RGB."""
-        return np.ascontiguousarray(as_picture(self._numbers(Region(0, 0, *self.size), step)))
+        """Return a pixel of each square of step x step: (H / step, W / step, 3) uint8, RGB."""
+        shown = self._numbers(Region(0, 0, *self.size), step, 3 if self._channels >= 3 else 1)
+        return np.ascontiguousarray(as_picture(shown))
 
-    def _numbers(self, region: Region, step: int) -> np.ndarray:
+    def _numbers(self, region: Region, step: int, channels: int) -> np.ndarray:
         try:
-            return as_float(self._values(region, step))
+            return as_float(self._values(region, step, channels))
         except ValueError as error:
             raise ImageReadError(f"{self._path}: {error}") from error
 
@@ -197,23 +233,25 @@ class StoredWindows:
 def _stored_array(path: Path, values: np.ndarray) -> StoredWindows:
     """Return the regions of an array (H, W, C), which may lie in a file."""
 
-    def read(region: Region, step: int) -> np.ndarray:
-        return values[region.top : region.bottom : step, region.left : region.right : step]
+    def read(region: Region, step: int, channels: int) -> np.ndarray:
+        top, left, bottom, right = region
+        return values[top:bottom:step, left:right:step, :channels]
 
-    return StoredWindows(path, (values.shape[0], values.shape[1]), read)
+    return StoredWindows(path, values.shape, read)
 
 
 def _stored_raster(path: Path, file: Any, stored: StoredKind) -> StoredWindows:
     """Return the regions of a file that rasterio has opened."""
     _check(path, kind_of_raster(path, file), stored)
-    bands = list(range(1, stored.channels + 1))
 
-    def read(region: Region, step: int) -> np.ndarray:
+    def read(region: Region, step: int, channels: int) -> np.ndarray:
         height, width = region.size
         size = -(-height // step), -(-width // step)
+        bands = list(range(1, channels + 1))
         return np.moveaxis(read_bands(path, file, bands, region, size), 0, 2)
 
-    return StoredWindows(path, (int(file.height), int(file.width)), read, place_of(path, file))
+    shape = int(file.height), int(file.width), int(file.count)
+    return StoredWindows(path, shape, read, place_of(path, file))
 
 
 def _check(path: Path, found: StoredKind, wanted: StoredKind) -> None:

@@ -114,6 +114,22 @@ def test_stored_values_are_parts_of_the_image(kind, suffix, pixels, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("kind", images(np.zeros((1, 1, 3), np.uint8)))
+def test_stored_values_of_pictures_are_those_of_smaller_files(kind, pixels, tmp_path):
+    """Some are refused by both."""
+    path = tmp_path / "image.tif"
+    images(pixels)[kind].save(path)
+    try:
+        whole = read_stored(path)
+    except ImageReadError:
+        with pytest.raises(ImageReadError), open_windows(path, StoredKind("uint8", 1)):
+            pass
+        return
+    stored = StoredKind("uint16" if "bits" in kind else "uint8", whole.shape[2])
+    with open_windows(path, stored) as windows:
+        np.testing.assert_array_equal(windows.read(REGION), whole[17:90, 40:131])
+
+
 def test_stored_values_that_are_no_numbers_are_named(tmp_path):
     values = np.zeros((40, 40, 2), np.float32)
     values[30, 30, 1] = np.nan
