@@ -196,6 +196,7 @@ class Mask2Former:
         Raises:
             ValueError: an image cannot be read (`ImageReadError`) or is of a wrong shape or type,
                 or the model does not do the task.
+            FloatingPointError: the model gives NaN or infinity.
         """
         segmenter = self.segmenter(task, threshold)
         find = segmenter.find

@@ -44,7 +44,8 @@ EPILOG = """\
 mask2former VERB --help describes a verb.
 
 exit status: 0 everything was done; 1 something was not, because of a file, the data or the machine;
-2 nothing was done, because the command, the config or the weights are wrong; 130 interrupted.
+2 nothing was done, because the command, the config or the weights are wrong; 130 interrupted, 143
+ended by SIGTERM, 141 nobody reads the output.
 """
 
 

@@ -136,7 +136,9 @@ def train(args: argparse.Namespace) -> dict | None:
         raise _mistake(error.reason) from None
     except ExportError as error:  # an exported file that is evaluated cannot take an image
         raise _mistake(str(error)) from None
-    except FloatingPointError as error:  # the losses became NaN or infinite
+    except FloatingPointError as error:  # the losses or predictions became NaN or infinite
+        if args.eval_only:
+            raise _mistake(str(error), 2) from None
         raise _mistake(f"{error}. Checkpoints written before are kept") from None
 
 

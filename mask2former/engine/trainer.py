@@ -296,7 +296,7 @@ class Trainer(DefaultTrainer):
         """Restore the result of ``state_dict``.
 
         Raises:
-            ValueError: it cannot be that of such a run.
+            ValueError: the state is not that of a training run.
         """
         own = super().state_dict().get("hooks", {})
         super().load_state_dict(checked_run(state_dict, own))

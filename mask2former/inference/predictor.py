@@ -206,8 +206,8 @@ def require_pictures(stored: StoredKind | None, what: str) -> None:
     """
     if stored is not None:
         raise ValueError(
-            f"{what} takes pictures of 8 bits, and this model images as they are stored: {stored}. "
-            "Use `mask2former predict` or Mask2Former.predict"
+            f"{what} takes pictures of 8 bits, and this model takes images as they are stored: "
+            f"{stored}"
         )
 
 

@@ -37,7 +37,9 @@ from .windows import VideoWindow, check_display, check_toolkit, show_picture
 _MUCH_LARGER = 4
 _OUT_OF_MEMORY = re.compile("out of memory|allocate memory")
 # What does not stop the other images; `RuntimeError` if it is out of memory, too.
-_OF_ONE_IMAGE = (ImageReadError, ExportError, OtherSettingsError, OSError, MemoryError)
+_OF_ONE_IMAGE = (
+    ImageReadError, ExportError, FloatingPointError, OtherSettingsError, OSError, MemoryError
+)  # fmt: skip
 # Containers state the number of frames only roughly.
 _LEAST_FRAMES = 0.9
 

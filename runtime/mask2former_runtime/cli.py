@@ -26,7 +26,8 @@ examples:
   mask2former-runtime predict 'photos/*.jpg' --model mine.onnx --json results.json --threshold 0.3
 
 exit status: 0 everything was done; 1 an image was skipped, or a file cannot be written; 2 nothing
-was done, because the command or the model is wrong; 130 interrupted, 143 ended by SIGTERM.
+was done, because the command or the model is wrong; 130 interrupted, 143 ended by SIGTERM,
+141 nobody reads the output.
 """
 
 
@@ -87,7 +88,11 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status."""
+    """Run the command line and return the exit status.
+
+    Raises:
+        SystemExit: see `run_reporting_errors`.
+    """
     parser = argument_parser()
     args = parser.parse_args(arguments)
     start_output("mask2former_runtime")

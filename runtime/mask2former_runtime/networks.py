@@ -230,10 +230,11 @@ class OpenVinoNetwork(Network):
             for key in (KEY, WEIGHTS_DIGEST)
         )
         self.metadata = Metadata.from_text(text, str(file))
-        if digest not in (None, sha256_of(weights)):
+        if digest is not None and digest != sha256_of(weights):
             raise ExportError(
-                f"{weights} is not as it was written with {file}: it is damaged, or belongs to "
-                "another file. Copy both again, or export the model again"
+                f"{weights} differs from the file that was exported with {file}: it is damaged, of "
+                "another model, or saved again by another program. Copy both files again, or "
+                f"remove {WEIGHTS_DIGEST} from {file}"
             )
         _check_names(
             file,

@@ -287,7 +287,7 @@ class MaskFormer(nn.Module):
         """Return the network's output for a batch, and the batch.
 
         Raises:
-            FloatingPointError: the output is not of numbers.
+            FloatingPointError: the output contains NaN or infinity.
         """
         batch = self._batch(batched_inputs)
         outputs = self.sem_seg_head(self.backbone(batch.tensor))
