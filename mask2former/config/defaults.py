@@ -79,6 +79,10 @@ def _add_solver_keys(cfg: CfgNode) -> None:
     # and at most 1. With less than 1, layers near the image learn more slowly; this needs
     # TimmBackbone.
     cfg.SOLVER.LAYER_DECAY = 1.0
+    # With LR_SCHEDULER_NAME WarmupPolyLR: the exponent of the decay, and the least multiple of the
+    # rate.
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # Weight decay of embeddings, such as queries and the level embedding. That of norm layers is
     # SOLVER.WEIGHT_DECAY_NORM.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
@@ -340,9 +344,6 @@ def _add_keys_only_published_files_need(cfg: CfgNode) -> None:
     cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 2, 4]
     # `build_resnet_deeplab_backbone`: first layers, "basic" or "deeplab".
     cfg.MODEL.RESNETS.STEM_TYPE = "deeplab"
-    # `build_lr_scheduler` with "WarmupPolyLR": exponent, and the factor at which the rate ends.
-    cfg.SOLVER.POLY_LR_POWER = 0.9
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
     # DeepLab's segmentation heads. Mask2Former does not have such a head.
     cfg.MODEL.SEM_SEG_HEAD.LOSS_TYPE = "hard_pixel_mining"
     cfg.MODEL.SEM_SEG_HEAD.PROJECT_FEATURES = ["res2"]

@@ -15,22 +15,21 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     Raises:
         ValueError: there is no such schedule.
     """
-    options = cfg.SOLVER
-    if options.LR_SCHEDULER_NAME != "WarmupPolyLR":
+    if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
         return solver.build_lr_scheduler(cfg, optimizer)
-    if options.WARMUP_METHOD not in ("linear", "constant"):
+    if cfg.SOLVER.WARMUP_METHOD not in ("linear", "constant"):
         raise ValueError(
-            f"SOLVER.WARMUP_METHOD is {options.WARMUP_METHOD!r}: choose linear or constant"
+            f"SOLVER.WARMUP_METHOD is {cfg.SOLVER.WARMUP_METHOD!r}: choose linear or constant"
         )
     decay = PolynomialDecay(
-        options.MAX_ITER,
-        power=options.POLY_LR_POWER,
-        ending=options.POLY_LR_CONSTANT_ENDING,
-        warmup_iterations=options.WARMUP_ITERS,
-        warmup_factor=options.WARMUP_FACTOR,
-        is_linear=options.WARMUP_METHOD == "linear",
+        cfg.SOLVER.MAX_ITER,
+        power=cfg.SOLVER.POLY_LR_POWER,
+        ending=cfg.SOLVER.POLY_LR_CONSTANT_ENDING,
+        warmup_iterations=cfg.SOLVER.WARMUP_ITERS,
+        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        is_linear=cfg.SOLVER.WARMUP_METHOD == "linear",
     )
-    return LRMultiplier(optimizer, decay, options.MAX_ITER)
+    return LRMultiplier(optimizer, decay, cfg.SOLVER.MAX_ITER)
 
 
 class PolynomialDecay(ParamScheduler):

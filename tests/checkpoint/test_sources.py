@@ -368,7 +368,7 @@ def test_leftovers_of_a_killed_download_are_removed(server, cache):
     address = f"{server.url}/model.pth"
     path = cached_path(address, address)
     path.parent.mkdir(parents=True)
-    path.with_name(".model.pth.abcdefgh").write_bytes(CONTENT[:100])
+    path.with_name(".model.pth.0123456789abcdef").write_bytes(CONTENT[:100])
     server.answers["/model.pth"] = Answer()
     assert local_weights(address) == str(path)
     assert files(cache) == ["model.pth"]
