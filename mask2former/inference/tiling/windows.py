@@ -132,10 +132,13 @@ def _is_stored_alike(path: Path) -> bool:
 
     Where Pillow can read a file, `read_stored` takes its values, and it converts some colours.
     """
-    if is_unknown_tiff(path):
-        return True
-    with warnings.catch_warnings(), Image.open(path, formats=["TIFF"]) as image:
-        warnings.simplefilter("ignore")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(images_of_any_size())
+        if is_unknown_tiff(path):
+            return True
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # of what a cut off file lacks
+        image = stack.enter_context(Image.open(path, formats=["TIFF"]))
         tags: Any = getattr(image, "tag_v2", {})
         premultiplied = (tags.get(_EXTRA_SAMPLES) or (0,))[0] == 1
         is_plain = image.mode in _PLAIN_MODES or image.mode.startswith("I;16")
@@ -148,14 +151,15 @@ def pixels_of_file(path: Path) -> int:
     Raises:
         ImageReadError: it cannot be opened.
     """
-    if needs_stored(path) or is_unknown_tiff(path):
-        height, width = stored_header(path)[1]
-        return width * height
     if _by_windows(path):
         with open_raster(path) as file:
             return file.width * file.height
-    with images_of_any_size(), open_image(path, several=True) as image:
-        return image.width * image.height
+    with images_of_any_size():
+        if needs_stored(path) or is_unknown_tiff(path):
+            height, width = stored_header(path)[1]
+            return width * height
+        with open_image(path, several=True) as image:
+            return image.width * image.height
 
 
 def _by_windows(path: Path) -> bool:
