@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from mask2former.modeling.criterion import SetCriterion
 from mask2former.modeling.draws import draws_per_image
 from mask2former.modeling.matcher import HungarianMatcher
+from mask2former.modeling.ops import ms_deform_attn_projected, reference_points
 from mask2former.modeling.ops.cpu_kernels import pytorch_forms
 from mask2former.modeling.pixel_decoder.msdeformattn import upsampled_and_added
 from mask2former.modeling.postprocessing import instance_inference
@@ -75,6 +76,19 @@ def instances(repeat: int) -> None:
 
 
 @torch.no_grad()
+def attention(repeat: int) -> None:
+    """The encoder's attention between its linear layers, for an image of 800x1216."""
+    levels = [(25, 38), (50, 76), (100, 152)]
+    references = reference_points(levels, torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16):
+        value = torch.randn(1, len(references), 8, 32).to(dtype)
+        projected = (torch.randn(1, len(references), 8 * 3 * 4 * 3) / 10).to(dtype)
+        title = f"deformable attention from projections, {str(dtype).removeprefix('torch.')}"
+        run = partial(ms_deform_attn_projected, value, levels, references, projected)
+        compare(title, run, repeat)
+
+
+@torch.no_grad()
 def feature_pyramid(repeat: int) -> None:
     """The last level of the pixel decoder's feature pyramid, for an image of 800x1216."""
     for dtype in (torch.float32, torch.bfloat16):
@@ -119,6 +133,7 @@ def step(losses: SetCriterion, outputs: dict[str, Tensor], targets: list[dict[st
 
 
 PARTS = {
+    "attention": attention,
     "instances": instances,
     "pyramid": feature_pyramid,
     "criterion": criterion,

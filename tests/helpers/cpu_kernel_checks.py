@@ -17,7 +17,8 @@ from mask2former.modeling.losses import (
     pairwise_sigmoid_ce,
     sigmoid_ce_loss,
 )
-from mask2former.modeling.ops.cpu_kernels import cpu_kernel
+from mask2former.modeling.ops import ms_deform_attn_projected
+from mask2former.modeling.ops.cpu_kernels import cpu_kernel, pytorch_forms
 from mask2former.modeling.postprocessing import instance_masks, upsample_masks
 from mask2former.modeling.query_prediction import QueryPrediction
 from mask2former.structures import PackedMasks
@@ -222,4 +223,33 @@ def check_upsample_add(count, seed=0):
         close = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
         torch.testing.assert_close(
             got.float(), wanted.to(dtype).float(), rtol=close, atol=4 * close, equal_nan=True
+        )
+
+
+def check_projected_attention(count, seed=0):
+    """Compare attention by projections of `count` problems, in float32 of the same numbers."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(count):
+        levels = [(rng.randint(1, 6), rng.randint(1, 6)) for _ in range(rng.randint(1, 4))]
+        B, Q, H, P = (rng.randint(1, most) for most in (3, 100, 9, 7))
+        D = rng.choice([1, 8, 16, 32, 50])
+        dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16])
+        projected = torch.randn(B, Q, H * len(levels) * P * 3) * rng.choice([0.1, 1.0, 30.0])
+        if rng.random() < 0.3:
+            projected[0, rng.randrange(Q), rng.randrange(projected.shape[2])] = rng.choice(ODD)
+        projected = projected.to(rng.choice([dtype, torch.float32]))
+        value = torch.randn(B, sum(h * w for h, w in levels), H, D).to(dtype)
+        references = torch.rand(Q, 2)
+        given = [in_other_memory(x, rng) for x in (value, references, projected)]
+        kernel_or_skip("ms_deform_attn_projected", *given)
+        got = ms_deform_attn_projected(given[0], levels, *given[1:])
+        assert got.dtype == dtype
+        with pytorch_forms():
+            wanted = ms_deform_attn_projected(
+                value.float(), levels, references, projected.float()
+            ).to(dtype)
+        close = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
+        torch.testing.assert_close(
+            got.float(), wanted.float(), rtol=close, atol=10 * close, equal_nan=True
         )

@@ -21,6 +21,8 @@ from torch import Tensor
 from .library import has_compiled_kernel
 
 _SCHEMAS = (
+    "ms_deform_attn_projected(Tensor value, Tensor spatial_shapes, Tensor level_start_index, "
+    "Tensor references, Tensor projected) -> Tensor",
     "instance_masks(Tensor mask_logits, Tensor queries, SymInt[2] padded_size, "
     "SymInt[2] image_size, SymInt[2] output_size) -> (Tensor, Tensor, Tensor)",
     "sample_maps(Tensor maps, Tensor of, Tensor points) -> Tensor",

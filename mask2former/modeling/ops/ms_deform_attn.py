@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from ...utils.tensor_cache import cached_tensors, tensor_of
+from ..fused import softmax_of_few
 from . import library
 from .checks import check_metadata, check_spatial_shapes, level_starts
+from .cpu_kernels import cpu_kernel
 from .traceable import traced_form
 
 CPU = torch.device("cpu")
@@ -63,6 +65,36 @@ def ms_deform_attn(
     return torch.ops.mask2former.ms_deform_attn(
         value, sizes, starts, sampling_locations, attention_weights
     )
+
+
+def ms_deform_attn_projected(
+    value: Tensor, spatial_shapes: Sequence[tuple[int, int]], references: Tensor, projected: Tensor
+) -> Tensor:
+    """Attend around each reference point, by what one linear layer gives for each query.
+
+    Args:
+        value: (B, S, H, D), as for `ms_deform_attn`.
+        spatial_shapes: (height, width) of each of the L levels.
+        references: float32 (Q, 2), (x, y) in (0, 1).
+        projected: (B, Q, H * L * P * 3): the offsets (H, L, P, 2) of sampling locations from the
+            reference point as (x, y), in parts of a level's size, then the logits (H, L, P) of
+            attention weights, which are a softmax over L * P.
+
+    Returns:
+        (B, Q, H * D).
+    """
+    kernel = cpu_kernel("ms_deform_attn_projected", value, references, projected)
+    if kernel is not None and torch.float64 not in (value.dtype, projected.dtype):
+        return kernel(value, *_metadata(value, spatial_shapes), references, projected)
+    B, Q, _ = projected.shape
+    H, L, logits = value.shape[2], len(spatial_shapes), projected.shape[-1] // 3
+    P = logits // (H * L)
+    offsets, weights = projected.split((2 * logits, logits), dim=-1)
+    # Positions and the softmax stay in float32 under autocast: bfloat16 could not tell
+    # neighbouring pixels of a large map apart.
+    locations = references[:, None, None, None] + offsets.view(B, Q, H, L, P, 2).float()
+    weights = softmax_of_few(weights.unflatten(-1, (H, L * P)).float()).view(B, Q, H, L, P)
+    return ms_deform_attn(value, spatial_shapes, locations, weights)
 
 
 def _metadata(

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...utils.tensor_cache import cached_tensors, tensor_of
-from ..fused import linear, linear_of, row_parts, softmax_of_few
-from ..ops import ms_deform_attn, reference_points
+from ..fused import linear, linear_of, row_parts
+from ..ops import ms_deform_attn_projected, reference_points
 from ..ops.cpu_kernels import cpu_kernel
 from ..position_encoding import sine_position_encoding
 from .base import DecodedFeatures, PixelDecoder, conv_norm
@@ -82,19 +82,15 @@ class MSDeformAttn(nn.Module):
         B, S, _ = query.shape
         H, L, P = self.num_heads, self.num_levels, self.num_points
         value = linear(self.value_proj, value).view(B, S, H, -1)
-        # One projection gives both, the offsets as parts of a level's size instead of pixels.
+        # One projection for both. Offsets become parts of a level's size instead of pixels.
         scale = _pixels(spatial_shapes, points.device, like=points)  # (L, 2)
         scale = scale[None, :, None].expand(H, L, P, 2).reshape(-1, 1)
-        offsets, weights = linear_of(
+        projected = linear_of(
             query,
             torch.cat((self.sampling_offsets.weight * scale, self.attention_weights.weight)),
             torch.cat((self.sampling_offsets.bias * scale[:, 0], self.attention_weights.bias)),
-        ).split((H * L * P * 2, H * L * P), dim=-1)
-        # Positions and the softmax stay in float32 under autocast: bfloat16 could not tell
-        # neighbouring pixels of a large map apart.
-        locations = points[:, None, None, None] + offsets.view(B, S, H, L, P, 2).float()
-        weights = softmax_of_few(weights.unflatten(-1, (H, L * P)).float()).view(B, S, H, L, P)
-        attended = ms_deform_attn(value, spatial_shapes, locations, weights)
+        )
+        attended = ms_deform_attn_projected(value, spatial_shapes, points, projected)
         return linear(self.output_proj, attended)
 
 

@@ -11,6 +11,7 @@ import torch
 from cpu_kernel_checks import (
     check_instance_masks,
     check_mask_losses,
+    check_projected_attention,
     check_samples_of_bits,
     check_samples_of_maps,
     check_upsample_add,
@@ -138,3 +139,4 @@ if __name__ == "__main__":
     check_samples_of_bits(40)
     check_mask_losses(20)
     check_upsample_add(40)
+    check_projected_attention(60)

@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "mask2former/modeling/ops/csrc/cpu/attention_inputs.h"
 #include "mask2former/modeling/ops/csrc/cpu/axis_tables.h"
 #include "mask2former/modeling/ops/csrc/cpu/instance_masks.h"
 #include "mask2former/modeling/ops/csrc/cpu/kernels.h"
@@ -293,6 +294,33 @@ void add_random_maps(Random& random, Type type) {
 }
 
 template <typename Random>
+void make_random_inputs(Random& random, Type type) {
+  const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  AttentionInputs p{};
+  p.Q = upto(9);
+  p.H = upto(9);
+  p.points = upto(3) == 1 ? upto(40) : upto(20);
+  p.type = type;
+  const int64_t queries = p.Q * upto(2), of_query = p.H * p.points;
+  Buffer references(Type::kFloat, 2 * p.Q), projected(type, 3 * queries * of_query);
+  std::uniform_real_distribution<double> uniform(-5, 5);
+  for (int64_t i = 0; i < 2 * p.Q; ++i) references.set(i, uniform(random));
+  for (int64_t i = 0; i < 3 * queries * of_query; ++i) {
+    projected.set(i, random() % 50 ? uniform(random) : kOdd[random() % 8]);
+  }
+  p.references = static_cast<float*>(references.data());
+  p.projected = projected.data();
+  for (const AttentionInputsKernel kernel :
+       of_this_processor(portable::attention_inputs_kernel, avx2::attention_inputs_kernel,
+                         avx512::attention_inputs_kernel)) {
+    divide(queries, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(scratch_of(p, end - begin));
+      kernel(p, begin, end, scratch.data());
+    });
+  }
+}
+
+template <typename Random>
 void sum_random_losses(Random& random) {
   const int64_t rows = random() % 6, P = random() % 1200;
   Buffer logits(Type::kFloat, rows * P), targets(Type::kFloat, rows * P);
@@ -358,6 +386,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const Type value = types[data[0] % 4];
   if (data[0] & 32) {
     add_random_maps(given, value == Type::kDouble ? Type::kFloat : value);
+    make_random_inputs(given, value == Type::kDouble ? Type::kFloat : value);
     sum_random_losses(given);
     return 0;
   }
@@ -390,6 +419,7 @@ int main(int, char** arguments) {
       resize_random_masks(random, type);
       sample_random_points(random, type);
       add_random_maps(random, type);
+      make_random_inputs(random, type);
     }
     sum_random_losses(random);
   }

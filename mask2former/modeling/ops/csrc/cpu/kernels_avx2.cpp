@@ -1,5 +1,6 @@
 // The CPU kernels for AVX2.
 
+#include "attention_inputs.h"
 #include "instance_masks.h"
 #include "kernels.h"
 #include "mask_losses.h"
@@ -34,6 +35,7 @@
 namespace mask2former {
 namespace avx2 {
 Kernels kernels(Type, Type) { return {}; }
+AttentionInputsKernel attention_inputs_kernel() { return nullptr; }
 InstanceMasksKernel instance_masks_kernel() { return nullptr; }
 PointKernels point_kernels() { return {}; }
 MaskLossKernels mask_loss_kernels() { return {}; }

@@ -3,6 +3,7 @@
 
 #include "attention_impl.h"
 #ifndef MASK2FORMER_FORWARD_ONLY
+#include "attention_inputs_impl.h"
 #include "instance_masks_impl.h"
 #include "mask_losses_impl.h"
 #include "point_samples_impl.h"
