@@ -42,10 +42,10 @@ class TransformerDecoderLayer(Layer):
         self.norm2 = nn.LayerNorm(self.dim)
         self.norm3 = nn.LayerNorm(self.dim)
 
-    def forward(self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor) -> Tensor:
-        """Update x (B, Q, C); query_pos (Q, C), memory (B, S, C), pos (S, C)."""
+    def forward(self, x: Tensor, query_pos: Tensor, key: Tensor, memory: Tensor) -> Tensor:
+        """Update x (B, Q, C); see `Layer.attend_to_map`."""
         x = self.attend_to_itself(x, query_pos, self.norm1)
-        x = self.attend_to_map(x, query_pos, memory, pos, self.norm2)
+        x = self.attend_to_map(x, query_pos, key, memory, self.norm2)
         return self.feed_forward(x, self.norm3)
 
 
@@ -84,10 +84,10 @@ class TransformerDecoder(nn.Module):
             memory: (B, S, C).
             pos: (S, C).
         """
-        x = torch.zeros_like(query_pos).expand(len(memory), -1, -1)
+        x, key = torch.zeros_like(query_pos).expand(len(memory), -1, -1), memory + pos
         outputs = []
         for layer in self.layers:
-            x = layer(x, query_pos, memory, pos)
+            x = layer(x, query_pos, key, memory)
             outputs.append(self.norm(x))
         return outputs
 

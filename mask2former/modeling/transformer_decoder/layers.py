@@ -117,14 +117,23 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         query_pos: Tensor,
+        key: Tensor,
         memory: Tensor,
-        pos: Tensor,
         norm: nn.Module,
         allowed: Tensor | None = None,
     ) -> Tensor:
-        """Update x (B, Q, C); query_pos (Q, C), memory (B, S, C), pos (S, C), allowed (B, Q, S)."""
+        """Update x (B, Q, C) by cross-attention.
+
+        Args:
+            x: queries.
+            query_pos: (Q, C).
+            key: (B, S, C), memory with positions added.
+            memory: (B, S, C).
+            norm: of this branch.
+            allowed: bool (B, Q, S).
+        """
         return self.residual(
-            x, norm, lambda y: self.multihead_attn(y + query_pos, memory + pos, memory, allowed)
+            x, norm, lambda y: self.multihead_attn(y + query_pos, key, memory, allowed)
         )
 
     def feed_forward(self, x: Tensor, norm: nn.Module) -> Tensor:
@@ -141,10 +150,10 @@ class CrossAttentionLayer(Layer):
         self.multihead_attn = self.build_attention()
 
     def forward(
-        self, x: Tensor, query_pos: Tensor, memory: Tensor, pos: Tensor, allowed: Tensor | None
+        self, x: Tensor, query_pos: Tensor, key: Tensor, memory: Tensor, allowed: Tensor | None
     ) -> Tensor:
         """See `Layer.attend_to_map`."""
-        return self.attend_to_map(x, query_pos, memory, pos, self.norm, allowed)
+        return self.attend_to_map(x, query_pos, key, memory, self.norm, allowed)
 
 
 class SelfAttentionLayer(Layer):

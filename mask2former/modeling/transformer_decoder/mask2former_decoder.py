@@ -19,7 +19,7 @@ from ...utils.size import Size
 from ..piloted import PilotedQueries
 from ..targets import Target
 from .annealing import MaskAnnealing, drop_masks
-from .base import QueryDecoder
+from .base import QueryDecoder, mask_product
 from .detr import flatten_map
 from .layers import CrossAttentionLayer, FFNLayer, SelfAttentionLayer
 from .registry import TRANSFORMER_DECODER_REGISTRY
@@ -139,11 +139,11 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
                 f"expected {self.num_feature_levels} maps, got {len(maps)}: a pixel decoder gives "
                 "no more maps than MODEL.SEM_SEG_HEAD.IN_FEATURES names features"
             )
-        memory, pos = [], []
+        memory, keys = [], []
         for m, proj, embed in zip(maps, self.input_proj, self.level_embed.weight, strict=True):
             x, encoding = flatten_map(proj(m) + embed[:, None, None])
             memory.append(x)  # (B, S, C)
-            pos.append(encoding)  # (S, C)
+            keys.append(x + encoding)
         queries = self.query_feat.weight.expand(m.shape[0], -1, -1)
         query_pos = self.query_embed.weight
         sizes = [(m.shape[-2], m.shape[-1]) for m in maps]
@@ -172,12 +172,13 @@ class MultiScaleMaskedTransformerDecoder(QueryDecoder):
             if needs_mask:
                 if level not in small_features:
                     small_features[level] = _resized(mask_features.detach(), sizes[level])
-                allowed = attention_mask(mask_embed.detach() @ small_features[level])
+                masks = mask_product(mask_embed.detach(), small_features[level])
+                allowed = attention_mask(masks.flatten(2))
                 drop_masks(allowed[:, : self.num_queries], masked[i])
                 if pilots is not None and i < pilots.mask_layers:
                     allowed[:, self.num_queries :] = pilots.masks[level]
             queries = self.transformer_cross_attention_layers[i](
-                queries, query_pos, memory[level], pos[level], allowed
+                queries, query_pos, keys[level], memory[level], allowed
             )
             queries = self.transformer_self_attention_layers[i](queries, query_pos, visible)
             queries = self.transformer_ffn_layers[i](queries)
@@ -214,12 +215,12 @@ def _piloted_arguments(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _resized(mask_features: Tensor, size: Size) -> Tensor:
-    """Return mask features of the size of a map, (B, mask_dim, S).
+    """Return mask features of the size of a map, (B, mask_dim, H_l, W_l).
 
     A mask is linear in the mask features, so resizing these once per level equals resizing the
     masks of every prediction to it, at a fraction of the work.
     """
-    return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False).flatten(2)
+    return F.interpolate(mask_features, size=size, mode="bilinear", align_corners=False)
 
 
 def attention_mask(mask_logits: Tensor) -> Tensor:
