@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .ops.cpu_kernels import cpu_kernel
+
 Activation = Literal["none", "relu", "gelu"]
 
 _OPERATORS: Any = torch.ops.mkldnn  # empty in builds without oneDNN
@@ -62,16 +64,32 @@ def row_parts(x: Tensor, channels: int) -> list[slice] | None:
     return [slice(i, i + step) for i in range(0, rows, step)] if count > 1 else None
 
 
-def softmax_of_few(x: Tensor) -> Tensor:
-    """Compute the softmax over the last dimension, which is short, of a tensor of float32.
+def residual_norm(
+    norm: nn.LayerNorm, x: Tensor, branch: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """Normalise the sum of x (B, S, C) and a branch.
 
-    On a CPU, PyTorch is four times faster over the first dimension of a matrix than over a last one
-    that does not fill its vectors.
+    Args:
+        norm: over C.
+        x: (B, S, C).
+        branch: (B, S, C).
+        out: where the result is to be written, perhaps x itself; without recorded gradients only.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return x.softmax(-1)
-    rows = x.reshape(-1, x.shape[-1])
-    return rows.T.contiguous().softmax(0).T.contiguous().view(x.shape)
+    parameters = norm.weight, norm.bias
+    kernel = cpu_kernel("residual_norm", x, branch, *parameters)
+    if (
+        kernel is not None
+        and {parameter.dtype for parameter in parameters} == {torch.float32}
+        and x.dtype in (torch.float32, branch.dtype)
+        and torch.float64 not in (x.dtype, branch.dtype)
+        and x.dim() == 3
+        and x.stride()[1:] == (x.shape[2], 1)
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+    ):
+        out = torch.empty_like(x) if out is None else out
+        return kernel(x, branch, *parameters, norm.eps, out)
+    y = norm(x + branch)
+    return y if out is None else out.copy_(y)
 
 
 def convolution(

@@ -7,8 +7,10 @@ import random
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from mask2former.modeling.fused import residual_norm
 from mask2former.modeling.losses import (
     dice_loss,
     mask_losses,
@@ -253,3 +255,36 @@ def check_projected_attention(count, seed=0):
         torch.testing.assert_close(
             got.float(), wanted.float(), rtol=close, atol=10 * close, equal_nan=True
         )
+
+
+@torch.no_grad()
+def check_residual_norm(count, seed=0):
+    """Compare normalised sums of `count` problems with those in float64."""
+    rng = random.Random(seed)
+    torch.manual_seed(seed)
+    for _ in range(count):
+        B, S, C = rng.randint(1, 3), rng.randint(1, 40), rng.choice([1, 3, 16, 33, 96, 256, 1000])
+        dtype = rng.choice([torch.float32, torch.float32, torch.bfloat16, torch.float16])
+        x = torch.randn(B, S + 2, C) * rng.choice([1e-3, 1.0, 100.0]) + rng.choice([0.0, 10.0])
+        branch = torch.randn(B, S, C).to(dtype)
+        if rng.random() < 0.2:  # of 1e30, a square is infinite in float32
+            odd = [number for number in ODD if abs(number) != 1e30]
+            branch.view(-1)[rng.randrange(branch.numel())] = rng.choice(odd)
+        x = x.to(rng.choice([dtype, torch.float32]))[:, 1:-1]
+        norm = nn.LayerNorm(C)
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+        kernel_or_skip("residual_norm", x, branch)
+        sums, parameters = x.double() + branch.double(), (norm.weight.double(), norm.bias.double())
+        wanted = F.layer_norm(sums, (C,), *parameters, norm.eps).to(x.dtype)
+        # A mean much larger than the deviation cancels in float32.
+        deviation = (sums.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
+        scale = 1 + sums.abs().amax(-1, keepdim=True) / deviation
+        close = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}[x.dtype]
+        got = residual_norm(norm, x, in_other_memory(branch, rng))
+        assert got.dtype == x.dtype
+        for found in (got, residual_norm(norm, x, branch, out=x)):
+            torch.testing.assert_close(
+                found / scale, wanted / scale, rtol=close, atol=close, equal_nan=True
+            )
+        torch.testing.assert_close(x, got, rtol=0, atol=0, equal_nan=True)

@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from mask2former.modeling.backbone.swin_blocks import SwinBlock, split_windows
-from mask2former.modeling.fused import convolution, linear, row_parts, softmax_of_few
+from mask2former.modeling.fused import convolution, linear, row_parts
 from mask2former.modeling.ops import reference_points
+from mask2former.modeling.ops.pytorch import softmax_of_few
 from mask2former.modeling.pixel_decoder.msdeformattn import MSDeformAttnEncoderLayer
 
 DTYPES = {None: 1e-6, torch.bfloat16: 0.01}

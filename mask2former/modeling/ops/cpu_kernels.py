@@ -33,6 +33,8 @@ _SCHEMAS = (
     "mask_loss_sums(Tensor logits, Tensor targets) -> Tensor",
     "mask_loss_sums_backward(Tensor grad, Tensor logits, Tensor targets) -> Tensor",
     "mask_probabilities(Tensor logits) -> (Tensor, Tensor)",
+    "residual_norm(Tensor x, Tensor branch, Tensor weight, Tensor bias, float eps, "
+    "Tensor(a!) out) -> Tensor(a!)",
     "upsample_add_(Tensor(a!) lateral, Tensor above) -> Tensor(a!)",
     "uniform_(Tensor(a!) out, int seed) -> Tensor(a!)",
 )

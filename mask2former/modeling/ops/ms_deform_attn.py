@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ...utils.tensor_cache import cached_tensors, tensor_of
-from ..fused import softmax_of_few
 from . import library
 from .checks import check_metadata, check_spatial_shapes, level_starts
 from .cpu_kernels import cpu_kernel
+from .pytorch import softmax_of_few
 from .traceable import traced_form
 
 CPU = torch.device("cpu")

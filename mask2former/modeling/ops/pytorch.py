@@ -142,3 +142,15 @@ def _sample(maps: Tensor, grid: Tensor) -> Tensor:
 
 def _accumulator(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF_DTYPES else tensor
+
+
+def softmax_of_few(x: Tensor) -> Tensor:
+    """Compute the softmax over the last dimension, which is short, of a tensor of float32.
+
+    On a CPU, PyTorch is four times faster over the first dimension of a matrix than over a last one
+    that does not fill its vectors.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x.softmax(-1)
+    rows = x.reshape(-1, x.shape[-1])
+    return rows.T.contiguous().softmax(0).T.contiguous().view(x.shape)

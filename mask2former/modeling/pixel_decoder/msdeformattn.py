@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...utils.tensor_cache import cached_tensors, tensor_of
-from ..fused import linear, linear_of, row_parts
+from ..fused import linear, linear_of, residual_norm, row_parts
 from ..ops import ms_deform_attn_projected, reference_points
 from ..ops.cpu_kernels import cpu_kernel
 from ..position_encoding import sine_position_encoding
@@ -121,15 +121,19 @@ class MSDeformAttnEncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, pos: Tensor, points: Tensor, spatial_shapes: Shapes) -> Tensor:
         """Update x (B, S, C), whose position encoding is pos (S, C)."""
-        x = self.norm1(x + self.dropout(self.self_attn(x + pos, x, points, spatial_shapes)))
+        attended = self.dropout(self.self_attn(x + pos, x, points, spatial_shapes))
+        x = residual_norm(self.norm1, x, attended)
         parts = row_parts(x, self.linear1.out_features)
         if parts is None:
-            return self._fed_forward(x)
-        return torch.cat([self._fed_forward(x[:, part]) for part in parts], dim=1)
+            return residual_norm(self.norm2, x, self._fed_forward(x))
+        for part in parts:
+            rows = x[:, part]
+            residual_norm(self.norm2, rows, self._fed_forward(rows), out=rows)
+        return x
 
     def _fed_forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(linear(self.linear1, x, "relu"))
-        return self.norm2(x + self.dropout(linear(self.linear2, hidden)))
+        return self.dropout(linear(self.linear2, hidden))
 
 
 class MSDeformAttnEncoder(nn.Module):

@@ -12,6 +12,7 @@ from cpu_kernel_checks import (
     check_instance_masks,
     check_mask_losses,
     check_projected_attention,
+    check_residual_norm,
     check_samples_of_bits,
     check_samples_of_maps,
     check_upsample_add,
@@ -140,3 +141,4 @@ if __name__ == "__main__":
     check_mask_losses(20)
     check_upsample_add(40)
     check_projected_attention(60)
+    check_residual_norm(60)

@@ -18,6 +18,7 @@
 #include "mask2former/modeling/ops/csrc/cpu/kernels.h"
 #include "mask2former/modeling/ops/csrc/cpu/mask_losses.h"
 #include "mask2former/modeling/ops/csrc/cpu/point_samples.h"
+#include "mask2former/modeling/ops/csrc/cpu/residual_norm.h"
 #include "mask2former/modeling/ops/csrc/cpu/upsample_add.h"
 
 using namespace mask2former;
@@ -321,6 +322,44 @@ void make_random_inputs(Random& random, Type type) {
 }
 
 template <typename Random>
+void normalise_random_rows(Random& random, Type type) {
+  const auto upto = [&](int64_t n) { return static_cast<int64_t>(random() % n) + 1; };
+  ResidualNormProblem p{};
+  const int64_t B = upto(3);
+  p.rows = upto(9);
+  p.C = upto(90);
+  p.x_image = (p.rows + upto(2) - 1) * p.C;
+  p.out_image = p.rows * p.C;
+  const Type x_type = random() % 2 ? type : Type::kFloat;
+  const int64_t count = B * p.rows * p.C, count_of_x = (B - 1) * p.x_image + p.rows * p.C;
+  Buffer x(x_type, count_of_x), branch(type, count), out(x_type, count);
+  Buffer weight(Type::kFloat, p.C), bias(Type::kFloat, p.C);
+  std::uniform_real_distribution<double> uniform(-5, 5);
+  for (int64_t i = 0; i < count_of_x; ++i) x.set(i, uniform(random));
+  for (int64_t i = 0; i < count; ++i) {
+    branch.set(i, random() % 50 ? uniform(random) : kOdd[random() % 8]);
+  }
+  for (int64_t c = 0; c < p.C; ++c) {
+    weight.set(c, uniform(random));
+    bias.set(c, uniform(random));
+  }
+  p.x = x.data();
+  p.branch = branch.data();
+  p.weight = static_cast<float*>(weight.data());
+  p.bias = static_cast<float*>(bias.data());
+  p.eps = 1e-5f;
+  p.out = out.data();
+  for (const ResidualNormKernel kernel :
+       of_this_processor(portable::residual_norm_kernel, avx2::residual_norm_kernel,
+                         avx512::residual_norm_kernel, x_type, type)) {
+    divide(B * p.rows, [&](int64_t begin, int64_t end) {
+      std::vector<float> scratch(p.C);
+      kernel(p, begin, end, scratch.data());
+    });
+  }
+}
+
+template <typename Random>
 void sum_random_losses(Random& random) {
   const int64_t rows = random() % 6, P = random() % 1200;
   Buffer logits(Type::kFloat, rows * P), targets(Type::kFloat, rows * P);
@@ -387,6 +426,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (data[0] & 32) {
     add_random_maps(given, value == Type::kDouble ? Type::kFloat : value);
     make_random_inputs(given, value == Type::kDouble ? Type::kFloat : value);
+    normalise_random_rows(given, value == Type::kDouble ? Type::kFloat : value);
     sum_random_losses(given);
     return 0;
   }
@@ -420,6 +460,7 @@ int main(int, char** arguments) {
       sample_random_points(random, type);
       add_random_maps(random, type);
       make_random_inputs(random, type);
+      normalise_random_rows(random, type);
     }
     sum_random_losses(random);
   }

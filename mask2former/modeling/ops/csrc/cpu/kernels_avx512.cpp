@@ -5,6 +5,7 @@
 #include "kernels.h"
 #include "mask_losses.h"
 #include "point_samples.h"
+#include "residual_norm.h"
 #include "upsample_add.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -41,6 +42,7 @@ AttentionInputsKernel attention_inputs_kernel() { return nullptr; }
 InstanceMasksKernel instance_masks_kernel() { return nullptr; }
 PointKernels point_kernels() { return {}; }
 MaskLossKernels mask_loss_kernels() { return {}; }
+ResidualNormKernel residual_norm_kernel(Type, Type) { return nullptr; }
 UpsampleAddKernel upsample_add_kernel() { return nullptr; }
 }  // namespace avx512
 }  // namespace mask2former

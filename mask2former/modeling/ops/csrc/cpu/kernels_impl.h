@@ -7,5 +7,6 @@
 #include "instance_masks_impl.h"
 #include "mask_losses_impl.h"
 #include "point_samples_impl.h"
+#include "residual_norm_impl.h"
 #include "upsample_add_impl.h"
 #endif
