@@ -21,7 +21,7 @@ from mask2former_runtime.prediction import ImageSource
 from mask2former_runtime.stored import StoredKind
 from mask2former_runtime.text import one_line
 
-from ..data.image import decode_image, read_image
+from ..data.image import decode_image
 from .video import is_video, open_video
 
 URL_SECONDS = 30.0
@@ -67,7 +67,7 @@ def open_images(
         return None
 
     return images_module.open_images(
-        inputs, channel_order=channel_order, stored=stored, others=others, read=read_image
+        inputs, channel_order=channel_order, stored=stored, others=others
     )
 
 

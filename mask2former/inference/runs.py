@@ -16,10 +16,9 @@ from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
 from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
 from mask2former_runtime.prediction import Prediction, save_picture
 from mask2former_runtime.result_files import MapResults, Results, check_map_paths
-from mask2former_runtime.stored import as_picture, read_stored
+from mask2former_runtime.stored import as_picture, read_as
 from mask2former_runtime.text import clock
 
-from ..data.image import read_image
 from ..structures import Classes
 from ..utils.progress import ResultLines
 from ..visualization.object_colors import SteadyColors
@@ -94,7 +93,7 @@ class ImageRun:
                     summary = segment_to_files(segmenter, path, self._output(i), image_id=image_id)
                     saved = f" -> {self._output(i)}"
                 else:
-                    image = _read(segmenter, path)
+                    image = read_as(path, segmenter.stored)
                     self._advise_tiles(path, segmenter, image)
                     found = _find(segmenter, image, selection)
                     if results is not None:
@@ -240,12 +239,6 @@ class VideoRun:
         if self.writer is not None:
             self.writer.write(picture)
         return self.window is None or self.window.show(picture)
-
-
-def _read(segmenter: Segmenter | TiledSegmenter, path: Path) -> np.ndarray:
-    """Read an image file as the model takes it."""
-    stored = segmenter.stored
-    return read_image(path) if stored is None else read_stored(path, stored.type, stored.channels)
 
 
 def _find(

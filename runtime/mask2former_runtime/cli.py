@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from .commands import probability, run_reporting_errors, start_output
-from .image import ImageReadError, read_image
+from .image import ImageReadError
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .metadata import TASKS
 from .model import Segmenter, load
 from .prediction import save_picture
 from .result_files import MapResults, Results, build_results, check_map_paths
-from .stored import read_stored
+from .stored import read_as
 from .text import one_line
 
 EPILOG = """\
@@ -126,7 +126,7 @@ def predict(args: argparse.Namespace) -> int:
     for number, (path, output, image_id, map_name) in enumerate(names, start=1):
         start = time.perf_counter()
         try:
-            image = _read(segmenter, path)
+            image = read_as(path, segmenter.stored)
             found = _find(segmenter, image, output, results, (image_id, str(path), map_name))
         except (ImageReadError, OSError, MemoryError) as error:
             reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
@@ -139,12 +139,6 @@ def predict(args: argparse.Namespace) -> int:
         results.write()
         print(f"{results.count()} written to {args.json}")
     return 1 if skipped else 0
-
-
-def _read(segmenter: Segmenter, path: Path) -> np.ndarray:
-    """Read an image file as the model takes it."""
-    stored = segmenter.stored
-    return read_image(path) if stored is None else read_stored(path, stored.type, stored.channels)
 
 
 def _find(

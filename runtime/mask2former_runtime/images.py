@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .image import IMAGE_FORMATS, pixels_of, read_image
+from .image import IMAGE_FORMATS, pixels_of
 from .inputs import expand_inputs
 from .prediction import ImageSource
-from .stored import StoredKind, as_picture, as_stored, read_stored
+from .stored import StoredKind, as_picture, as_stored, read_as
 
 Pixels = tuple[np.ndarray, ImageSource]
 """An image (H, W, 3), uint8, BGR, or (H, W, C) as it is stored, and where it comes from."""
@@ -60,7 +60,6 @@ def open_images(
     channel_order: str = "RGB",
     stored: StoredKind | None = None,
     others: Callable[[Any], Images | None] = lambda inputs: None,
-    read: Callable[[Path], np.ndarray] = read_image,
 ) -> Images:
     """Open what a user gives to predict on.
 
@@ -69,7 +68,6 @@ def open_images(
         channel_order: "RGB" or "BGR": that of arrays.
         stored: how images are stored, if the model takes them so: files and arrays (H, W, C).
         others: opens further kinds of inputs; None is for the kinds above.
-        read: reads a file that is a picture.
 
     Raises:
         ValueError: the inputs are of another kind, or there are none.
@@ -80,7 +78,7 @@ def open_images(
     if other is not None:
         return other
     if isinstance(inputs, str | os.PathLike):
-        return _of_path(os.fspath(inputs), read, stored)
+        return _of_path(os.fspath(inputs), stored)
     if stored is not None and isinstance(inputs, Image.Image):
         raise ValueError("this model takes arrays and files, not Pillow's images")
     if stored is not None and isinstance(inputs, np.ndarray) and inputs.ndim != 4:
@@ -97,8 +95,7 @@ def open_images(
             "(H, W, 3), or a list of these"
         )
     opened = (
-        open_images(x, channel_order=channel_order, stored=stored, others=others, read=read)
-        for x in inputs
+        open_images(x, channel_order=channel_order, stored=stored, others=others) for x in inputs
     )
     items = itertools.chain.from_iterable(images.items for images in opened)
     is_finite = hasattr(inputs, "__len__")
@@ -110,16 +107,18 @@ def one_image(image: np.ndarray, name: str = "") -> Images:
     return Images("one", iter([(image, ImageSource(name, pixels=image[:, :, ::-1]))]))
 
 
-def _of_path(path: str, read: Callable[[Path], np.ndarray], stored: StoredKind | None) -> Images:
+def _of_path(path: str, stored: StoredKind | None) -> Images:
     files = expand_inputs([path])
     several = len(files) > 1 or files[0] != Path(os.path.expanduser(path))
-    items: Iterator[Pixels]
-    if stored is None:
-        items = ((read(file), ImageSource(str(file), file=file)) for file in files)
-    else:
-        kind, channels = stored.type, stored.channels
-        items = (_as_shown(read_stored(file, kind, channels), str(file)) for file in files)
+    items = (_of_file(file, stored) for file in files)
     return Images("many" if several else "one", items)
+
+
+def _of_file(file: Path, stored: StoredKind | None) -> Pixels:
+    image = read_as(file, stored)
+    if stored is not None:
+        return _as_shown(image, str(file))
+    return image, ImageSource(str(file), file=file)
 
 
 def _as_shown(image: np.ndarray, name: str) -> Pixels:

@@ -18,7 +18,14 @@ import numpy as np
 from PIL import Image
 
 from .files import is_special
-from .image import DECODER_ERRORS, ImageReadError, decoding_problem, exif_orientation, open_image
+from .image import (
+    DECODER_ERRORS,
+    ImageReadError,
+    decoding_problem,
+    exif_orientation,
+    open_image,
+    read_image,
+)
 
 STORED_TYPES = (
     "uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", "float64"
@@ -126,6 +133,22 @@ def read_stored(
         return as_float(np.array(found))
     except ValueError as error:
         raise ImageReadError(f"{name}: {error}") from error
+
+
+def read_as(path: str | os.PathLike[str], stored: StoredKind | None) -> np.ndarray:
+    """Read an image file as a model takes it.
+
+    Args:
+        path: the file.
+        stored: how images are stored, if the model takes them so; see `read_stored`.
+
+    Returns:
+        (H, W, C) float32; without `stored`, what `read_image` returns.
+
+    Raises:
+        ImageReadError: the file cannot be read, or is not such an image.
+    """
+    return read_image(path) if stored is None else read_stored(path, stored.type, stored.channels)
 
 
 def as_stored(image: np.ndarray, kind: str, channels: int) -> np.ndarray:

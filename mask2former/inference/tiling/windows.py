@@ -35,11 +35,11 @@ from mask2former_runtime.stored import (
     kind_of_raster,
     needs_stored,
     open_array,
-    read_stored,
+    read_as,
     stored_header,
 )
 
-from ...data.image import open_image, read_image
+from ...data.image import open_image
 from ...utils.size import Size
 from .grid import Region
 from .raster import RasterWindows, open_raster, place_of, read_bands
@@ -97,7 +97,7 @@ def open_windows(path: Path, stored: StoredKind | None = None) -> Iterator[Windo
         return
     _warn_of_whole(path)
     with images_of_any_size():
-        image = read_image(path)
+        image = read_as(path, None)
     yield WholeImage(image)
 
 
@@ -114,7 +114,7 @@ def _open_stored(path: Path, stored: StoredKind) -> Iterator[Windows]:
     else:
         _warn_of_whole(path)
         with images_of_any_size():
-            values = read_stored(path, stored.type, stored.channels)
+            values = read_as(path, stored)
         yield _stored_array(path, values)
 
 
