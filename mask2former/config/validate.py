@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 
+from mask2former_runtime.image import IMAGE_FORMATS
+from mask2former_runtime.stored import STORED_TYPES
+
 from .merge import get_value
 
 
@@ -55,6 +58,9 @@ _COUNT = _Rule("a whole number of at least 1", lambda v: isinstance(v, int) and 
 _LAYERS = _whole(1, 1000)
 _CHANNELS = _whole(1, 16_384)
 _SIZE = _whole(1, 100_000)
+
+# Detectron2's own mappers, which a user's trainer may have, take the last two as well.
+_FORMATS = (*IMAGE_FORMATS, *STORED_TYPES, "L", "YUV-BT.601")
 
 _HEAD = "MODEL.SEM_SEG_HEAD."
 _DEFORMABLE = f"{_HEAD}DEFORMABLE_TRANSFORMER_ENCODER_"
@@ -138,6 +144,10 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
         "MODEL.TIMM.PRETRAIN_IMG_SIZE",
     ),
+    _Rule(
+        f"RGB or BGR; or, for images as they are stored, one of {', '.join(STORED_TYPES)}",
+        lambda v: v in _FORMATS,
+    ): ("INPUT.FORMAT",),
     _one_of("ADAMW", "SGD"): ("SOLVER.OPTIMIZER",),
     _each(_one_of("tensorboard", "json", "csv", "wandb", "mlflow", "trackio")): ("LOGGERS",),
     _one_of("point", "shift", "scale"): (f"{_MASK_FORMER}PILOTED.NOISE",),
