@@ -81,7 +81,7 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _CHANNELS: (
         f"{_HEAD}CONVS_DIM", f"{_HEAD}MASK_DIM", f"{_DEFORMABLE}DIM_FEEDFORWARD",
         f"{_MASK_FORMER}HIDDEN_DIM", f"{_MASK_FORMER}DIM_FEEDFORWARD",
-        "MODEL.TIMM.PYRAMID_DIM", f"{_SWIN}EMBED_DIM",
+        "MODEL.FPN.OUT_CHANNELS", "MODEL.TIMM.PYRAMID_DIM", f"{_SWIN}EMBED_DIM",
         *(
             f"MODEL.RESNETS.{key}"
             for key in ("NUM_GROUPS", "WIDTH_PER_GROUP", "STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")
@@ -156,7 +156,8 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _one_of("full_model", "value", "norm"): ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE",),
     _one_of(  # those of Detectron2's get_norm
         "", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "LN"
-    ): ("MODEL.RESNETS.NORM", f"{_HEAD}NORM"),
+    ): ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", f"{_HEAD}NORM"),
+    _one_of("sum", "avg"): ("MODEL.FPN.FUSE_TYPE",),
     _one_of(18, 34, 50, 101, 152): ("MODEL.RESNETS.DEPTH",),
     _one_of(1, 2, 4): ("MODEL.RESNETS.RES5_DILATION",),
     _each(_one_of("stem", "res2", "res3", "res4", "res5"), least=1): (

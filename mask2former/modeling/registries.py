@@ -21,6 +21,8 @@ _HEADS = {
     "MaskFormer": ("MaskFormerHead", "EncoderOnlyHead"),
     "SemanticSegmentor": ("SemSegFPNHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"),
 }
+# Of Detectron2, which has assertions where MODEL.FPN.IN_FEATURES is wrong: it is empty by default.
+_PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
 def check_names(cfg: CfgNode) -> None:
@@ -28,7 +30,7 @@ def check_names(cfg: CfgNode) -> None:
 
     Raises:
         ValueError: nothing is registered under one of them, and the message names the most similar
-            one; or the head does not go with the architecture.
+            one; the head does not go with the architecture; or a feature pyramid lacks features.
     """
     model = cfg.MODEL
     named = [
@@ -52,6 +54,8 @@ def check_names(cfg: CfgNode) -> None:
             problems.append(f"MODEL.{key} is {name!r}, which nothing is registered as{hint}")
     if not problems and (problem := _wrong_head(model.META_ARCHITECTURE, model.SEM_SEG_HEAD.NAME)):
         problems.append(problem)
+    if problem := _wrong_pyramid(model):
+        problems.append(problem)
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -73,6 +77,18 @@ def _wrong_head(architecture: str, head: str) -> str:
             f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME to {head}"
         )
     return ""
+
+
+def _wrong_pyramid(model: CfgNode) -> str:
+    """Return why Detectron2's pyramid cannot be built on its ResNet, or ""."""
+    features, given = list(model.FPN.IN_FEATURES), list(model.RESNETS.OUT_FEATURES)
+    parts = [given[i : i + len(features)] for i in range(len(given))]
+    if model.BACKBONE.NAME not in _PYRAMIDS or (features and features in parts):
+        return ""
+    return (
+        f"MODEL.FPN.IN_FEATURES is {features}, but {model.BACKBONE.NAME} needs one or more "
+        f"consecutive ones of MODEL.RESNETS.OUT_FEATURES, {given}"
+    )
 
 
 def check_encoder(cfg: CfgNode) -> None:

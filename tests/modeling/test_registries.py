@@ -1,4 +1,5 @@
 import pytest
+from detectron2.modeling import build_backbone
 from support import QUICKSTART
 
 from mask2former import load_config
@@ -41,3 +42,16 @@ def test_a_pixel_decoder_is_no_head():
     keys = ["MODEL.SEM_SEG_HEAD.NAME", "MSDeformAttnPixelDecoder"]
     with pytest.raises(ValueError, match=r"a pixel decoder: set it to MaskFormerHead, and"):
         check_names(load_config(str(QUICKSTART), keys))
+
+
+@pytest.mark.parametrize(
+    "name", ["build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone"]
+)
+@pytest.mark.parametrize("features", [[], ["res2", "res9"], ["res2", "res5"], ["res3", "res2"]])
+def test_a_pyramid_without_its_features_is_named(name, features):
+    keys = ["MODEL.BACKBONE.NAME", name, "MODEL.FPN.IN_FEATURES"]
+    with pytest.raises(ValueError, match=r"^MODEL\.FPN\.IN_FEATURES is .*\['res2', .* 'res5'\]$"):
+        check_names(load_config(str(QUICKSTART), [*keys, features]))
+    cfg = load_config(str(QUICKSTART), [*keys, ["res3", "res4", "res5"]])
+    check_names(cfg)
+    assert build_backbone(cfg).output_shape()["p3"].stride == 8
