@@ -124,10 +124,13 @@ def train(args: argparse.Namespace) -> dict | None:
 
     from ..data.errors import DatasetError
     from ..engine import stop_on_signals
+    from ..engine.run_folder import LostFolderError
 
     try:
         with stop_on_signals():
             return _train(args)
+    except LostFolderError as error:
+        raise _mistake(str(error)) from None
     except OSError as error:  # a full disk or a folder that cannot be written to
         raise _mistake(
             f"{error}. Checkpoints written before are whole: continue with --resume"

@@ -15,6 +15,7 @@ from ..data import SeededMapDataset
 from ..report import Report
 from .early_stopping import EarlyStopping
 from .loggers.writers import TrackerWriter
+from .run_folder import LostFolderError
 from .saving import SaveCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -107,7 +108,11 @@ class WriteMetrics(PeriodicWriter):
         """Write what is not written yet, after a stop too."""
         ending = sys.exc_info()[1]
         try:
-            super().after_train()
+            if isinstance(ending, LostFolderError):  # the folder may be that of another run
+                for writer in self._writers:
+                    writer.close()
+            else:
+                super().after_train()
         except Exception as error:
             if ending is None:
                 raise

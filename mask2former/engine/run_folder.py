@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 _held: dict[Path, IO[str]] = {}
 
 
+class LostFolderError(OSError):
+    """Raised when the folder of a run was deleted, moved or replaced while the run wrote to it."""
+
+
 def check_run_folder(folder: Path, resume: bool) -> None:
     """Check, and change nothing, that a run can have a folder.
 
@@ -70,9 +74,21 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
         logger.info("Removed %s, which a killed run had not finished", path)
 
 
+def is_lost(folder: Path) -> bool:
+    """Return whether the folder that this process claimed has been deleted, moved or replaced."""
+    try:
+        path = folder.resolve() / LOCK
+        # Reading the file would give up the lock as it is closed.
+        return path in _held and not os.path.samestat(path.stat(), os.fstat(_held[path].fileno()))
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # a disk that does not answer for a moment ends no run
+        return False
+
+
 def _lock(folder: Path) -> None:
     path = folder.resolve() / LOCK
-    if path in _held or fcntl is None:
+    if fcntl is None or (path in _held and not is_lost(folder)):
         return
     # Unlike those of `flock`, these locks are not inherited by data loading workers, which may
     # outlive a killed run by seconds.

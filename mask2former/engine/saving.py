@@ -19,6 +19,7 @@ from ..checkpoint import Checkpointer, WeightsError, read_checkpoint
 from ..checkpoint.resume import BEST, FINAL, numbered_checkpoints
 from .averaging import WeightAverage
 from .interruption import request, requested_signal
+from .run_folder import LOCK, LostFolderError, is_lost
 
 AVERAGE_FILE = "model_final_ema.pth"
 
@@ -87,14 +88,15 @@ class SaveCheckpoints(HookBase):
 
         Raises:
             FloatingPointError: a weight is not finite. The checkpoints before it are kept.
-            OSError: the disk is full or the folder cannot be written to.
+            OSError: the disk is full, or the folder cannot be written to or is lost.
         """
+        self._in_iteration = False
+        self.check_folder()
         done = self.trainer.iter + 1
         if done % self._period == 0 or time.monotonic() - self._saved_at >= self._seconds:
             self._save()
         if done >= self.trainer.max_iter:
             self.save_final()
-        self._in_iteration = False
         if number := requested_signal(self._device):
             raise SystemExit(128 + number)
 
@@ -136,6 +138,32 @@ class SaveCheckpoints(HookBase):
         except WeightsError as error:
             logger.warning("%s: it is written again", error)
         self.save_final()
+
+    def check_folder(self) -> None:
+        """Check that the folder is still the one that the run began in.
+
+        Raises:
+            LostFolderError: it is not, and the run is to end. The weights, which are nowhere else
+                then, are saved anew, unless a step had begun or another run has the folder.
+        """
+        folder = Path(self._checkpointer.save_dir)
+        if not comm.is_main_process() or not is_lost(folder):
+            return
+        problem = f"{folder} was deleted, moved or replaced during training"
+        if (folder / LOCK).exists():
+            raise LostFolderError(f"{problem}. It belongs to another run now: nothing is saved")
+        if self._in_iteration:
+            raise LostFolderError(f"{problem}, and its weights are lost")
+        trainer = self.trainer
+        trainer.iter = min(trainer.iter, trainer.max_iter - 1)  # after the last, it is one more
+        try:
+            self._save()
+        except OSError as error:
+            raise LostFolderError(f"{problem}, and its weights are lost: {error}") from error
+        raise LostFolderError(
+            f"{problem}, and what the run had written with it. The weights after iteration "
+            f"{trainer.iter} are saved there anew: continue with --resume"
+        )
 
     def _save(self) -> None:
         if not comm.is_main_process():

@@ -44,6 +44,7 @@ from .loggers.writers import build_writers
 from .optimizer import build_optimizer
 from .precision import autocast
 from .resumed_state import checked_run
+from .run_folder import LostFolderError
 from .saving import AverageWeights, BestCheckpoint, SaveCheckpoints
 from .schedule import build_lr_scheduler
 from .train_loop import TrainLoop
@@ -203,6 +204,10 @@ class Trainer(DefaultTrainer):
 
         Returns:
             The results of the last evaluation if the config lists expected results.
+
+        Raises:
+            LostFolderError: the folder was deleted, moved or replaced; see
+                `SaveCheckpoints.check_folder`.
         """
         if self.start_iter > self.max_iter:
             logger.warning(
@@ -213,6 +218,13 @@ class Trainer(DefaultTrainer):
             self._saves.complete_final(self.checkpointer.resumed_from)
         try:
             self._run()
+        except LostFolderError:
+            raise
+        except OSError:
+            self._saves.check_folder()  # which may be why
+            raise
+        else:
+            self._saves.check_folder()
         finally:
             if isinstance(self.data_loader, TrainLoader):
                 self.data_loader.log_total()

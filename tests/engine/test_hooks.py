@@ -1,11 +1,15 @@
 """Which checkpoints a run keeps, and how it ends when numbers are not finite."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from trained_runs import Scripted, names, trained
 
 from mask2former.checkpoint import read_checkpoint
 from mask2former.engine import Trainer
+from mask2former.engine.run_folder import LostFolderError, claim_run_folder
 
 
 @pytest.fixture
@@ -135,6 +139,32 @@ def test_weights_that_are_not_finite_are_not_saved(cfg):
     with pytest.raises(FloatingPointError, match=r"after iteration 1, backbone\.res2\.0\.conv1\.w"):
         trained(cfg, Diverging)
     assert names(cfg) == ["model_0000000"]
+
+
+class Losing(Trainer):
+    """A trainer whose folder is deleted while it is evaluated after the last step."""
+
+    error: OSError | None
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        shutil.rmtree(cfg.OUTPUT_DIR)
+        if cls.error is not None:
+            raise cls.error
+        return {}
+
+
+@pytest.mark.parametrize("error", [None, FileNotFoundError("inference/results.json")])
+def test_a_folder_that_is_deleted_at_the_end_has_the_weights_anew(cfg, error):
+    folder = Path(cfg.OUTPUT_DIR)
+    claim_run_folder(folder, resume=False)
+    Losing.error = error
+    with pytest.raises(LostFolderError, match=r"after iteration 3 are saved there anew"):
+        trained(cfg, Losing)
+    assert names(cfg) == ["model_0000003"]
+    claim_run_folder(folder, resume=True)
+    assert trained(cfg, resume=True).start_iter == 4
+    assert names(cfg) == ["model_0000003", "model_final"]
 
 
 def test_an_error_while_writing_metrics_does_not_hide_why_the_run_ended(cfg, monkeypatch, caplog):

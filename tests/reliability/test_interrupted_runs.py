@@ -205,6 +205,38 @@ def test_a_read_only_folder_is_one_line(datasets, disk):
     assert set(kept) <= set(checkpoints(out))
 
 
+def test_a_run_whose_folder_is_gone_saves_its_weights_there_anew(datasets, tmp_path):
+    out = tmp_path / "run"
+    running = Run(datasets, out, *ENDLESS)
+    running.wait_for_iteration()
+    out.rename(tmp_path / "moved")
+    status, error = running.finish()
+    assert status == 1
+    assert error.startswith(f"error: {out} was deleted, moved or replaced during training")
+    (checkpoint,) = checkpoints(out)
+    iteration = int(checkpoint.stem[-7:])
+    assert error.endswith(f"iteration {iteration} are saved there anew: continue with --resume")
+    resumed = Run(datasets, out, "--resume", "SOLVER.MAX_ITER", iteration + 2)
+    assert resumed.finish()[0] == 0
+    assert f"Resuming from {checkpoint}" in resumed.log
+    assert {"config.yaml", "metadata.json", "model_final.pth"} <= set(os.listdir(out))
+
+
+def test_a_run_leaves_a_folder_to_the_one_that_has_it_now(datasets, tmp_path):
+    out = tmp_path / "run"
+    first = Run(datasets, out, *ENDLESS)
+    first.wait_for_iteration()
+    os.kill(first.pid, signal.SIGSTOP)
+    out.rename(tmp_path / "moved")
+    assert Run(datasets, out).finish()[0] == 0
+    written = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    os.kill(first.pid, signal.SIGCONT)
+    status, error = first.finish()
+    assert status == 1
+    assert error.endswith("It belongs to another run now: nothing is saved")
+    assert written == {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(datasets, tmp_path):
     (tmp_path / "file").touch()
     status, error = Run(datasets, tmp_path / "file" / "run").finish()
