@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import json
 import logging
 import sys
 from abc import abstractmethod
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,6 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import (
     CommonMetricPrinter,
     EventWriter,
-    JSONWriter,
     TensorboardXWriter,
     get_event_storage,
 )
@@ -50,7 +52,7 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
         if name == "tensorboard":
             writers.append(TensorboardXWriter(str(folder)))
         elif name == "json":
-            writers.append(JSONWriter(str(folder / METRICS_FILE)))
+            writers.append(JSONLinesWriter(folder / METRICS_FILE))
         elif name == "csv":
             writers.append(CSVWriter(folder / CSV_FILE))
         else:
@@ -78,6 +80,40 @@ class RowWriter(EventWriter):
     @abstractmethod
     def write_rows(self, rows: dict[int, Row]) -> None:
         """Write values by iteration, in ascending order."""
+
+
+class JSONLinesWriter(RowWriter):
+    """Writes a line of JSON per iteration, as Detectron2's ``JSONWriter`` does.
+
+    A resumed run replaces the lines from its first iteration on.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._started = False
+
+    def write_rows(self, rows: dict[int, Row]) -> None:
+        """Append lines, or write the file anew."""
+        lines = [json.dumps({**rows[i], _ITERATION: i}, sort_keys=True) + "\n" for i in rows]
+        if self._started:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(lines)
+            return
+        text = "".join([*self._lines_before(min(rows)), *lines]).encode()
+        write_atomically(self._path, lambda file: file.write(text))
+        self._started = True
+
+    def _lines_before(self, iteration: int) -> Iterator[str]:
+        """Yield the lines of earlier iterations; the last one of a killed run may be cut off."""
+        text = self._path.read_text("utf-8", errors="replace") if self._path.exists() else ""
+        for line in text.splitlines(keepends=True):
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                if line.endswith("\n") and json.loads(line)[_ITERATION] < iteration:
+                    yield line
 
 
 class CSVWriter(RowWriter):

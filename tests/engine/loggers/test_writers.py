@@ -13,7 +13,7 @@ from trained_runs import trained
 
 from mask2former import load_config
 from mask2former.engine import Trainer
-from mask2former.engine.loggers.writers import CSVWriter, TrackerWriter
+from mask2former.engine.loggers.writers import CSVWriter, JSONLinesWriter, TrackerWriter
 
 
 def table(path):
@@ -36,8 +36,9 @@ def same(found, wanted):
 
 
 def steps(path, values, start=0, period=3):
-    """Write the metrics of iterations to a CSV and a JSON file, as a run does."""
+    """Write the metrics of iterations to a CSV and two JSON files, as a run does."""
     writers = [CSVWriter(path), JSONWriter(path.with_suffix(".json"), window_size=20)]
+    writers.append(JSONLinesWriter(path.with_suffix(".jsonl")))
     with EventStorage(start) as storage:
         for storage.iter in range(start, start + len(values)):
             storage.put_scalars(**values[storage.iter - start], smoothing_hint=False)
@@ -60,6 +61,7 @@ def test_each_row_is_that_of_the_json_file_whenever_a_metric_begins(tmp_path):
         path = tmp_path / f"{number}.csv"
         steps(path, values)
         same(table(path), as_rows(path.with_suffix(".json")))
+        assert as_rows(path.with_suffix(".jsonl")) == as_rows(path.with_suffix(".json"))
         header = path.read_text().splitlines()[0]
         assert header.startswith("iteration,")
 
@@ -73,12 +75,16 @@ def test_a_resumed_run_replaces_the_rows_from_its_first_iteration_on(tmp_path):
             steps(path, values[: kept + 3])
             with path.open("a") as file:
                 file.write("11,7.0,8.0\n"[:-cut] if cut else "")
+            with path.with_suffix(".jsonl").open("a") as file:
+                file.write('{"iteration": 11, "loss": 7.0}\n'[:-cut] if cut else "")
             steps(path, [*values[kept:]], start=kept)
             found = table(path)
             assert {row["iteration"]: row for row in found} == {
                 row["iteration"]: {k: v for k, v in row.items() if k in found[0]}
                 for row in table(tmp_path / "whole.csv")
             }
+            lines = path.with_suffix(".jsonl").read_text()
+            assert lines == (tmp_path / "whole.jsonl").read_text()
 
 
 def test_a_run_writes_the_same_metrics_to_all_files(tiny_cfg):
@@ -89,6 +95,16 @@ def test_a_run_writes_the_same_metrics_to_all_files(tiny_cfg):
     same(table(folder / "metrics.csv"), rows)
     assert {"gradient/norm", "segm/AP", "total_loss", "lr"} <= set().union(*rows)
     assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_that_is_resumed_has_each_row_once(tiny_cfg):
+    tiny_cfg.TEST.EVAL_PERIOD = 4
+    trained(tiny_cfg)
+    before = as_rows(Path(tiny_cfg.OUTPUT_DIR, "metrics.json"))
+    assert [row["iteration"] for row in before] == [3, 4]
+    trained(tiny_cfg, resume=True)
+    again = as_rows(Path(tiny_cfg.OUTPUT_DIR, "metrics.json"))
+    assert str(again) == str(before)  # there are NaNs, of sizes that no object has
 
 
 def test_loggers_are_chosen(tiny_cfg):
