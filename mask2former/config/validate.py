@@ -53,6 +53,7 @@ _POSITIVE = _number("above 0", lambda v: v > 0)
 _AT_LEAST_1 = _number("at least 1", lambda v: v >= 1)
 _NOT_NEGATIVE = _number("at least 0", lambda v: v >= 0)
 _SHARE = _number("between 0 and 1", lambda v: 0 <= v <= 1)
+_NAME = _Rule("a name", lambda v: isinstance(v, str))
 _COUNT = _Rule("a whole number of at least 1", lambda v: isinstance(v, int) and v >= 1)
 # Above these, memory is more likely to end than a model to be meant.
 _LAYERS = _whole(1, 1000)
@@ -135,12 +136,17 @@ _KEYS: dict[_Rule, tuple[str, ...]] = {
     _each(_NOT_NEGATIVE): ("SOLVER.STEPS", f"{_MASK_FORMER}CLASS_LOSS_WEIGHTS"),
     _each(_SIZE): ("TEST.AUG.MIN_SIZES",),
     _each(_SIZE, least=1): ("INPUT.MIN_SIZE_TRAIN",),
+    _each(_NAME): (
+        "DATASETS.TRAIN", "DATASETS.TEST", f"{_HEAD}IN_FEATURES", f"{_DEFORMABLE}IN_FEATURES",
+    ),
+    _each(_one_of(False, True), 4): ("MODEL.RESNETS.DEFORM_ON_PER_STAGE",),
     _each(_LAYERS, 4): (f"{_SWIN}DEPTHS", f"{_SWIN}NUM_HEADS"),
     _each(_POSITIVE, 2): ("INPUT.CROP.SIZE",),
     _each(_POSITIVE): ("MODEL.PIXEL_STD",),
     _each(_number("a number", lambda v: True)): ("MODEL.PIXEL_MEAN",),
     _Rule("a whole number of at least 0", lambda v: isinstance(v, int) and v >= 0): (
         "SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.EARLY_STOPPING_PATIENCE",
+        "SOLVER.REFERENCE_WORLD_SIZE",
         *(_MASK_FORMER + key for key in ("TEST.DEC_LAYERS", "PILOTED.GROUPS")),
         "MODEL.TIMM.PRETRAIN_IMG_SIZE",
     ),
@@ -205,6 +211,20 @@ def check_early_stopping(cfg: CfgNode) -> None:
     missing = " and ".join(name for name, value in needed.items() if not value)
     if cfg.SOLVER.EARLY_STOPPING_PATIENCE and missing:
         raise ValueError(f"SOLVER.EARLY_STOPPING_PATIENCE needs {missing}")
+
+
+def check_world_size(cfg: CfgNode) -> None:
+    """Check that the batch can be scaled with the processes, once the settings of a run are known.
+
+    Raises:
+        ValueError: it cannot, where Detectron2 has an assertion.
+    """
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and batch % reference:
+        raise ValueError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, but SOLVER.IMS_PER_BATCH, {batch}, must "
+            "be a multiple of it; 0 leaves the batch as it is"
+        )
 
 
 def _not_finite(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, str]]:

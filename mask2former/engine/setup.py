@@ -16,7 +16,7 @@ from detectron2.engine import default_argument_parser, default_setup
 from detectron2.utils import comm
 
 from ..config import load_config
-from ..config.validate import check_early_stopping
+from ..config.validate import check_early_stopping, check_world_size
 from ..data.mapper import MAPPER_PRESETS, build_mapper
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
@@ -126,6 +126,7 @@ def checked_config(
         if cfg.INPUT.DATASET_MAPPER_NAME in MAPPER_PRESETS:  # a trainer may have one of its own
             build_mapper(cfg)  # reads the file of INPUT.ALBUMENTATIONS
         check_early_stopping(cfg)
+        check_world_size(cfg)
     cfg.freeze()
     return cfg, own, settings
 

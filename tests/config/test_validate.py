@@ -46,6 +46,11 @@ def test_shipped_files_are_valid(file):
         ("MODEL.RESNETS.NUM_GROUPS", -1, "a whole number of at least 1"),
         ("MODEL.RESNETS.RES5_DILATION", 3, "one of 1, 2, 4"),
         ("MODEL.RESNETS.OUT_FEATURES", ["res9"], "one of 'stem', 'res2'"),
+        ("MODEL.RESNETS.DEFORM_ON_PER_STAGE", [], "4 values, each one of False, True"),
+        ("DATASETS.TRAIN", (None,), "a list of values, each a name"),
+        ("DATASETS.TEST", ([1],), "each a name"),
+        ("MODEL.SEM_SEG_HEAD.IN_FEATURES", [["res2"]], "each a name"),
+        ("SOLVER.REFERENCE_WORLD_SIZE", -1, "a whole number of at least 0"),
         ("MODEL.SEM_SEG_HEAD.NORM", "X", "one of '', 'BN'"),
     ],
 )

@@ -25,10 +25,11 @@ def message(shapes, output, *keys):
     [
         (["MODEL.TIMM.NAME", "efficientnet_lite"], "Did you mean efficientnet_lite"),
         (["MODEL.TIMM.FROZEN_STAGES", 99], "MODEL.TIMM.FROZEN_STAGES is 99, but"),
+        (["SOLVER.REFERENCE_WORLD_SIZE", 8], "but SOLVER.IMS_PER_BATCH, 2, must be a multiple"),
         (["INPUT.ALBUMENTATIONS", "absent.json"], "INPUT.ALBUMENTATIONS absent.json cannot be"),
     ],
 )
-def test_keys_that_name_nothing(keys, expected, shapes, tmp_path):
+def test_keys_that_name_nothing_or_do_not_fit(keys, expected, shapes, tmp_path):
     pytest.importorskip("timm")
     assert expected in message(shapes, tmp_path / "run", *keys)
 
