@@ -32,7 +32,7 @@ import torchvision
 from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathHandler, PathManager
 
-from mask2former_runtime.files import sha256_of
+from mask2former_runtime.files import is_special, sha256_of
 
 from .downloads import cached_download, cached_path
 from .files import WeightsError
@@ -116,6 +116,8 @@ def local_weights(address: str) -> str:
     path = _file_of_package(plain) if in_package else PathManager.get_local_path(plain)
     if not os.path.exists(path):
         raise WeightsError(f"there are no weights {plain}{_hint(plain)}")
+    if is_special(path):
+        raise WeightsError(f"the weights {plain} are not a regular file: a pipe or a device")
     if pin and not os.path.isfile(path):
         raise WeightsError(f"{plain} is not a regular file: only files have a SHA-256")
     if pin and (found := sha256_of(Path(path))) != pin:

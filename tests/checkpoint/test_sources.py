@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import shutil
 import socket
 import ssl
@@ -459,6 +460,12 @@ def test_malformed_pin():
 
 
 # --- Local files ---
+
+
+def test_a_pipe_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"weights\.pth are not a regular file"):
+        local_weights(str(tmp_path / "weights.pth"))
 
 
 def test_local_files_and_folders(tmp_path):
