@@ -9,13 +9,22 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
+
+fcntl: ModuleType | None = None
+with contextlib.suppress(ImportError):  # Windows does not have it
+    import fcntl
 
 # Of `write_atomically`.
 _TEMPORARY = re.compile(r"\.(.{1,50})\.[0-9a-f]{16}", re.DOTALL)
+# Of `moved_at_the_end`.
+_UNFINISHED = ".unfinished."
+_UNFINISHED_NAME = re.compile(re.escape(_UNFINISHED) + r"\w{8}")
 
 
 class _NewFile(io.BufferedRandom):
@@ -89,12 +98,20 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 def moved_at_the_end(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, whose files move to `folder` when all are complete.
 
-    After an error, `folder` is as before, or is not there if it was made here.
+    After an error, `folder` is as before, or is not there if it was made here. What killed
+    processes left in it is removed.
     """
     is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(folder)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished.") as temporary:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as temporary,
+            contextlib.ExitStack() as locks,
+        ):
+            lock = _lock(Path(temporary))
+            if lock is not None:
+                locks.callback(os.close, lock)
             yield Path(temporary)
             for file in list(Path(temporary).iterdir()):
                 os.replace(file, folder / file.name)
@@ -104,6 +121,44 @@ def moved_at_the_end(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # somebody else uses it
                 folder.rmdir()
         raise
+
+
+def remove_abandoned(folder: Path) -> list[Path]:
+    """Remove the temporary folders of `moved_at_the_end` that killed processes left in a folder.
+
+    Returns:
+        Those that stay: of processes that run, or all where nothing can be locked, as on Windows.
+    """
+    stay = []
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        if not _UNFINISHED_NAME.fullmatch(path.name):
+            continue
+        lock = _lock(path)
+        if lock is None:
+            stay.append(path)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+    return stay
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until its descriptor, which is returned, is closed or the process ends.
+
+    Returns:
+        None if another process has locked it, or it cannot be locked.
+    """
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if descriptor is not None:
+            os.close(descriptor)
+        return None
+    return descriptor
 
 
 def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:

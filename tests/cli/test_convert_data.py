@@ -1,11 +1,25 @@
 """`mask2former convert-data`, and --format of the verbs that read data."""
 
 import shutil
+import subprocess
+import sys
 
 import pytest
 from format_sets import write_coco
 
 from mask2former.cli.main import main
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from mask2former_runtime.files import moved_at_the_end
+
+with moved_at_the_end(Path(sys.argv[1])) as folder:
+    (folder / "a").mkdir()
+    (folder / "a" / "b").write_text("unfinished")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
 
 
 def failure(*arguments, capsys):
@@ -25,6 +39,23 @@ def test_there_and_what_is_lost(tmp_path, capsys):
     assert "6 images" not in (out := capsys.readouterr().out) and "4 images" in out
     status, err = failure("convert-data", source, tmp_path / "new", "--to", "voc", capsys=capsys)
     assert (status, "exists already" in err) == (1, True)
+
+
+def test_what_a_killed_run_left_is_removed_and_what_another_writes_is_not(tmp_path, capsys):
+    source, new = write_coco(tmp_path / "coco"), tmp_path / "new"
+    command = ["convert-data", str(source), str(new), "--to", "yolo"]
+    writer = [sys.executable, "-c", WRITER, str(new)]
+    with subprocess.Popen(writer, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        status, err = failure(*command, capsys=capsys)
+        assert status == 1 and "to which another run is writing" in err
+        (left,) = new.iterdir()
+        assert (left / "a" / "b").exists()
+        process.kill()
+    assert left.exists()
+    assert main(command) == 0
+    assert not left.exists()
+    assert main(["check", "--data", str(new)]) == 0
 
 
 def test_broken_data_is_not_converted(tmp_path, capsys):

@@ -5,7 +5,13 @@ import sys
 
 import pytest
 
-from mask2former_runtime.files import moved_at_the_end, read_json, write_atomically, write_json
+from mask2former_runtime.files import (
+    moved_at_the_end,
+    read_json,
+    remove_abandoned,
+    write_atomically,
+    write_json,
+)
 
 
 def test_json_is_utf_8_whatever_the_options(tmp_path):
@@ -81,6 +87,15 @@ def test_an_unfinished_folder_leaves_nothing(is_there, tmp_path):
     with moved_at_the_end(folder) as new:
         (new / "a").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_an_unfinished_folder_is_safe_from_another_user_of_its_parent(tmp_path):
+    with moved_at_the_end(tmp_path) as first, moved_at_the_end(tmp_path) as second:
+        (first / "a").write_text("first")
+        (second / "b").write_text("second")
+    (tmp_path / ".unfinished.mine").mkdir()  # a name that `moved_at_the_end` never gives
+    assert remove_abandoned(tmp_path) == []
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", ".unfinished.mine"}
 
 
 @pytest.mark.parametrize(

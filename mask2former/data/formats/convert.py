@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from mask2former_runtime.files import moved_at_the_end, read_json
+from mask2former_runtime.files import moved_at_the_end, read_json, remove_abandoned
 from mask2former_runtime.image import IMAGE_SUFFIXES
 
 from ...structures import Classes
@@ -61,6 +61,12 @@ def convert_data(
         DatasetError: the data has errors, or the format cannot hold it, or the folder exists.
             After any error, nothing that was written is left.
     """
+    unfinished = remove_abandoned(folder)
+    if unfinished:
+        raise DatasetError(
+            f"{folder} holds {unfinished[0].name}, to which another run is writing or which a "
+            "killed one left: wait until that run ends, or delete it"
+        )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DatasetError(f"{folder} exists already: give the name of a new folder")
     reports = check_own_data(data.get("train") or data.get(WHOLE), data.get("val"), pixels=pixels)
@@ -68,8 +74,8 @@ def convert_data(
         (split, part, replace(reports[0].classes, ignore_label=report.classes.ignore_label))
         for (split, part), report in zip(data.items(), reports, strict=True)
     ]
-    with moved_at_the_end(folder) as unfinished:
-        target = Target(unfinished)
+    with moved_at_the_end(folder) as new:
+        target = Target(new)
         if to in _OF_OBJECTS:
             _OF_OBJECTS[to]([_objects(*part) for part in parts], target)
         else:
