@@ -6,6 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from .tiling.large_image import LARGE_PIXELS, segment_to_files
 from .tiling.store import OtherSettingsError
 from .tiling.tiled import TiledSegmenter
 from .tiling.windows import pixels_of_file
-from .video import VIDEO_SUFFIXES, VideoError, VideoWriter, open_video
+from .video import VIDEO_SUFFIXES, VideoError, VideoWriteError, VideoWriter, open_video
 from .windows import VideoWindow, check_display, check_toolkit, show_picture
 
 # A note is printed about images that are so many times as large as what the model sees of them.
@@ -192,43 +193,61 @@ class VideoRun:
     ) -> bool:
         """Process the frames; return whether there were any, all, and no error occurred."""
         require_pictures(segmenter.stored, "a video")
-        number, cut_off = 0, False
         total = self.reader.num_frames
         lines = ResultLines(total or None, "frames")
+        try:
+            with nullcontext() if self.writer is None else self.writer.taking_frames():
+                number, error = self._process(segmenter, results, selection, lines)
+        except VideoWriteError as reason:
+            print(f"error: {reason}", file=sys.stderr)
+            return False
+        finally:
+            for part in (self.reader, self.window, lines):
+                if part is not None:
+                    part.close()
+        if number:
+            target = "" if self.writer is None else f" -> {self.writer.path}"
+            print(f"{number} frames done in {clock(lines.seconds)}{target}")
+        if error:
+            print(f"error: {error}", file=sys.stderr)
+        return not error
+
+    def _process(
+        self,
+        segmenter: Segmenter | TiledSegmenter,
+        results: Results | None,
+        selection: Selection | None,
+        lines: ResultLines,
+    ) -> tuple[int, str]:
+        """Process the frames; return their number, and why not all could be read, if so."""
+        name, total = self.reader.name, self.reader.num_frames
         colors = SteadyColors(segmenter.classes)
+        number = 0
         try:
             for number, frame in enumerate(self.reader, start=1):
                 found = _find(segmenter, frame, selection)
                 if results is not None:
-                    results.add(found, number - 1, self.reader.name, f"{number - 1:06}.png")
+                    results.add(found, number - 1, name, f"{number - 1:06}.png")
                 scene = found.scene()
                 if not self._put(scene, frame, segmenter.classes, colors):
-                    break
+                    return number, ""
                 summary, rate = scene.summary(segmenter.classes), number / lines.seconds
                 lines.add(f"frame {number}/{total or '?'}: {summary}, {rate:.2f} frames/s")
-            else:
-                cut_off = number < _LEAST_FRAMES * total
         except KeyboardInterrupt:  # how a user ends a recording; it is kept up to here
+            if number == 0:
+                raise
             print("interrupted", file=sys.stderr)
+            return number, ""
+        except VideoWriteError:
+            raise
         except VideoError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return False
-        finally:
-            for part in (self.reader, self.window, lines, self.writer):
-                if part is not None:
-                    part.close()
+            return number, str(error)
         if number == 0:
-            print(f"error: {self.reader.name}: no frame can be read", file=sys.stderr)
-            return False
-        target = "" if self.writer is None else f" -> {self.writer.path}"
-        print(f"{number} frames done in {clock(lines.seconds)}{target}")
-        if cut_off:
-            print(
-                f"error: {self.reader.name}: {number} of about {total} frames can "
-                "be read; the file is damaged or cut off",
-                file=sys.stderr,
-            )
-        return not cut_off
+            return number, f"{name}: no frame can be read"
+        if number < _LEAST_FRAMES * total:
+            left_out = f"{number} of about {total} frames can be read"
+            return number, f"{name}: {left_out}; the file is damaged or cut off"
+        return number, ""
 
     def _put(self, scene: Scene, frame: np.ndarray, classes: Classes, colors: SteadyColors) -> bool:
         """Write and show a frame; return whether to go on."""

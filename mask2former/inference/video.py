@@ -5,6 +5,7 @@ Only animations and files of several pages work without OpenCV.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mask2former_runtime.files import moved_at_the_end
 from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError, has_several_frames
 
 from ..data.image import frame_times, open_image, read_frames
@@ -35,6 +37,10 @@ def import_cv2() -> ModuleType:
             "(or opencv-python, to show it in a window)"
         ) from error
     return cv2
+
+
+class VideoWriteError(VideoError):
+    """A video cannot be written."""
 
 
 class VideoReader:
@@ -139,49 +145,61 @@ class VideoWriter:
         self._cv2 = import_cv2()
         self.path = path
         self._fps = fps
+        self._unfinished = path  # while it takes frames, in a temporary folder
         self._writer: Any = None  # opened with the first frame, which gives the size
         self._size = (0, 0)
         self._count = 0
         path.parent.mkdir(parents=True, exist_ok=True)
 
+    @contextlib.contextmanager
+    def taking_frames(self) -> Iterator[None]:
+        """Let a block write frames. The file has its name after it, or is as before after an error.
+
+        Raises:
+            VideoWriteError: the file does not have all frames.
+        """
+        with moved_at_the_end(self.path.parent) as folder:
+            self._unfinished = folder / self.path.name
+            try:
+                yield
+            finally:
+                if self._writer is not None:
+                    self._writer.release()
+            self._check_count()
+
     def write(self, frame: np.ndarray) -> None:
         """Append a frame (height, width, 3), uint8.
 
         Raises:
-            VideoError: the file cannot be written, or the frame has another size than the first.
+            VideoWriteError: the file cannot be written, or the frame has another size than the
+                first.
         """
         size = (frame.shape[1], frame.shape[0])
         if self._writer is None:
             code = {".avi": "MJPG", ".webm": "VP80"}.get(self.path.suffix.lower(), "mp4v")
             self._size = size
             fourcc = self._cv2.VideoWriter.fourcc(*code)
-            self._writer = self._cv2.VideoWriter(str(self.path), fourcc, self._fps, size)
+            self._writer = self._cv2.VideoWriter(str(self._unfinished), fourcc, self._fps, size)
             if not self._writer.isOpened():
-                raise VideoError(f"{self.path}: OpenCV cannot write it; try the suffix .avi")
+                raise VideoWriteError(f"{self.path}: OpenCV cannot write it; try the suffix .avi")
         if size != self._size:  # OpenCV would leave the frame out without a word
-            raise VideoError(
+            raise VideoWriteError(
                 f"{self.path}: a frame has {size[0]}x{size[1]} pixels, the first one "
                 f"{self._size[0]}x{self._size[1]}; frames of one video have one size"
             )
         self._writer.write(np.ascontiguousarray(frame[:, :, ::-1]))
         self._count += 1
 
-    def close(self) -> None:
-        """Finish the file.
-
-        Raises:
-            VideoError: it does not have all frames. OpenCV does not say that a disk is full.
-        """
-        if self._writer is None:
+    def _check_count(self) -> None:
+        """Read the file: OpenCV does not say that a disk is full."""
+        if self._count == 0:
             return
-        self._writer.release()
-        self._writer = None
-        written = self._cv2.VideoCapture(str(self.path))
+        written = self._cv2.VideoCapture(str(self._unfinished))
         count = 0
         while written.grab():
             count += 1
         written.release()
         if count < self._count:
-            raise VideoError(
+            raise VideoWriteError(
                 f"{self.path}: {count} of {self._count} frames could be written: is the disk full?"
             )

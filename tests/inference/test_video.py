@@ -1,6 +1,8 @@
 """The demo turns video files into video files and results."""
 
 import json
+import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -73,6 +75,43 @@ def test_video_of_maps(demo, panoptic_config, film, tmp_path, task):
     assert sorted(path.name for path in (tmp_path / "r").iterdir()) == names
 
 
+@pytest.fixture
+def long_film(film):
+    """The same frames again and again, for seconds of work."""
+    cv2 = pytest.importorskip("cv2")
+    _, frame = cv2.VideoCapture(str(film)).read()
+    path = film.with_name("long.avi")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 12, (160, 120))
+    for _ in range(3000):
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_an_ended_run_leaves_no_video_that_looks_finished(run_folder, long_film, film, number):
+    """Ctrl-C is how recordings end: what there is by then is a video."""
+    out = film.with_name("out")
+    out.mkdir()
+    drawn = out / "drawn.mp4"
+    drawn.write_bytes(b"an older film")
+    command = [sys.executable, "-m", "mask2former", "predict", str(run_folder)]
+    command += [str(long_film), "--output", str(drawn)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        for _ in range(5):
+            process.stdout.readline()
+        assert drawn.read_bytes() == b"an older film"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert (process.returncode, b"interrupted" in err) == (0, True)
+        assert 5 <= frames_and_rate(drawn)[0] < 3000
+    else:
+        assert process.returncode == (-number if number == signal.SIGKILL else 143)
+        assert drawn.read_bytes() == b"an older film"
+    assert len(list(out.iterdir())) == (2 if number == signal.SIGKILL else 1)
+
+
 @pytest.fixture(params=["gif", "webp", "tif"])
 def animation(request, photo, tmp_path):
     path = tmp_path / f"moving.{request.param}"
@@ -126,8 +165,29 @@ def test_pages_of_several_sizes_cannot_be_one_video(demo, photo, tmp_path):
     status, _, err = demo("--video-input", tmp_path / "a.tif", "--output", tmp_path / "a.avi")
     assert status == 1
     assert "a frame has 700x600 pixels, the first one 600x700" in err
+    assert not (tmp_path / "a.avi").exists()
     status, _, err = demo("--video-input", tmp_path / "a.tif", "--json", tmp_path / "r.json")
     assert status == 0, err
+
+
+def test_a_full_disk_leaves_the_old_video_and_the_results(run_folder, film, tmp_path):
+    drawn, results = tmp_path / "drawn.avi", tmp_path / "r.json"
+    drawn.write_bytes(b"an older film")
+    program = """
+import resource, sys
+import cv2  # it opens its own code
+from mask2former.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000))
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", program, "predict", str(run_folder), str(film)]
+    command += ["--output", str(drawn), "--json", str(results), "--threshold", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "of 5 frames could be written: is the disk full?" in done.stderr
+    assert drawn.read_bytes() == b"an older film"
+    assert json.loads(results.read_text()) == []
+    assert {p.name for p in tmp_path.iterdir()} == {film.name, drawn.name, "r.json", "r.coco.json"}
 
 
 def test_damage_is_reported(demo, animation, tmp_path):
