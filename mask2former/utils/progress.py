@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from mask2former_runtime.commands import print_line
 from mask2former_runtime.text import clock
 
 # Seconds between lines in a log.
@@ -156,7 +157,7 @@ class ResultLines:
         if self.total is not None and self.done < self.total and not skipped:
             left = self.seconds / self.done * (self.total - self.done)
             line += f", ETA {clock(left)}"
-        print(line, file=stream, flush=True)
+        print_line(line, stream)
 
     @property
     def seconds(self) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .commands import probability, run_reporting_errors, start_output
+from .commands import print_line, probability, run_reporting_errors, start_output
 from .image import ImageReadError
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .metadata import TASKS
@@ -130,11 +130,11 @@ def predict(args: argparse.Namespace) -> int:
             found = _find(segmenter, image, output, results, (image_id, str(path), map_name))
         except (ImageReadError, OSError, MemoryError) as error:
             reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
-            print(f"[{number}/{len(inputs)}] SKIPPED {reason}", file=sys.stderr)
+            print_line(f"[{number}/{len(inputs)}] SKIPPED {reason}", sys.stderr)
             skipped += 1
             continue
         seconds = time.perf_counter() - start
-        print(f"[{number}/{len(inputs)}] {path}: {found} in {seconds:.2f} s -> {output}")
+        print_line(f"[{number}/{len(inputs)}] {path}: {found} in {seconds:.2f} s -> {output}")
     if results is not None:
         results.write()
         print(f"{results.count()} written to {args.json}")

@@ -12,7 +12,10 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
+
+# The output streams that nobody reads any more, and which now go nowhere.
+_silenced: list[TextIO] = []
 
 
 def start_output(package: str) -> None:
@@ -21,6 +24,20 @@ def start_output(package: str) -> None:
     logging.getLogger(package).setLevel(logging.INFO)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def print_line(line: str, stream: TextIO | None = None) -> None:
+    """Print a line at once; if nobody reads it, what the command writes to files goes on.
+
+    Args:
+        line: what to print.
+        stream: by default ``sys.stdout``.
+    """
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        if not _silence_unread():
+            raise
 
 
 def run_reporting_errors(program: str, function: Callable[..., int], *arguments: Any) -> int:
@@ -39,10 +56,11 @@ def run_reporting_errors(program: str, function: Callable[..., int], *arguments:
     if threading.current_thread() is threading.main_thread():
         _end_on_sigterm()
     try:
-        return function(*arguments)
+        status = function(*arguments)
+        print(end="", flush=True)
+        return status or (141 if _silenced else 0)
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _is_unread():
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError) and _silence_unread():
             sys.exit(141)
         _exit(1, program, error)
     except (ValueError, ImportError, FloatingPointError) as error:
@@ -73,12 +91,23 @@ def _end_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, end)
 
 
-def _is_unread() -> bool:
-    """Return whether the program that read the output has ended."""
+def _silence_unread() -> bool:
+    """Let output that nobody reads go nowhere; return whether there is such output."""
+    unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    for stream in unread:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+    _silenced.extend(unread)
+    return bool(unread)
+
+
+def _is_unread(stream: TextIO) -> bool:
+    """Return whether the program that read a stream has ended."""
     if not hasattr(select, "poll"):  # as on Windows
-        return True
+        return stream is sys.stdout
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)  # for errors alone
+    poll.register(stream.fileno(), 0)  # for errors alone
     return bool(poll.poll(0))
 
 

@@ -1,6 +1,8 @@
 """`mask2former predict`: what only the verb does; the rest is tested with the demo."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,3 +93,13 @@ def test_a_skipped_image_is_an_exit_status(run_folder, images, capsys):
     (images / "broken.png").write_bytes(b"no image")
     assert main(["predict", str(run_folder), "0.png", "broken.png"]) == 1
     assert "SKIPPED broken.png" in capsys.readouterr().err
+
+
+def test_files_are_complete_though_nobody_reads_the_output(run_folder, images):
+    """As after ``| head -1``."""
+    command = [sys.executable, "-m", "mask2former", "predict", str(run_folder), "0.png", "1.png"]
+    with subprocess.Popen([*command, "--json", "r.json"], stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(60) == 141
+    assert {path.name for path in (images / "predictions").iterdir()} == {"0.png", "1.png"}
+    assert len(json.loads((images / "r.coco.json").read_text())["images"]) == 2

@@ -50,6 +50,17 @@ def test_predict(model, capsys, tmp_path, task):
             assert (tmp_path / f"new/results/{number}.png").is_file()
 
 
+def test_files_are_complete_though_nobody_reads_the_output(model, tmp_path):
+    command = [sys.executable, "-m", "mask2former_runtime", "predict", "photos"]
+    command += ["--model", "tiny.onnx", "--task", "instance", "--output", "out"]
+    with subprocess.Popen([*command, "--json", "r.json"], stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.wait(60) == 141
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"3.png", "5.png"}
+    images = json.loads((tmp_path / "r.coco.json").read_text())["images"]
+    assert [image["id"] for image in images] == [3, 5]
+
+
 def test_a_process_without_pytorch(model, tmp_path):
     """Nothing of the package, of PyTorch or of SciPy is imported on the way to a picture."""
     code = (

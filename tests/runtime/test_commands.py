@@ -48,3 +48,50 @@ run_reporting_errors("test", work)
         process.stdout.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+def test_work_goes_on_after_lines_that_nobody_reads(tmp_path):
+    """Of both streams, as after `2>&1 | head`; what is printed at the end is not read either."""
+    program = """
+import sys
+from pathlib import Path
+from mask2former_runtime.commands import print_line, run_reporting_errors
+
+def work():
+    print_line("first")
+    sys.stdin.read()
+    print_line("more", sys.stderr)
+    print_line("more")
+    print("more", file=sys.stderr)
+    Path(sys.argv[1]).write_text("finished")
+    print("done")
+    return int(sys.argv[2])
+
+sys.exit(run_reporting_errors("test", work))
+"""
+    for status in (0, 1):
+        command = [sys.executable, "-c", program, str(tmp_path / "a"), str(status)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, **pipes) as process:
+            assert process.stdout.readline() == b"first\n"
+            process.stdout.close()
+            process.stdin.close()
+            assert process.wait(30) == (status or 141)
+        assert (tmp_path / "a").read_text() == "finished"
+        (tmp_path / "a").unlink()
+
+
+def test_the_last_lines_of_a_command_that_nobody_reads():
+    """They are not printed before the command ends."""
+    program = """
+import sys
+from mask2former_runtime.commands import run_reporting_errors
+sys.exit(run_reporting_errors("test", lambda: print(sys.stdin.read()) or 0))
+"""
+    command = [sys.executable, "-c", program]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(30) == 141
+        assert process.stderr.read() == b""
