@@ -34,6 +34,8 @@ class Results(ABC):
     def __init__(self, path: Path, classes: Classes):
         if path.is_dir():
             raise ValueError(f"--json {path} is a folder: name a file, such as {path / 'r.json'}")
+        if str(path) == "-":
+            raise ValueError("--json - is not stdout: name a file, such as r.json")
         self.path = path
         self.classes = classes
 

@@ -78,6 +78,7 @@ def test_an_animation_is_a_video(run_folder, images, capsys):
         (["0.png", "--threshold", "2"], 2, "2 is not between 0 and 1"),
         (["*.tif"], 2, "the pattern *.tif matches no image"),
         (["0.png", "--class", "unicorn"], 2, "unicorn"),
+        (["0.png", "--json", "-"], 2, "--json - is not stdout: name a file"),
     ],
 )
 def test_mistakes(arguments, status, message, run_folder, images, capsys):
