@@ -18,6 +18,7 @@ import numpy as np
 
 from mask2former_runtime.image import ImageReadError, TooManyPixelsError
 from mask2former_runtime.prediction import Prediction
+from mask2former_runtime.text import one_line
 
 from ..data.image import check_header, decode_image
 from ..utils.size import Size
@@ -189,20 +190,27 @@ class Pipeline:
     def _finish(self, batch: list[_Job]) -> None:
         """Predict, and give each job its prediction or the error."""
         start = time.perf_counter()
-        wish = batch[0].wish
-        try:
-            segmenter = self.model.segmenter(wish.task, wish.threshold)
-            found: Sequence[Prediction | RequestError] = segmenter.find_all(
-                [job.image for job in batch]
-            )
-        except Exception:  # of the model: the server goes on with the next batch
-            logger.exception("The model failed")
-            found = [RequestError(500, "the model failed")] * len(batch)
+        found = self._find(batch)
         self.metrics.model_seconds.observe(time.perf_counter() - start)
         self.metrics.batch.observe(len(batch))
         for job, result in zip(batch, found, strict=True):
             with contextlib.suppress(RuntimeError):  # the event loop has ended
                 job.done.get_loop().call_soon_threadsafe(_deliver, job.done, result)
+
+    def _find(self, batch: list[_Job]) -> Sequence[Prediction | RequestError]:
+        """Predict on a batch, or on one after the other if that fails because of one of them."""
+        wish = batch[0].wish
+        try:
+            segmenter = self.model.segmenter(wish.task, wish.threshold)
+            return segmenter.find_all([job.image for job in batch])
+        except Exception as error:  # of the model: the server goes on with the next batch
+            if len(batch) > 1:
+                logger.warning("%d images go one by one: %s", len(batch), one_line(str(error), 400))
+                return [found for job in batch for found in self._find([job])]
+            if isinstance(error, FloatingPointError):
+                return [RequestError(500, f"the model failed: {error}")]
+            logger.exception("The model failed")
+            return [RequestError(500, "the model failed")]
 
     def _next_batch(self) -> list[_Job]:
         """Take the oldest job, and those that fit to it, out of the queue."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import hotcoco
@@ -143,3 +144,26 @@ def test_batches_give_what_single_images_give(run_config, server, tmp_path):
             np.testing.assert_allclose(
                 [o[key] for o in objects], [o[key] for o in expected], rtol=0, atol=most
             )
+
+
+def test_an_image_of_nan_fails_alone(run_config, tmp_path):
+    """The other images of its batch are answered."""
+    config = shutil.copytree(run_config.parent, tmp_path / "run") / "config.yaml"
+    pixels = "  PIXEL_MEAN: [0.0, 0.0, 0.0]\n  PIXEL_STD: [1.0e-35, 1.0e-35, 1.0e-35]\n"
+    config.write_text(config.read_text().replace("  RESNETS:", f"{pixels}  RESNETS:", 1))
+    sound, overflowing = (png(np.full((60, 90, 3), value, np.uint8)) for value in (0, 255))
+    contents = [sound, overflowing, sound, sound, overflowing, sound, sound, sound]
+    query = "?task=instance&threshold=0"
+    with running(config, tmp_path / "log", batch=4) as server:
+        expected = server.predict(sound, query).json()["objects"]
+        with ThreadPoolExecutor(8) as threads:
+            replies = list(threads.map(lambda content: server.predict(content, query), contents))
+        assert "images go one by one: the network gives NaN" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    for reply, content in zip(replies, contents, strict=True):
+        if content == sound:
+            assert reply.status == 200
+            assert len(reply.json()["objects"]) == len(expected)
+        else:
+            assert reply.status == 500
+            assert "the network gives NaN or infinity" in reply.json()["detail"]
