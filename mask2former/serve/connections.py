@@ -1,7 +1,10 @@
-"""Connections that end when their client is too slow.
+"""Connections that end when their client is too slow, and not before it has its answer.
 
 uvicorn waits without end for the headers of a request, and for a client to read its answer. Here
 both have a limit. The time for the body of a request is limited where it is read.
+
+uvicorn also gives up a client that closes its half of the connection after the request. Here it is
+answered.
 """
 
 from __future__ import annotations
@@ -9,12 +12,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .limits import Limits
 
 STALL_BYTES = 2**16
 """A client that reads fewer bytes of an answer than this in `Limits.stall_seconds` is cut off."""
+
+
+_FIRST_PROBE_SECONDS, _MOST_PROBE_SECONDS = 0.05, 5.0
 
 
 def protocol_class(limits: Limits) -> type[asyncio.Protocol]:
@@ -35,6 +42,7 @@ class _Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self._header_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Give the client time to send headers."""
@@ -56,6 +64,20 @@ class _Connection(H11Protocol):
         """Begin anew; between requests, uvicorn's timer of idle connections runs."""
         self._stop_header_timer()
         super().on_response_complete()
+        if self._is_half_closed and self.cycle.response_complete:  # no further request is there
+            self.transport.close()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Keep the connection if the client waits for the answer to a complete request.
+
+        A client that has gone away looks the same until something is sent to it.
+        """
+        if self.cycle is None or self.cycle.more_body or self.cycle.response_complete:
+            return False
+        if not self._is_half_closed:
+            self._is_half_closed = True
+            self._probe(_FIRST_PROBE_SECONDS)
+        return True
 
     def pause_writing(self) -> None:
         """Watch a client that does not read as fast as the server writes."""
@@ -73,6 +95,17 @@ class _Connection(H11Protocol):
         self._stop_stall_timer()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+
+    def _probe(self, seconds: float) -> None:
+        """Send what clients skip, now and then; after the system of one that is gone has refused
+        it, the next time ends the connection.
+        """
+        if self.transport.is_closing() or self.cycle.response_started:
+            return
+        if self.conn.their_http_version != b"1.0":  # which does not know it
+            skipped = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+            self.transport.write(self.conn.send(skipped))
+        self.loop.call_later(seconds, self._probe, min(2 * seconds, _MOST_PROBE_SECONDS))
 
     def _expect_headers(self) -> None:
         if self._header_timer is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -128,6 +130,43 @@ def test_the_work_of_clients_that_went_away_is_dropped(server):
         time.sleep(0.02)
     assert server.metric("mask2former_queue_depth") == 0
     assert server.metric("mask2former_model_seconds_count") - before < 15
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_clients_that_only_close_their_half_are_answered(server, version):
+    """As ``nc -N`` does; 100 is no answer, and clients skip it."""
+    content = png(photo(0, 800, 800))
+    head = HEAD.replace(b"1.1", version.encode())
+    sent = head + f"Content-Length: {len(content)}\r\n\r\n".encode() + content
+    pipelined = sent + b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    for request, statuses in ((sent, [200]), (pipelined, [200, 200])):
+        with connect(server) as client:
+            client.sendall(request)
+            client.shutdown(socket.SHUT_WR)
+            start = time.monotonic()
+            found = b"".join(iter(lambda: client.recv(2**16), b""))
+            assert time.monotonic() - start < 4  # before uvicorn ends idle connections
+        lines = re.findall(rb"HTTP/1\.1 (\d+)", found)
+        answers = [int(status) for status in lines if status != b"100"]
+        assert answers == (statuses if version == "1.1" else [200])
+        assert (b"100" in lines) == (version == "1.1")
+    with connect(server) as client:
+        client.sendall(sent[:-1])
+        client.shutdown(socket.SHUT_WR)
+        assert seconds_until_closed(client) < 2
+    assert server.metric("mask2former_queue_depth") == 0
+
+
+def test_clients_of_the_standard_library_skip_what_is_no_answer(server):
+    """Those that read on while their half is closed."""
+    content = png(photo(0, 800, 800))
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection.request("POST", "/predict", content, {"Content-Type": "image/png"})
+    connection.sock.shutdown(socket.SHUT_WR)
+    with connection.getresponse() as response:
+        assert response.status == 200
+        assert json.loads(response.read())["width"] == 800
+    connection.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
