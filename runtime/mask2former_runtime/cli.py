@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .commands import print_line, probability, run_reporting_errors, start_output
+from .errors import ExportError
 from .image import ImageReadError
 from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .metadata import TASKS
@@ -128,7 +129,7 @@ def predict(args: argparse.Namespace) -> int:
         try:
             image = read_as(path, segmenter.stored)
             found = _find(segmenter, image, output, results, (image_id, str(path), map_name))
-        except (ImageReadError, OSError, MemoryError) as error:
+        except (ImageReadError, ExportError, OSError, MemoryError) as error:
             reason = error if isinstance(error, ImageReadError) else f"{path}: {_short(error)}"
             print_line(f"[{number}/{len(inputs)}] SKIPPED {reason}", sys.stderr)
             skipped += 1

@@ -102,6 +102,18 @@ def test_a_damaged_image_is_skipped(model, capsys, tmp_path):
     assert sorted(path.name for path in (tmp_path / "predictions").iterdir()) == ["3.png", "5.png"]
 
 
+def test_an_image_of_nan_is_skipped(model, capsys, tmp_path):
+    write_onnx(model, tiny_metadata(mean=(0.0, 0.0, 0.0), std=(1e-36, 1e-36, 1e-36)))
+    Image.new("RGB", (120, 90)).save(tmp_path / "photos/4.png")
+    assert main(["predict", "photos", "--model", str(model), "--json", "r.json"]) == 1
+    captured = capsys.readouterr()
+    message = f"{model}: the network gives NaN or infinity: it is damaged"
+    assert captured.err.splitlines() == [
+        f"[1/3] SKIPPED photos/3.png: {message}", f"[3/3] SKIPPED photos/5.png: {message}"
+    ]  # fmt: skip
+    assert "1 map in r written to r.json" in captured.out
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--model", "missing.onnx"], "missing.onnx: no such file"),
     (["--model", "tiny.onnx", "--task", "semantic", "--threshold", "0.5"], "means nothing"),
