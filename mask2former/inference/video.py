@@ -43,6 +43,14 @@ class VideoWriteError(VideoError):
     """A video cannot be written."""
 
 
+def _check_name(path: str) -> None:
+    """Raise `VideoError` for bytes that are no text, which would crash OpenCV."""
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise VideoError(f"{path!a}: OpenCV takes names in UTF-8 only; rename it") from error
+
+
 class VideoReader:
     """Yields the frames (height, width, 3), uint8, BGR, of a video.
 
@@ -56,8 +64,11 @@ class VideoReader:
     def __init__(self, source: str | int):
         cv2 = import_cv2()
         self.name = f"camera {source}" if isinstance(source, int) else source
-        if isinstance(source, str) and not Path(source).is_file():
-            raise VideoError(f"{source}: no such file")
+        if isinstance(source, str):
+            if not Path(source).is_file():
+                known = "not a file" if Path(source).exists() else "no such file"
+                raise VideoError(f"{source}: {known}")
+            _check_name(source)
         self._capture = cv2.VideoCapture(source)
         if not self._capture.isOpened():
             raise VideoError(f"{self.name}: OpenCV cannot open it as a video")
@@ -139,10 +150,14 @@ class VideoWriter:
     Args:
         path: the file; its suffix chooses the format.
         fps: frames per second.
+
+    Raises:
+        VideoError: OpenCV cannot write a file of this name.
     """
 
     def __init__(self, path: Path, fps: float):
         self._cv2 = import_cv2()
+        _check_name(str(path.absolute()))
         self.path = path
         self._fps = fps
         self._unfinished = path  # while it takes frames, in a temporary folder

@@ -1,6 +1,7 @@
 """The demo turns video files into video files and results."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -188,6 +189,22 @@ sys.exit(main(sys.argv[1:]))
     assert drawn.read_bytes() == b"an older film"
     assert json.loads(results.read_text()) == []
     assert {p.name for p in tmp_path.iterdir()} == {film.name, drawn.name, "r.json", "r.coco.json"}
+
+
+def test_names_that_are_no_text(demo, film, tmp_path):
+    """They crash OpenCV."""
+    named = tmp_path / os.fsdecode(b"\xff.avi")
+    film.rename(named)
+    status, _, err = demo("--video-input", named, "--json", tmp_path / "r.json")
+    assert status == 1
+    assert "\\udcff.avi': OpenCV takes names in UTF-8 only; rename it" in err
+    named.rename(film)
+    status, _, err = demo("--video-input", film, "--output", named)
+    assert status == 1
+    assert "OpenCV takes names in UTF-8 only" in err
+    (tmp_path / "folder.mp4").mkdir()
+    status, _, err = demo("--video-input", tmp_path / "folder.mp4", "--output", tmp_path / "out")
+    assert (status, "folder.mp4: not a file" in err) == (1, True)
 
 
 def test_damage_is_reported(demo, animation, tmp_path):
