@@ -16,7 +16,7 @@ from mask2former_runtime.errors import ExportError
 from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
 from mask2former_runtime.inputs import expand_inputs, image_ids, map_names, output_paths
 from mask2former_runtime.prediction import Prediction, save_picture
-from mask2former_runtime.result_files import MapResults, Results, check_map_paths
+from mask2former_runtime.result_files import Results, check_result_paths
 from mask2former_runtime.stored import as_picture, read_as
 from mask2former_runtime.text import clock
 
@@ -68,8 +68,7 @@ class ImageRun:
 
     def check_results(self, results: Results) -> None:
         """Raise `ValueError` if a file of the results would replace an input or a picture."""
-        if isinstance(results, MapResults):
-            check_map_paths(results.folder, map_names(self.inputs), self.inputs, self.outputs or ())
+        check_result_paths(results, map_names(self.inputs), self.inputs, self.outputs or ())
 
     def run(
         self,
@@ -183,7 +182,9 @@ class VideoRun:
         self.window = VideoWindow(f"Mask2Former: {self.reader.name}") if show else None
 
     def check_results(self, results: Results) -> None:
-        """Do nothing: results never replace frames."""
+        """Raise `ValueError` if a file of the results would replace the input or the video."""
+        videos = [] if self.writer is None else [self.writer.path]
+        check_result_paths(results, (), [Path(self.reader.name)], videos)
 
     def run(
         self,

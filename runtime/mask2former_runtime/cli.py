@@ -17,7 +17,7 @@ from .inputs import expand_inputs, image_ids, map_names, output_paths
 from .metadata import TASKS
 from .model import Segmenter, load
 from .prediction import save_picture
-from .result_files import MapResults, Results, build_results, check_map_paths
+from .result_files import Results, build_results, check_result_paths
 from .stored import read_as
 from .text import one_line
 
@@ -119,8 +119,7 @@ def predict(args: argparse.Namespace) -> int:
     results = None
     if args.json is not None:
         results = build_results(segmenter.task, segmenter.classes, Path(args.json))
-        if isinstance(results, MapResults):
-            check_map_paths(results.folder, map_names(inputs), inputs, outputs)
+        check_result_paths(results, map_names(inputs), inputs, outputs)
         results.path.parent.mkdir(parents=True, exist_ok=True)
     skipped = 0
     names = zip(inputs, outputs, image_ids(inputs), map_names(inputs), strict=True)

@@ -50,6 +50,14 @@ class Results(ABC):
             map_name: name of the PNG file for the image's map, if the format has maps.
         """
 
+    def files(self, map_names: Sequence[str]) -> list[Path]:
+        """Return the files that `add` and `write` write.
+
+        Args:
+            map_names: of all images.
+        """
+        return [self.path]
+
     @abstractmethod
     def content(self) -> Any:
         """Return what the JSON file holds."""
@@ -73,8 +81,13 @@ class InstanceResults(Results):
 
     def __init__(self, path: Path, classes: Classes):
         super().__init__(path, classes)
+        self._complete_path = path.with_suffix(".coco.json")
         self._images: list[dict[str, Any]] = []
         self._results: list[dict[str, Any]] = []
+
+    def files(self, map_names: Sequence[str]) -> list[Path]:
+        """Return both files."""
+        return [self.path, self._complete_path]
 
     def add(self, found: Prediction, image_id: int, file_name: str, map_name: str) -> None:
         """Add instances."""
@@ -89,7 +102,7 @@ class InstanceResults(Results):
         """Write both files."""
         super().write()
         complete = coco_file(self._images, self._results, self.classes)
-        write_json(self.path.with_suffix(".coco.json"), complete)
+        write_json(self._complete_path, complete)
 
     def count(self) -> str:
         """Return the number of instances, in words."""
@@ -107,6 +120,10 @@ class MapResults(Results):
         self.folder = map_folder(path)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
+
+    def files(self, map_names: Sequence[str]) -> list[Path]:
+        """Return the JSON file and the maps."""
+        return [self.path, *(self.folder / name for name in map_names)]
 
     def _write_map(self, pixels: np.ndarray, image_id: int, file_name: str, map_name: str) -> None:
         height, width = pixels.shape[:2]
@@ -215,18 +232,16 @@ def map_folder(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def check_map_paths(
-    folder: Path, names: Sequence[str], inputs: Sequence[Path], pictures: Sequence[Path]
+def check_result_paths(
+    results: Results, map_names: Sequence[str], inputs: Sequence[Path], pictures: Sequence[Path]
 ) -> None:
-    """Raise `ValueError` if a map would replace an input or a picture."""
-    taken = {Path(os.path.abspath(path)): "a picture of --output" for path in pictures}
-    taken |= {Path(os.path.realpath(path)): "an input" for path in inputs}
-    for name in names:
-        path = (folder / name).resolve()
-        if path in taken:
-            raise ValueError(
-                f"the map {folder / name} would replace {taken[path]}: choose another --json"
-            )
+    """Raise `ValueError` if a file of results would replace an input or a picture."""
+    taken = {os.path.realpath(path): "a picture of --output" for path in pictures}
+    taken |= {os.path.realpath(path): "an input" for path in inputs}
+    for path in results.files(map_names):
+        replaced = taken.get(os.path.realpath(path))
+        if replaced is not None:
+            raise ValueError(f"{path} would replace {replaced}: choose another --json")
 
 
 def segments_info(segments: Sequence[Mapping[str, Any]], classes: Classes) -> list[dict[str, Any]]:

@@ -57,6 +57,13 @@ def test_video(demo, film, tmp_path):
     status, _, err = demo("--video-input", film, "--output", film)
     assert status == 2
     assert "would replace the input" in err
+    for json_file, replaced in ((film, "an input"), (tmp_path / "a.avi", "a picture of --output")):
+        before = film.read_bytes()
+        status, _, err = demo(
+            "--video-input", film, "--json", json_file, "--output", tmp_path / "a.avi"
+        )
+        assert (status, f"{json_file} would replace {replaced}" in err) == (2, True)
+        assert film.read_bytes() == before
 
 
 @pytest.mark.parametrize("task", ["panoptic", "semantic"])

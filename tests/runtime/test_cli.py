@@ -120,6 +120,8 @@ def test_an_image_of_nan_is_skipped(model, capsys, tmp_path):
     (["--model", "tiny.onnx", "--output", "photos/3.png"], "choose another --output"),
     (["--model", "tiny.onnx", "--provider", "None"], "does not have the provider None"),
     (["--model", "tiny.onnx", "--json", "photos"], "is a folder"),
+    (["--model", "tiny.onnx", "--json", "photos/3.png"], "3.png would replace an input"),
+    (["--model", "tiny.onnx", "--json", "predictions/3.png"], "replace a picture of --output"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(model, capsys, tmp_path, arguments, message):
     with pytest.raises(SystemExit) as stopped:
