@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mask2former_runtime.files import moved_at_the_end
+from mask2former_runtime.files import check_replaceable, moved_at_the_end
 from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError, has_several_frames
 
 from ..data.image import frame_times, open_image, read_frames
@@ -153,11 +153,15 @@ class VideoWriter:
 
     Raises:
         VideoError: OpenCV cannot write a file of this name.
+        OSError: see `check_replaceable`.
     """
 
     def __init__(self, path: Path, fps: float):
         self._cv2 = import_cv2()
         _check_name(str(path.absolute()))
+        check_replaceable(path)
+        if path.is_dir():
+            raise VideoError(f"{path} is a folder: name a video file")
         self.path = path
         self._fps = fps
         self._unfinished = path  # while it takes frames, in a temporary folder

@@ -48,8 +48,12 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[BinaryIO], o
     """Let `write` fill a temporary file in the folder of `path`, then rename it to `path`.
 
     The disk holds the content before the name: a power failure too leaves the old or the new file.
+
+    Raises:
+        OSError: the file cannot be written, or see `check_replaceable`.
     """
     path = Path(path)
+    check_replaceable(path)
     temporary = path.with_name(f".{_shortened(path.name)}.{secrets.token_hex(8)}")
     with _NewFile(temporary) as file:
         try:
@@ -114,6 +118,7 @@ def moved_at_the_end(folder: Path) -> Iterator[Path]:
                 locks.callback(os.close, lock)
             yield Path(temporary)
             for file in list(Path(temporary).iterdir()):
+                check_replaceable(folder / file.name)
                 os.replace(file, folder / file.name)
             sync_folder(folder)
     except BaseException:
@@ -182,6 +187,16 @@ def is_special(path: str | os.PathLike[str]) -> bool:
     To open a pipe waits for its other end, and a device may never end.
     """
     return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+
+
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Raise `OSError` for a path whose place no file may take.
+
+    To rename a file to that of a pipe, a socket or a device would remove this; ``/dev/stdout`` is
+    a link, and whatever else is in ``/dev`` belongs to the system.
+    """
+    if is_special(path) or os.path.dirname(os.path.abspath(path)) == "/dev":
+        raise OSError(f"{os.fspath(path)} is a pipe, a socket or a device: name a file")
 
 
 def read_json(path: str | os.PathLike[str], error: type[ValueError] = ValueError) -> Any:

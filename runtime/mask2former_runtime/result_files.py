@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .classes import Classes
-from .files import write_atomically, write_json
+from .files import check_replaceable, write_atomically, write_json
 from .maps import ids_to_rgb
 from .prediction import Prediction, coco_file, coco_image
 from .predictions import PanopticPrediction, SemanticPrediction
@@ -29,6 +29,7 @@ class Results(ABC):
 
     Raises:
         ValueError: `path` cannot be written.
+        OSError: see `check_replaceable`.
     """
 
     def __init__(self, path: Path, classes: Classes):
@@ -36,6 +37,7 @@ class Results(ABC):
             raise ValueError(f"--json {path} is a folder: name a file, such as {path / 'r.json'}")
         if str(path) == "-":
             raise ValueError("--json - is not stdout: name a file, such as r.json")
+        check_replaceable(path)
         self.path = path
         self.classes = classes
 

@@ -212,6 +212,8 @@ def test_names_that_are_no_text(demo, film, tmp_path):
     (tmp_path / "folder.mp4").mkdir()
     status, _, err = demo("--video-input", tmp_path / "folder.mp4", "--output", tmp_path / "out")
     assert (status, "folder.mp4: not a file" in err) == (1, True)
+    status, _, err = demo("--video-input", film, "--output", tmp_path / "folder.mp4")
+    assert (status, "folder.mp4 is a folder: name a video file" in err) == (1, True)
 
 
 def test_damage_is_reported(demo, animation, tmp_path):

@@ -134,10 +134,13 @@ def test_mistakes_are_one_line(model, capsys, tmp_path, arguments, message):
 
 def test_what_cannot_be_written(model, capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit) as stopped:
-        main(["predict", "photos/3.png", "--model", "tiny.onnx", "--json", "file/r.json"])
-    assert stopped.value.code == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in ("file/r.json", "pipe.json"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["predict", "photos/3.png", "--model", "tiny.onnx", "--json", path])
+        assert stopped.value.code == 1
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "predictions").exists()
 
 
 @pytest.mark.parametrize("text", ["-0.1", "2", "nan", "x"])

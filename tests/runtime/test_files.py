@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mask2former_runtime.files import (
+    check_replaceable,
     moved_at_the_end,
     read_json,
     remove_abandoned,
@@ -87,6 +88,20 @@ def test_an_unfinished_folder_leaves_nothing(is_there, tmp_path):
     with moved_at_the_end(folder) as new:
         (new / "a").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not have such paths")
+def test_pipes_and_devices_are_not_replaced(tmp_path):
+    """What root could do. The paths of devices are only checked: a failure would remove them."""
+    for path in ("/dev/null", "/dev/stdout", "/dev/../dev/no device"):
+        with pytest.raises(OSError, match="is a pipe, a socket or a device: name a file"):
+            check_replaceable(path)
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(OSError, match="a is a pipe"):
+        write_atomically(tmp_path / "a", lambda file: file.write(b"new"))
+    with pytest.raises(OSError, match="a is a pipe"), moved_at_the_end(tmp_path) as new:
+        (new / "a").write_text("new")
+    assert [path.is_fifo() for path in tmp_path.iterdir()] == [True]
 
 
 def test_an_unfinished_folder_is_safe_from_another_user_of_its_parent(tmp_path):
