@@ -100,9 +100,13 @@ class Bench:
             self._flop[key] = self.one(replace(case, kind="flop"))["flop"]
         return self._flop[key] / figures["rate"]
 
+    def cases_of(self, case: Case) -> dict[str, Case]:
+        """Return a case for each program."""
+        return {name: replace(case, implementation=name) for name in self.programs}
+
     def programs_of(self, case: Case) -> dict[str, Figures]:
         """Measure a case with each program."""
-        return self.compare({name: replace(case, implementation=name) for name in self.programs})
+        return self.compare(self.cases_of(case))
 
     def goal(self, what: str, goal: float, value: float, *, at_least: bool = False) -> None:
         """Note whether a figure reaches its goal."""

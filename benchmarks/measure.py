@@ -25,6 +25,10 @@ Figures = dict[str, Any]
 def measure(case: Case, calls: int) -> Figures:
     """Measure a case in this process, which has not run anything before."""
     torch.manual_seed(0)
+    if case.as_command:
+        from mask2former.utils.memory import reuse_freed_memory
+
+        reuse_freed_memory()
     if case.kind == "flop":
         return {"flop": 2 * _multiplications(case)}
     if case.kind == "save":

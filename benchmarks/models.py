@@ -68,6 +68,7 @@ class Case:
     instances: int = 20
     device: str = "cpu"
     with_rate: bool = False
+    as_command: bool = False  # keep freed memory, as `mask2former predict` does
     published: str = ""
     folder: str = ""
 
