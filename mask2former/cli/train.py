@@ -123,8 +123,7 @@ def train(args: argparse.Namespace) -> dict | None:
     from mask2former_runtime.errors import ExportError
 
     from ..data.errors import DatasetError
-    from ..engine import stop_on_signals
-    from ..engine.run_folder import LostFolderError
+    from ..engine import LostFolderError, stop_on_signals
 
     try:
         with stop_on_signals():
