@@ -6,11 +6,12 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
+from mask2former_runtime.commands import print_line
 from mask2former_runtime.drawing.scenes import Scene
 from mask2former_runtime.errors import ExportError
 from mask2former_runtime.image import IMAGE_SUFFIXES, ImageReadError
@@ -143,10 +144,10 @@ class ImageRun:
         seen = segmenter.predictor.network_size(height, width)
         if max(height, width) >= _MUCH_LARGER * max(seen):
             self.advised = True
-            print(
+            print_line(
                 f"{path} is {width} x {height} pixels, and the model sees it at "
                 f"{seen[1]} x {seen[0]}: to find small objects, add --tile {min(seen)}",
-                file=sys.stderr,
+                sys.stderr,
             )
 
     def _picture(self, number: int, scene: Scene, image: np.ndarray, classes: Classes) -> str:
@@ -176,6 +177,7 @@ class VideoRun:
     def __init__(self, source: str | None, output: str | None, *, show: bool):
         if show:
             check_display()
+        self.is_camera = source is None
         self.reader = open_video(0 if source is None else source)
         path = None if output is None else _video_output(output, source)
         self.writer = None if path is None else VideoWriter(path, self.reader.fps)
@@ -197,10 +199,10 @@ class VideoRun:
         total = self.reader.num_frames
         lines = ResultLines(total or None, "frames")
         try:
-            with nullcontext() if self.writer is None else self.writer.taking_frames():
+            with self._taking_frames():
                 number, error = self._process(segmenter, results, selection, lines)
         except VideoWriteError as reason:
-            print(f"error: {reason}", file=sys.stderr)
+            print_line(f"error: {reason}", sys.stderr)
             return False
         finally:
             for part in (self.reader, self.window, lines):
@@ -210,8 +212,14 @@ class VideoRun:
             target = "" if self.writer is None else f" -> {self.writer.path}"
             print(f"{number} frames done in {clock(lines.seconds)}{target}")
         if error:
-            print(f"error: {error}", file=sys.stderr)
+            print_line(f"error: {error}", sys.stderr)
         return not error
+
+    def _taking_frames(self) -> AbstractContextManager[None]:
+        if self.writer is None:
+            return nullcontext()
+        # What a camera has shown cannot be filmed again: it stays, whatever happens.
+        return self.writer.taking_frames(keep=self.is_camera)
 
     def _process(
         self,
@@ -237,7 +245,7 @@ class VideoRun:
         except KeyboardInterrupt:  # how a user ends a recording; it is kept up to here
             if number == 0:
                 raise
-            print("interrupted", file=sys.stderr)
+            print_line("interrupted", sys.stderr)
             return number, ""
         except VideoWriteError:
             raise

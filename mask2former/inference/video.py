@@ -44,7 +44,7 @@ class VideoWriteError(VideoError):
 
 
 def _check_name(path: str) -> None:
-    """Raise `VideoError` for bytes that are no text, which would crash OpenCV."""
+    """Raise `VideoError` for a name that is not valid UTF-8, which would crash OpenCV."""
     try:
         path.encode()
     except UnicodeEncodeError as error:
@@ -171,20 +171,25 @@ class VideoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     @contextlib.contextmanager
-    def taking_frames(self) -> Iterator[None]:
+    def taking_frames(self, keep: bool = False) -> Iterator[None]:
         """Let a block write frames. The file has its name after it, or is as before after an error.
+
+        Args:
+            keep: let the file have its name from the beginning, and keep it after an error.
 
         Raises:
             VideoWriteError: the file does not have all frames.
         """
-        with moved_at_the_end(self.path.parent) as folder:
+        parent = self.path.parent
+        with contextlib.nullcontext(parent) if keep else moved_at_the_end(parent) as folder:
             self._unfinished = folder / self.path.name
             try:
                 yield
             finally:
                 if self._writer is not None:
                     self._writer.release()
-            self._check_count()
+            with contextlib.suppress(KeyboardInterrupt):  # of a user who does not want to wait
+                self._check_count()
 
     def write(self, frame: np.ndarray) -> None:
         """Append a frame (height, width, 3), uint8.

@@ -1,5 +1,6 @@
 """The demo turns video files into video files and results."""
 
+import functools
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 from PIL import Image
+
+from mask2former.inference.video import VideoWriter
 
 
 def test_video_without_opencv_says_how_to_get_it(demo, tmp_path, monkeypatch):
@@ -96,8 +99,11 @@ def long_film(film):
     return path
 
 
+@pytest.mark.parametrize("is_read", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_an_ended_run_leaves_no_video_that_looks_finished(run_folder, long_film, film, number):
+def test_an_ended_run_leaves_no_video_that_looks_finished(
+    run_folder, long_film, film, number, is_read
+):
     """Ctrl-C is how recordings end: what there is by then is a video."""
     out = film.with_name("out")
     out.mkdir()
@@ -105,19 +111,49 @@ def test_an_ended_run_leaves_no_video_that_looks_finished(run_folder, long_film,
     drawn.write_bytes(b"an older film")
     command = [sys.executable, "-m", "mask2former", "predict", str(run_folder)]
     command += [str(long_film), "--output", str(drawn)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Ctrl-C has no effect on what a shell started in the background.
+    reset = functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    with subprocess.Popen(command, **pipes, preexec_fn=reset) as process:
         for _ in range(5):
             process.stdout.readline()
         assert drawn.read_bytes() == b"an older film"
+        if not is_read:  # as Ctrl-C ends both sides of a pipe
+            process.stdout.close()
+            process.stderr.close()
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        err = process.stderr.read() if is_read else b""
+        process.wait(60)
     if number == signal.SIGINT:
-        assert (process.returncode, b"interrupted" in err) == (0, True)
+        assert (process.returncode, b"interrupted" in err) == (
+            (0, True) if is_read else (141, False)
+        )
         assert 5 <= frames_and_rate(drawn)[0] < 3000
     else:
         assert process.returncode == (-number if number == signal.SIGKILL else 143)
         assert drawn.read_bytes() == b"an older film"
     assert len(list(out.iterdir())) == (2 if number == signal.SIGKILL else 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
+def test_a_recording_is_kept_after_an_error(tmp_path, monkeypatch, error):
+    """What a camera has shown cannot be filmed again."""
+    pytest.importorskip("cv2")
+    frame = np.zeros((120, 160, 3), np.uint8)
+    for keep in (True, False):
+        path = tmp_path / f"{keep}.avi"
+        writer = VideoWriter(path, 12.0)
+        with pytest.raises(type(error)), writer.taking_frames(keep=keep):
+            writer.write(frame)
+            raise error
+        assert path.exists() == keep
+    assert frames_and_rate(tmp_path / "True.avi")[0] == 1
+    # A user who does not wait until the frames of a file are counted keeps it, too.
+    writer = VideoWriter(tmp_path / "a.avi", 12.0)
+    monkeypatch.setattr(writer, "_check_count", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    with writer.taking_frames():
+        writer.write(frame)
+    assert frames_and_rate(tmp_path / "a.avi")[0] == 1
 
 
 @pytest.fixture(params=["gif", "webp", "tif"])
