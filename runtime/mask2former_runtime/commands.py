@@ -93,7 +93,8 @@ def _end_on_sigterm() -> None:
 
 def _silence_unread() -> bool:
     """Let output that nobody reads go nowhere; return whether there is such output."""
-    unread = [stream for stream in (sys.stdout, sys.stderr) if _is_unread(stream)]
+    # A stream that is closed from the beginning is None.
+    unread = [stream for stream in (sys.stdout, sys.stderr) if stream and _is_unread(stream)]
     for stream in unread:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

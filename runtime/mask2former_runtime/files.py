@@ -109,15 +109,9 @@ def moved_at_the_end(folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     remove_abandoned(folder)
     try:
-        with (
-            tempfile.TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as temporary,
-            contextlib.ExitStack() as locks,
-        ):
-            lock = _lock(Path(temporary))
-            if lock is not None:
-                locks.callback(os.close, lock)
-            yield Path(temporary)
-            for file in list(Path(temporary).iterdir()):
+        with _locked_folder(folder) as temporary:
+            yield temporary
+            for file in list(temporary.iterdir()):
                 check_replaceable(folder / file.name)
                 os.replace(file, folder / file.name)
             sync_folder(folder)
@@ -126,6 +120,26 @@ def moved_at_the_end(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):  # somebody else uses it
                 folder.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def _locked_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder that `remove_abandoned` of other processes leaves alone."""
+    while True:
+        with tempfile.TemporaryDirectory(
+            dir=parent, prefix=_UNFINISHED, ignore_cleanup_errors=True
+        ) as name:
+            lock = _lock(Path(name))
+            if not os.path.isdir(name):  # another process removed it before it was locked
+                if lock is not None:
+                    os.close(lock)
+                continue
+            try:
+                yield Path(name)
+            finally:
+                if lock is not None:
+                    os.close(lock)
+            return
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
@@ -190,10 +204,9 @@ def is_special(path: str | os.PathLike[str]) -> bool:
 
 
 def check_replaceable(path: str | os.PathLike[str]) -> None:
-    """Raise `OSError` for a path whose place no file may take.
+    """Raise `OSError` for a pipe, a socket or a device, which renaming a file onto it would delete.
 
-    To rename a file to that of a pipe, a socket or a device would remove this; ``/dev/stdout`` is
-    a link, and whatever else is in ``/dev`` belongs to the system.
+    Everything directly in ``/dev`` counts as one: ``/dev/stdout`` is a link.
     """
     if is_special(path) or os.path.dirname(os.path.abspath(path)) == "/dev":
         raise OSError(f"{os.fspath(path)} is a pipe, a socket or a device: name a file")

@@ -95,3 +95,28 @@ sys.exit(run_reporting_errors("test", lambda: print(sys.stdin.read()) or 0))
         process.stdin.close()
         assert process.wait(30) == 141
         assert process.stderr.read() == b""
+
+
+def test_a_stream_that_is_closed_from_the_beginning(tmp_path):
+    """As after ``2>&- | true``."""
+    program = """
+import sys
+from pathlib import Path
+from mask2former_runtime.commands import print_line, run_reporting_errors
+
+def work():
+    sys.stdin.read()
+    print_line("more")
+    Path(sys.argv[1]).write_text("finished")
+    return 0
+
+assert sys.stderr is None
+sys.exit(run_reporting_errors("test", work))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "a")]
+    shell = ["sh", "-c", 'exec "$@" 2>&-', "sh", *command]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(30) == 141
+    assert (tmp_path / "a").read_text() == "finished"

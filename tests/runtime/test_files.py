@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mask2former_runtime import files
 from mask2former_runtime.files import (
     check_replaceable,
     moved_at_the_end,
@@ -88,6 +89,22 @@ def test_an_unfinished_folder_leaves_nothing(is_there, tmp_path):
     with moved_at_the_end(folder) as new:
         (new / "a").write_text("new")
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_an_unfinished_folder_that_is_removed_before_it_is_locked_is_made_anew(
+    tmp_path, monkeypatch
+):
+    lock = files._lock
+
+    def late(folder):
+        monkeypatch.setattr(files, "_lock", lock)
+        assert remove_abandoned(tmp_path) == [] and not folder.exists()  # as another process does
+        return lock(folder)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with moved_at_the_end(tmp_path) as new:
+        (new / "a").write_text("new")
+    assert (tmp_path / "a").read_text() == "new"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not have such paths")
