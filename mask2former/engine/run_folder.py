@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from pathlib import Path
-from types import ModuleType
 from typing import IO
 
-from ..checkpoint.resume import newest_checkpoints, remove_unfinished
+from mask2former_runtime.files import fcntl  # Windows does not have it: folders are not locked
 
-fcntl: ModuleType | None = None
-with contextlib.suppress(ImportError):  # Windows does not have it: there, folders are not locked
-    import fcntl
+from ..checkpoint.resume import newest_checkpoints, remove_unfinished
 
 LOCK = ".lock"
 
@@ -21,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 # The locks of this process, by their path. Locks end with the process, however it ends.
 _held: dict[Path, IO[str]] = {}
+# What the folders were that this process claimed, by the paths that it was given.
+_claimed: dict[Path, os.stat_result] = {}
 
 
 class LostFolderError(OSError):
@@ -69,6 +67,7 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
         reason = error.strerror or error
         raise OSError(f"{folder} cannot be the folder of a run: {reason}") from error
     _lock(folder)
+    _claimed[folder.absolute()] = folder.stat()
     check_run_folder(folder, resume)
     for path in remove_unfinished(folder):
         logger.info("Removed %s, which a killed run had not finished", path)
@@ -76,13 +75,20 @@ def claim_run_folder(folder: Path, resume: bool) -> None:
 
 def is_lost(folder: Path) -> bool:
     """Return whether the folder that this process claimed has been deleted, moved or replaced."""
+    claimed = _claimed.get(folder.absolute())
+    if claimed is None:
+        return False
     try:
-        path = folder.resolve() / LOCK
-        # Reading the file would give up the lock as it is closed.
-        return path in _held and not os.path.samestat(path.stat(), os.fstat(_held[path].fileno()))
+        if not os.path.samestat(folder.stat(), claimed):
+            return True
     except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:  # a disk that does not answer for a moment ends no run
+        return False
+    path = folder.resolve() / LOCK
+    try:  # reading the file would give up the lock as it is closed
+        return path in _held and not os.path.samestat(path.stat(), os.fstat(_held[path].fileno()))
+    except OSError:  # another process takes the folder only by a new file
         return False
 
 

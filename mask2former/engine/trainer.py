@@ -189,6 +189,8 @@ class Trainer(DefaultTrainer):
         more = {} if report is None else {"report": report}
         with stopping_at_once():
             results = self.test(cfg, self.model, **more)
+        if not averaged:  # whose weights are not those to save
+            self._saves.check_folder()
         best = False
         if cfg.SOLVER.BEST_METRIC:
             best = self._best.update(results, self.iter, averaged=averaged)

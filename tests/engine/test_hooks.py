@@ -9,7 +9,7 @@ from trained_runs import Scripted, names, trained
 
 from mask2former.checkpoint import read_checkpoint
 from mask2former.engine import Trainer
-from mask2former.engine.run_folder import LostFolderError, claim_run_folder
+from mask2former.engine.run_folder import LOCK, LostFolderError, claim_run_folder, is_lost
 
 
 @pytest.fixture
@@ -176,3 +176,27 @@ def test_an_error_while_writing_metrics_does_not_hide_why_the_run_ended(cfg, mon
     with pytest.raises(FloatingPointError):
         trained(cfg, Diverging)
     assert "The last metrics could not be written: half imported" in caplog.text
+
+
+def test_what_counts_as_a_lost_folder(tmp_path):
+    folder = tmp_path / "run"
+    assert not is_lost(folder)
+    claim_run_folder(folder, resume=False)
+    assert not is_lost(folder)
+    (folder / LOCK).unlink()  # as a cleaner of hidden files does
+    assert not is_lost(folder)
+    (folder / LOCK).touch()  # as another run does
+    assert is_lost(folder)
+    folder.rename(tmp_path / "moved")
+    assert is_lost(folder)
+    folder.mkdir()
+    assert is_lost(folder)
+    link = tmp_path / "link"
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    link.symlink_to("a")
+    claim_run_folder(link, resume=False)
+    assert not is_lost(link)
+    link.unlink()
+    link.symlink_to("b")
+    assert is_lost(link)
