@@ -63,6 +63,9 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
 class RowWriter(EventWriter):
     """Writes each value of Detectron2's storage once, in rows of one iteration."""
 
+    replaces_from: int | None = None
+    """The iteration from which the first rows of a run replace those that a file has."""
+
     def __init__(self) -> None:
         self._written = -1
 
@@ -76,6 +79,16 @@ class RowWriter(EventWriter):
         if rows:
             self._written = max(rows)
             self.write_rows(dict(sorted(rows.items())))
+
+    def first_of(self, rows: dict[int, Row]) -> int:
+        """Return the iteration from which rows replace those that a file has.
+
+        Args:
+            rows: what is to be written.
+        """
+        first = min(rows) if self.replaces_from is None else min(self.replaces_from, *rows)
+        self.replaces_from = None
+        return first
 
     @abstractmethod
     def write_rows(self, rows: dict[int, Row]) -> None:
@@ -103,7 +116,7 @@ class JSONLinesWriter(RowWriter):
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
             return
-        text = "".join([*self._lines_before(min(rows)), *lines]).encode()
+        text = "".join([*self._lines_before(self.first_of(rows)), *lines]).encode()
         write_atomically(self._path, lambda file: file.write(text))
         self._started = True
 
@@ -142,7 +155,7 @@ class CSVWriter(RowWriter):
             with self._path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self._text(cells))
             return
-        before = self._rows_before(min(rows))
+        before = self._rows_before(self.first_of(rows))
         earlier = [name for row in before for name in row]
         self._columns = list(dict.fromkeys([*self._columns, *earlier, *names]))
         header = dict(zip(self._columns, self._columns, strict=True))

@@ -253,3 +253,17 @@ def test_a_tracker_that_fails_later_does_not_end_the_run(tiny_cfg, monkeypatch, 
     trained(tiny_cfg)
     assert "mlflow gets no more metrics of this run: " in caplog.text
     assert Path(tiny_cfg.OUTPUT_DIR, "model_final.pth").exists()
+
+
+def test_rows_of_what_is_trained_again_are_replaced(tmp_path):
+    """A run fails at 12, resumes from 10, and writes at 19 for the first time."""
+    for writer_type, name in ((CSVWriter, "a.csv"), (JSONLinesWriter, "a.json")):
+        for start, written in ((0, (4, 9, 12)), (10, (19,))):
+            writer = writer_type(tmp_path / name)
+            writer.replaces_from = start
+            for iteration in written:
+                writer.write_rows({iteration: {"loss": float(start)}})
+            writer.write_rows({written[-1] + 1: {"loss": 1.0, "other": 2.0}})  # another column
+    rows = as_rows(tmp_path / "a.json")
+    assert [row["iteration"] for row in rows] == [4, 9, 19, 20]
+    same(table(tmp_path / "a.csv"), rows)
