@@ -22,6 +22,7 @@ _HEADS = {
     "SemanticSegmentor": ("SemSegFPNHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"),
 }
 # Of Detectron2, which has assertions where MODEL.FPN.IN_FEATURES is wrong: it is empty by default.
+_STAGES = ("res2", "res3", "res4", "res5")
 _PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
@@ -82,12 +83,17 @@ def _wrong_head(architecture: str, head: str) -> str:
 def _wrong_pyramid(model: CfgNode) -> str:
     """Return why Detectron2's pyramid cannot be built on its ResNet, or ""."""
     features, given = list(model.FPN.IN_FEATURES), list(model.RESNETS.OUT_FEATURES)
-    parts = [given[i : i + len(features)] for i in range(len(given))]
-    if model.BACKBONE.NAME not in _PYRAMIDS or (features and features in parts):
+    dilated = model.RESNETS.RES5_DILATION > 1  # then res5 is as large as res4
+    chains = [("res2", "res3", "res4"), ("res5",)] if dilated else [_STAGES]
+    parts = [list(c[i : i + len(features)]) for c in chains for i in range(len(c))]
+    if model.BACKBONE.NAME not in _PYRAMIDS or (
+        features and features in parts and set(features) <= set(given)
+    ):
         return ""
+    of_sizes = " (with RES5_DILATION above 1, res5 is as large as res4)" if dilated else ""
     return (
-        f"MODEL.FPN.IN_FEATURES is {features}, but {model.BACKBONE.NAME} needs one or more "
-        f"consecutive ones of MODEL.RESNETS.OUT_FEATURES, {given}"
+        f"MODEL.FPN.IN_FEATURES is {features}, but {model.BACKBONE.NAME} needs one or more of "
+        f"MODEL.RESNETS.OUT_FEATURES, {given}, each half as large as the one before{of_sizes}"
     )
 
 

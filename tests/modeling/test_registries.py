@@ -50,8 +50,39 @@ def test_a_pixel_decoder_is_no_head():
 @pytest.mark.parametrize("features", [[], ["res2", "res9"], ["res2", "res5"], ["res3", "res2"]])
 def test_a_pyramid_without_its_features_is_named(name, features):
     keys = ["MODEL.BACKBONE.NAME", name, "MODEL.FPN.IN_FEATURES"]
-    with pytest.raises(ValueError, match=r"^MODEL\.FPN\.IN_FEATURES is .*\['res2', .* 'res5'\]$"):
+    with pytest.raises(ValueError, match=r"^MODEL\.FPN\.IN_FEATURES is .*\['res2', .* 'res5'\]"):
         check_names(load_config(str(QUICKSTART), [*keys, features]))
-    cfg = load_config(str(QUICKSTART), [*keys, ["res3", "res4", "res5"]])
-    check_names(cfg)
-    assert build_backbone(cfg).output_shape()["p3"].stride == 8
+
+
+@pytest.mark.parametrize(
+    ("features", "given", "dilation"),
+    [
+        (["res3", "res4", "res5"], ["res2", "res3", "res4", "res5"], 1),
+        (["res2", "res3", "res4", "res5"], ["res5", "res4", "res3", "res2"], 1),
+        (["res3", "res4"], ["res2", "res3", "res4", "res5"], 2),
+        (["res2", "res4", "res5"], ["res2", "res4", "res5"], 1),
+        (["res3", "res4", "res5"], ["res2", "res3", "res4", "res5"], 2),
+        (["res2", "res3"], ["res2"], 1),
+    ],
+)
+def test_a_pyramid_is_refused_where_detectron2_does(features, given, dilation):
+    cfg = load_config(
+        str(QUICKSTART),
+        [
+            *(
+                "MODEL.BACKBONE.NAME",
+                "build_resnet_fpn_backbone",
+                "MODEL.FPN.IN_FEATURES",
+                features,
+            ),
+            *("MODEL.RESNETS.OUT_FEATURES", given, "MODEL.RESNETS.RES5_DILATION", dilation),
+        ],
+    )
+    try:
+        shapes = build_backbone(cfg).output_shape()
+    except (AssertionError, KeyError):
+        with pytest.raises(ValueError, match=r"^MODEL\.FPN\.IN_FEATURES is "):
+            check_names(cfg)
+    else:
+        check_names(cfg)
+        assert shapes[f"p{features[0][-1]}"].stride == 2 ** int(features[0][-1])
