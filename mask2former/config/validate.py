@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
+from PIL import Image
 
 from mask2former_runtime.image import IMAGE_FORMATS
 from mask2former_runtime.stored import STORED_TYPES
@@ -60,8 +61,8 @@ _LAYERS = _whole(1, 1000)
 _CHANNELS = _whole(1, 16_384)
 _SIZE = _whole(1, 100_000)
 
-# Detectron2's own mappers, which a user's trainer may have, take the last two as well.
-_FORMATS = (*IMAGE_FORMATS, *STORED_TYPES, "L", "YUV-BT.601")
+# Detectron2's own mappers, which a user's trainer may have, take all modes of Pillow as well.
+_FORMATS = (*IMAGE_FORMATS, *STORED_TYPES, *Image.MODES, "YUV-BT.601")
 
 _HEAD = "MODEL.SEM_SEG_HEAD."
 _DEFORMABLE = f"{_HEAD}DEFORMABLE_TRANSFORMER_ENCODER_"

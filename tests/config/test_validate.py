@@ -33,7 +33,7 @@ def test_shipped_files_are_valid(file):
         ("INPUT.MIN_SCALE", -1.0, "above 0"),
         ("INPUT.MIN_SCALE", 3.0, "above MAX_SCALE"),
         ("INPUT.MIN_SIZE_TRAIN", (0,), "at least 1"),
-        ("INPUT.FORMAT", "RGBX", "RGB or BGR; or, for images as they are stored, one of uint8"),
+        ("INPUT.FORMAT", "GBR", "RGB or BGR; or, for images as they are stored, one of uint8"),
         ("INPUT.AUGMENTATION", "photo", "one of '', 'photographs', 'aerial'"),
         ("SOLVER.EMA_DECAY", 1.0, "at least 0 and below 1"),
         ("SOLVER.EARLY_STOPPING_PATIENCE", -1, "at least 0"),
@@ -61,7 +61,7 @@ def test_a_value_out_of_range_is_named(key, value, rule):
     assert line.startswith(key) and rule in line
 
 
-@pytest.mark.parametrize("name", ["BGR", "uint16", "float32", "L"])
+@pytest.mark.parametrize("name", ["BGR", "uint16", "float32", "L", "CMYK"])
 def test_formats_of_images_are_known(name):
     found = load_config(str(QUICKSTART), ["INPUT.FORMAT", name]).INPUT.FORMAT
     assert found == name
