@@ -117,7 +117,9 @@ def local_weights(address: str) -> str:
     if not os.path.exists(path):
         raise WeightsError(f"there are no weights {plain}{_hint(plain)}")
     if is_special(path):
-        raise WeightsError(f"the weights {plain} are not a regular file: a pipe or a device")
+        raise WeightsError(
+            f"the weights {plain} are not a regular file, but a pipe, a socket or a device"
+        )
     if pin and not os.path.isfile(path):
         raise WeightsError(f"{plain} is not a regular file: only files have a SHA-256")
     if pin and (found := sha256_of(Path(path))) != pin:

@@ -97,8 +97,10 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _probe(self, seconds: float) -> None:
-        """Send what clients skip, now and then; after the system of one that is gone has refused
-        it, the next time ends the connection.
+        """Send ``100 Continue``, which clients skip, at growing intervals.
+
+        If the client has gone, its system answers with a reset, and the next write closes the
+        connection.
         """
         if self.transport.is_closing() or self.cycle.response_started:
             return
