@@ -19,6 +19,7 @@ from ..backbone.folding import fold_norms
 from ..criterion import SetCriterion
 from ..draws import draws_per_image
 from ..matcher import HungarianMatcher
+from ..pixel_decoder.base import LastUse
 from ..postprocessing import instance_inference, panoptic_inference, semantic_inference
 from ..query_prediction import QueryPrediction
 from ..targets import image_target
@@ -290,7 +291,10 @@ class MaskFormer(nn.Module):
             FloatingPointError: the output contains NaN or infinity.
         """
         batch = self._batch(batched_inputs)
-        outputs = self.sem_seg_head(self.backbone(batch.tensor))
+        features = self.backbone(batch.tensor)
+        if not torch.compiler.is_compiling():
+            features = LastUse(features)
+        outputs = self.sem_seg_head(features)
         # No comparison holds for NaN, so that nothing would be found. float16 could not hold a sum.
         sums = [outputs[key].sum(dtype=torch.float32) for key in ("pred_logits", "pred_masks")]
         if not torch.stack(sums).isfinite().all():

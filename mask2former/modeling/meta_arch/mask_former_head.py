@@ -148,13 +148,14 @@ def decode_pixels(
     Raises:
         ValueError: the pixel decoder has no transformer encoder, whose output is asked for.
     """
+    single = features.get(transformer_in_feature)
     mask_features, encoded, maps = pixel_decoder.forward_features(features)  # type: ignore[operator]
     if transformer_in_feature == MULTI_SCALE:
         return maps, mask_features
     if transformer_in_feature == PIXEL_EMBEDDING:
         return mask_features, mask_features
-    if transformer_in_feature != TRANSFORMER_ENCODER:
-        return features[transformer_in_feature], mask_features
+    if single is not None:
+        return single, mask_features
     if encoded is None:
         raise ValueError(
             f"MODEL.MASK_FORMER.TRANSFORMER_IN_FEATURE is {TRANSFORMER_ENCODER!r}, but "

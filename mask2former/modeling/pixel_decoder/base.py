@@ -14,6 +14,18 @@ from torch import Tensor, nn
 DecodedFeatures = tuple[Tensor, Tensor | None, list[Tensor]]
 
 
+class LastUse(dict[str, Tensor]):
+    """Maps by name that their giver does not need any more.
+
+    A pixel decoder may take them out, so that their memory serves for what it computes.
+    """
+
+
+def take(features: dict[str, Tensor], name: str) -> Tensor:
+    """Return a map, and take it out if it is of a `LastUse`."""
+    return features.pop(name) if isinstance(features, LastUse) else features[name]
+
+
 class PixelDecoder(nn.Module):
     """Makes mask features, and maps for the transformer decoder, of a backbone's maps.
 
@@ -92,7 +104,8 @@ class PixelDecoder(nn.Module):
         """Compute mask features and the maps that the transformer decoder attends to.
 
         Args:
-            features: the backbone's maps by name, (B, C_l, H / stride_l, W / stride_l).
+            features: the backbone's maps by name, (B, C_l, H / stride_l, W / stride_l). Those of
+                a `LastUse` may be missing there afterwards.
 
         Returns:
             Mask features (B, mask_dim, H / common_stride, W / common_stride), the output of the

@@ -22,7 +22,7 @@ from ..fused import linear, linear_of, residual_norm, row_parts
 from ..ops import ms_deform_attn_projected, reference_points
 from ..ops.cpu_kernels import cpu_kernel
 from ..position_encoding import sine_position_encoding
-from .base import DecodedFeatures, PixelDecoder, conv_norm
+from .base import DecodedFeatures, PixelDecoder, conv_norm, take
 
 Shapes = tuple[tuple[int, int], ...]  # (height, width) of each level
 
@@ -286,13 +286,14 @@ class MSDeformAttnPixelDecoder(PixelDecoder):
         """See `PixelDecoder.forward_features`; the encoder's output is the coarsest map."""
         maps = self.transformer(
             [
-                proj(features[name])
+                proj(take(features, name))
                 for name, proj in zip(self.transformer_in_features, self.input_proj, strict=True)
             ]
         )
         for number, name in zip(
             range(len(self.fpn_in_features), 0, -1), self.fpn_in_features, strict=True
         ):
-            lateral = getattr(self, f"adapter_{number}")(features[name])
+            lateral = getattr(self, f"adapter_{number}")(take(features, name))
             maps.append(getattr(self, f"layer_{number}")(upsampled_and_added(lateral, maps[-1])))
+            del lateral  # the mask features can have its memory
         return self.mask_features(maps[-1]), maps[0], maps[: self.num_output_levels]

@@ -3,6 +3,8 @@ import torch
 from detectron2.modeling import build_sem_seg_head
 from pixel_decoders import SHAPES, features
 
+from mask2former.modeling.pixel_decoder.base import LastUse
+
 STANDARD = ["MODEL.MASK_FORMER.TRANSFORMER_DECODER_NAME", "StandardTransformerDecoder"]
 ENCODER = ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "TransformerEncoderPixelDecoder"]
 FPN = ["MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "BasePixelDecoder"]
@@ -52,6 +54,25 @@ LEVELS |= {f"adapter_{i}" for i in (1, 2, 3)}
 )
 def test_the_decoder_attends_to_what_the_config_says(tiny_cfg, settings, wanted):
     assert modules_that_logits_depend_on(build(tiny_cfg, *settings)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        ([], set()),
+        ([*STANDARD, *attends_to("res4")], set()),
+        ([*FPN], {"res2", "res3", "res4", "res5"}),
+    ],
+    ids=["deformable", "deformable and res4", "another pixel decoder"],
+)
+@torch.no_grad()
+def test_maps_are_taken_only_from_those_who_do_not_need_them(tiny_cfg, settings, left):
+    head, x = build(tiny_cfg, *settings).eval(), features(64, 96)
+    wanted = head(x)["pred_masks"]
+    assert set(x) == {"res2", "res3", "res4", "res5"}
+    given = LastUse(x)
+    assert torch.equal(head(given)["pred_masks"], wanted)
+    assert set(given) == left
 
 
 @pytest.mark.parametrize(
