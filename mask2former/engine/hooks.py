@@ -106,7 +106,7 @@ class WriteMetrics(PeriodicWriter):
                 # The last evaluation of a run that is continued is at `start`.
                 writer.replaces_from = start + 1 if start else 0
             if isinstance(writer, TrackerWriter):
-                writer.start(resumed=self.trainer.start_iter > 0)
+                writer.start(resumed=start > 0)
 
     def after_train(self) -> None:
         """Write what is not written yet, after a stop too."""

@@ -247,8 +247,6 @@ class VideoRun:
                 raise
             print_line("interrupted", sys.stderr)
             return number, ""
-        except VideoWriteError:
-            raise
         except VideoError as error:
             return number, str(error)
         if number == 0:

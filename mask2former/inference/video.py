@@ -22,7 +22,7 @@ VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
 
 
 class VideoError(ValueError):
-    """A video cannot be read or written."""
+    """A video cannot be opened or read."""
 
     exit_status = 1  # see `run_reporting_errors`
 
@@ -39,8 +39,8 @@ def import_cv2() -> ModuleType:
     return cv2
 
 
-class VideoWriteError(VideoError):
-    """A video cannot be written."""
+class VideoWriteError(ValueError):
+    """Frames cannot be written to a video."""
 
 
 def _check_name(path: str) -> None:
