@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from ..data import SeededMapDataset
 from ..report import Report
 from .early_stopping import EarlyStopping
-from .loggers.writers import RowWriter, TrackerWriter
+from .loggers.writers import RunWriter
 from .run_folder import LostFolderError
 from .saving import SaveCheckpoints
 
@@ -95,18 +95,14 @@ class WriteMetrics(PeriodicWriter):
     """
 
     def before_train(self) -> None:
-        """Connect to trackers, and tell files where the run begins.
+        """Open files, and connect to trackers.
 
         Raises:
-            OSError: a tracker cannot be used.
+            OSError: a file cannot be written to, or a tracker cannot be used.
         """
-        start = self.trainer.start_iter
         for writer in self._writers:
-            if isinstance(writer, RowWriter):
-                # The last evaluation of a run that is continued is at `start`.
-                writer.replaces_from = start + 1 if start else 0
-            if isinstance(writer, TrackerWriter):
-                writer.start(resumed=start > 0)
+            if isinstance(writer, RunWriter):
+                writer.start(self.trainer.start_iter)
 
     def after_train(self) -> None:
         """Write what is not written yet, after a stop too."""

@@ -55,6 +55,14 @@ class Run:
             time.sleep(0.1)
         time.sleep(1)
 
+    def wait_for_metrics(self):
+        """Wait until metrics were written twice, and until the steps after that."""
+        until = time.monotonic() + 180
+        while len(re.findall("eta: .*iter: ", self.log)) < 2:
+            assert self.process.is_alive() and time.monotonic() < until, self.log
+            time.sleep(0.02)
+        time.sleep(0.1)
+
     def finish(self, seconds=180):
         """Wait for the end, and return the status and the last line of the log."""
         self.process.join(seconds)
@@ -225,7 +233,7 @@ def test_a_run_whose_folder_is_gone_saves_its_weights_there_anew(datasets, tmp_p
 def test_a_run_leaves_a_folder_to_the_one_that_has_it_now(datasets, tmp_path):
     out = tmp_path / "run"
     first = Run(datasets, out, *ENDLESS)
-    first.wait_for_iteration()
+    first.wait_for_metrics()
     os.kill(first.pid, signal.SIGSTOP)
     out.rename(tmp_path / "moved")
     assert Run(datasets, out).finish()[0] == 0

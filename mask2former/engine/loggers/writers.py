@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import sys
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +25,7 @@ from detectron2.utils.events import (
 from mask2former_runtime.files import read_json, write_atomically, write_json
 
 from ...report.run_metrics import METRICS_FILE
+from ..run_folder import is_lost
 from .trackers import Tracker, start_tracker
 
 CSV_FILE = "metrics.csv"
@@ -33,7 +34,7 @@ IDS_FILE = "trackers.json"
 _WINDOW = 20  # losses are medians over so many iterations, as in Detectron2's own writers
 _ITERATION = "iteration"
 
-Row = dict[str, float]
+Row = dict[str, Any]  # numbers by metric, and the iteration
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     writers: list[EventWriter] = [CommonMetricPrinter(max_iter)]
     for name in dict.fromkeys(cfg.LOGGERS):
         if name == "tensorboard":
-            writers.append(TensorboardXWriter(str(folder)))
+            writers.append(TensorBoardWriter(folder))
         elif name == "json":
             writers.append(JSONLinesWriter(folder / METRICS_FILE))
         elif name == "csv":
@@ -60,11 +61,47 @@ def build_writers(cfg: CfgNode, max_iter: int) -> list[EventWriter]:
     return writers
 
 
-class RowWriter(EventWriter):
-    """Writes each value of Detectron2's storage once, in rows of one iteration."""
+class RunWriter(EventWriter, ABC):
+    """A writer that is told when training begins."""
 
-    replaces_from: int | None = None
-    """The iteration from which the first rows of a run replace those that a file has."""
+    @abstractmethod
+    def start(self, iteration: int) -> None:
+        """Open what is written to.
+
+        Args:
+            iteration: the first one; that of a run that is continued is not 0.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+
+
+class TensorBoardWriter(RunWriter, TensorboardXWriter):
+    """Detectron2's writer, which writes nothing to a folder that has the place of the run's.
+
+    TensorBoard's own thread opens the file by its name for each value.
+
+    Args:
+        folder: `OUTPUT_DIR`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+
+    def start(self, iteration: int) -> None:
+        """Open the file; importing TensorBoard takes a moment."""
+        self._writer.flush()
+
+    def write(self) -> None:
+        """Write what is new, and wait until it is written."""
+        if not is_lost(self._folder):
+            super().write()
+            self._writer.flush()
+
+
+class RowWriter(RunWriter):
+    """Writes each value of Detectron2's storage once, in rows of one iteration."""
 
     def __init__(self) -> None:
         self._written = -1
@@ -78,27 +115,15 @@ class RowWriter(EventWriter):
                 rows[iteration][name] = float(value)
         if rows:
             self._written = max(rows)
-            self.write_rows(dict(sorted(rows.items())))
-
-    def first_of(self, rows: dict[int, Row]) -> int:
-        """Return the iteration from which rows replace those that a file has.
-
-        Args:
-            rows: what is to be written.
-        """
-        first = min(rows) if self.replaces_from is None else min(self.replaces_from, *rows)
-        self.replaces_from = None
-        return first
+            self.write_rows([{_ITERATION: i, **row} for i, row in sorted(rows.items())])
 
     @abstractmethod
-    def write_rows(self, rows: dict[int, Row]) -> None:
-        """Write values by iteration, in ascending order."""
+    def write_rows(self, rows: list[Row]) -> None:
+        """Write rows in the order of their iterations, which they hold."""
 
 
-class JSONLinesWriter(RowWriter):
-    """Writes a line of JSON per iteration, as Detectron2's ``JSONWriter`` does.
-
-    A resumed run replaces the lines from its first iteration on.
+class FileWriter(RowWriter):
+    """Appends rows to a file. Those of a resumed run replace what the file has of its iterations.
 
     Args:
         path: the file.
@@ -107,78 +132,109 @@ class JSONLinesWriter(RowWriter):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._started = False
+        self._replaces_from = sys.maxsize
 
-    def write_rows(self, rows: dict[int, Row]) -> None:
-        """Append lines, or write the file anew."""
-        lines = [json.dumps({**rows[i], _ITERATION: i}, sort_keys=True) + "\n" for i in rows]
-        if self._started:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.writelines(lines)
+    def start(self, iteration: int) -> None:
+        """Note which rows are replaced."""
+        # The last evaluation of a run that is continued is at its first iteration.
+        self._replaces_from = iteration + 1 if iteration else 0
+
+    def write_rows(self, rows: list[Row]) -> None:
+        """Append rows, or write the file anew, atomically."""
+        if is_lost(self._path.parent):  # it may be another run's, and the next step ends this one
             return
-        text = "".join([*self._lines_before(self.first_of(rows)), *lines]).encode()
-        write_atomically(self._path, lambda file: file.write(text))
-        self._started = True
-
-    def _lines_before(self, iteration: int) -> Iterator[str]:
-        """Yield the lines of earlier iterations; the last one of a killed run may be cut off."""
+        if self.continues(rows):
+            with self._path.open("a", encoding="utf-8", newline="") as file:
+                file.write(self.text_of(rows))
+            return
+        first = min(self._replaces_from, rows[0][_ITERATION])
+        self._replaces_from = sys.maxsize
         text = self._path.read_text("utf-8", errors="replace") if self._path.exists() else ""
-        for line in text.splitlines(keepends=True):
-            with contextlib.suppress(ValueError, LookupError, TypeError):
-                if line.endswith("\n") and json.loads(line)[_ITERATION] < iteration:
-                    yield line
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have cut off the last
+        before = [row for row in self.read(whole) if row[_ITERATION] < first]
+        content = self.whole_text(before + rows).encode()
+        write_atomically(self._path, lambda file: file.write(content))
+
+    @abstractmethod
+    def continues(self, rows: list[Row]) -> bool:
+        """Tell whether rows can be appended to what this writer has written."""
+
+    @abstractmethod
+    def text_of(self, rows: list[Row]) -> str:
+        """Return lines."""
+
+    @abstractmethod
+    def whole_text(self, rows: list[Row]) -> str:
+        """Return the text of a new file."""
+
+    @abstractmethod
+    def read(self, lines: list[str]) -> Iterator[Row]:
+        """Yield the rows of lines, without damaged ones."""
 
 
-class CSVWriter(RowWriter):
+class JSONLinesWriter(FileWriter):
+    """Writes a line of JSON per iteration, as Detectron2's ``JSONWriter`` does."""
+
+    _started = False
+
+    def continues(self, rows: list[Row]) -> bool:
+        """Tell whether the file is written."""
+        return self._started
+
+    def text_of(self, rows: list[Row]) -> str:
+        """Return a line per row."""
+        return "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+
+    def whole_text(self, rows: list[Row]) -> str:
+        """Return a line per row."""
+        self._started = True
+        return self.text_of(rows)
+
+    def read(self, lines: list[str]) -> Iterator[Row]:
+        """Yield the rows of lines."""
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict) and isinstance(row.get(_ITERATION), int):
+                    yield row
+
+
+class CSVWriter(FileWriter):
     """Writes a table with a row per iteration and a column per metric.
 
     A new metric, such as that of the first evaluation, is a new column at the end. Then the file is
-    written anew, atomically. A resumed run replaces the rows from its first iteration on.
-
-    Args:
-        path: the file.
+    written anew.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        self._columns: list[str] = []
+    _columns: tuple[str, ...] = ()
 
-    def write_rows(self, rows: dict[int, Row]) -> None:
-        """Append rows, or write the file anew."""
-        cells = [
-            {_ITERATION: str(iteration), **{name: f"{value:.8g}" for name, value in row.items()}}
-            for iteration, row in rows.items()
-        ]
-        names = [name for row in cells for name in row]
-        if self._columns and set(names) <= set(self._columns):
-            with self._path.open("a", encoding="utf-8", newline="") as file:
-                file.write(self._text(cells))
-            return
-        before = self._rows_before(self.first_of(rows))
-        earlier = [name for row in before for name in row]
-        self._columns = list(dict.fromkeys([*self._columns, *earlier, *names]))
-        header = dict(zip(self._columns, self._columns, strict=True))
-        text = self._text([header, *before, *cells]).encode()
-        write_atomically(self._path, lambda file: file.write(text))
+    def continues(self, rows: list[Row]) -> bool:
+        """Tell whether the table has the columns of rows."""
+        return all(set(self._columns).issuperset(row) for row in rows)
 
-    def _text(self, cells: list[dict[str, str]]) -> str:
+    def text_of(self, rows: list[Row]) -> str:
+        """Return a line per row."""
         text = io.StringIO()
-        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerows(cells)
+        table = csv.writer(text, lineterminator="\n")
+        for row in rows:
+            cells = [f"{row[name]:.8g}" if name in row else "" for name in self._columns[1:]]
+            table.writerow([row[_ITERATION], *cells])
         return text.getvalue()
 
-    def _rows_before(self, iteration: int) -> list[dict[str, str]]:
-        """Read the rows of earlier iterations; the last line of a killed run may be cut off."""
-        if not self._path.exists():
-            return []
-        text = self._path.read_text("utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        rows = []
-        for row in csv.DictReader(whole):
-            number = row.get(_ITERATION) or ""
-            if number.isdigit() and int(number) < iteration and None not in row:
-                rows.append({name: value for name, value in row.items() if value is not None})
-        return rows
+    def whole_text(self, rows: list[Row]) -> str:
+        """Return the lines of rows below that of the columns."""
+        names = dict.fromkeys(name for row in rows for name in row)
+        self._columns = tuple(dict.fromkeys([_ITERATION, *self._columns, *names]))
+        header = io.StringIO()
+        csv.writer(header, lineterminator="\n").writerow(self._columns)
+        return header.getvalue() + self.text_of(rows)
+
+    def read(self, lines: list[str]) -> Iterator[Row]:
+        """Yield the rows of lines below that of the columns."""
+        for row in csv.DictReader(lines):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                values = {name: float(value) for name, value in row.items() if value}
+                yield {**values, _ITERATION: int(row[_ITERATION])}
 
 
 class TrackerWriter(RowWriter):
@@ -197,26 +253,27 @@ class TrackerWriter(RowWriter):
         self._cfg = cfg
         self._tracker: Tracker | None = None
 
-    def start(self, resumed: bool) -> None:
-        """Connect, and continue the run of before if it is resumed.
+    def start(self, iteration: int) -> None:
+        """Connect, and continue the run of before if there is one.
 
         Raises:
             OSError: the tracker cannot be used.
         """
         path = Path(self._cfg.OUTPUT_DIR, IDS_FILE)
         ids: dict[str, Any] = read_json(path) if path.is_file() else {}
-        known = str(ids[self._name]) if resumed and ids.get(self._name) else None
+        known = str(ids[self._name]) if iteration and ids.get(self._name) else None
         self._tracker = start_tracker(self._name, self._cfg, known)
         if self._tracker.run_id != known:
             write_json(path, {**ids, self._name: self._tracker.run_id})
 
-    def write_rows(self, rows: dict[int, Row]) -> None:
+    def write_rows(self, rows: list[Row]) -> None:
         """Send rows."""
         if self._tracker is None:
             return
         try:
-            for iteration, row in rows.items():
-                self._tracker.log(row, iteration)
+            for row in rows:
+                values = {name: row[name] for name in row if name != _ITERATION}
+                self._tracker.log(values, row[_ITERATION])
         except Exception as error:  # of the network, of the disk, of a server
             logger.warning("%s gets no more metrics of this run: %s", self._name, error)
             self._tracker = None

@@ -13,7 +13,14 @@ from trained_runs import trained
 
 from mask2former import load_config
 from mask2former.engine import Trainer
-from mask2former.engine.loggers.writers import CSVWriter, JSONLinesWriter, TrackerWriter
+from mask2former.engine.loggers.writers import (
+    CSVWriter,
+    JSONLinesWriter,
+    RunWriter,
+    TrackerWriter,
+    build_writers,
+)
+from mask2former.engine.run_folder import claim_run_folder
 
 
 def table(path):
@@ -105,6 +112,24 @@ def test_a_finished_run_that_is_resumed_has_each_row_once(tiny_cfg):
     trained(tiny_cfg, resume=True)
     again = as_rows(Path(tiny_cfg.OUTPUT_DIR, "metrics.json"))
     assert str(again) == str(before)  # there are NaNs, of sizes that no object has
+
+
+def test_a_folder_that_takes_the_place_of_the_run_s_stays_as_it_is(tiny_cfg, tmp_path):
+    tiny_cfg.OUTPUT_DIR = str(tmp_path / "run")
+    folder = Path(tiny_cfg.OUTPUT_DIR)
+    claim_run_folder(folder, resume=False)
+    tiny_cfg.LOGGERS = ["tensorboard", "json", "csv"]
+    writers = [w for w in build_writers(tiny_cfg, max_iter=4) if isinstance(w, RunWriter)]
+    for writer in writers:
+        writer.start(0)
+    folder.rename(tmp_path / "moved")
+    folder.mkdir()
+    with EventStorage() as storage:
+        storage.put_scalar("loss", 1.0)
+        for writer in writers:
+            writer.write()
+            writer.close()
+    assert not list(folder.iterdir())
 
 
 def test_loggers_are_chosen(tiny_cfg):
@@ -260,10 +285,11 @@ def test_rows_of_what_is_trained_again_are_replaced(tmp_path):
     for writer_type, name in ((CSVWriter, "a.csv"), (JSONLinesWriter, "a.json")):
         for start, written in ((0, (4, 9, 12)), (10, (19,))):
             writer = writer_type(tmp_path / name)
-            writer.replaces_from = start
+            writer.start(start)
             for iteration in written:
-                writer.write_rows({iteration: {"loss": float(start)}})
-            writer.write_rows({written[-1] + 1: {"loss": 1.0, "other": 2.0}})  # another column
+                writer.write_rows([{"iteration": iteration, "loss": float(start)}])
+            last = {"iteration": written[-1] + 1, "loss": 1.0, "other": 2.0}  # another column
+            writer.write_rows([last])
     rows = as_rows(tmp_path / "a.json")
     assert [row["iteration"] for row in rows] == [4, 9, 19, 20]
     same(table(tmp_path / "a.csv"), rows)
