@@ -8,19 +8,19 @@ from detectron2.config import CfgNode
 from detectron2.solver.lr_scheduler import LRMultiplier, LRScheduler
 from fvcore.common.param_scheduler import ParamScheduler
 
+_POLYNOMIAL = "WarmupPolyLR"
+_SCHEDULES = (_POLYNOMIAL, "WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """Build ``SOLVER.LR_SCHEDULER_NAME``: `PolynomialDecay` for "WarmupPolyLR", or Detectron2's.
 
     Raises:
-        ValueError: there is no such schedule.
+        ValueError: there is no such schedule, or its settings do not belong together.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME != "WarmupPolyLR":
+    _check(cfg.SOLVER)
+    if cfg.SOLVER.LR_SCHEDULER_NAME != _POLYNOMIAL:
         return solver.build_lr_scheduler(cfg, optimizer)
-    if cfg.SOLVER.WARMUP_METHOD not in ("linear", "constant"):
-        raise ValueError(
-            f"SOLVER.WARMUP_METHOD is {cfg.SOLVER.WARMUP_METHOD!r}: choose linear or constant"
-        )
     decay = PolynomialDecay(
         cfg.SOLVER.MAX_ITER,
         power=cfg.SOLVER.POLY_LR_POWER,
@@ -30,6 +30,24 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
         is_linear=cfg.SOLVER.WARMUP_METHOD == "linear",
     )
     return LRMultiplier(optimizer, decay, cfg.SOLVER.MAX_ITER)
+
+
+def _check(settings: CfgNode) -> None:
+    """Raise `ValueError` for what Detectron2's builder refuses without naming the key."""
+    for key, choices in (
+        ("LR_SCHEDULER_NAME", _SCHEDULES),
+        ("WARMUP_METHOD", ("linear", "constant")),
+    ):
+        if settings[key] not in choices:
+            raise ValueError(
+                f"SOLVER.{key} is {settings[key]!r}, but must be one of {', '.join(choices)}"
+            )
+    last, first = settings.BASE_LR_END, settings.BASE_LR
+    if settings.LR_SCHEDULER_NAME == "WarmupCosineLR" and (first == 0 or not 0 <= last <= first):
+        raise ValueError(
+            f"SOLVER.BASE_LR_END is {last}, but must be between 0 and SOLVER.BASE_LR, {first}, "
+            "which must be above 0"
+        )
 
 
 class PolynomialDecay(ParamScheduler):

@@ -45,3 +45,20 @@ def test_a_resumed_run_goes_on_with_the_rates(tiny_cfg):
     base = max(group["initial_lr"] for group in groups)
     assert found == pytest.approx([base * (1 - i / 4) ** 0.9 for i in range(4)])
     assert trainer.start_iter == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("LR_SCHEDULER_NAME", "Cosine", "'Cosine', but must be one of WarmupPolyLR, Warmup"),
+        ("WARMUP_METHOD", "burn_in", "'burn_in', but must be one of linear, constant$"),
+        ("BASE_LR_END", 1.0, r"1.0, but must be between 0 and SOLVER.BASE_LR, 0.001"),
+        ("BASE_LR_END", -1.0, "-1.0, but must be between"),
+    ],
+)
+def test_an_error_names_the_key(tiny_cfg, key, value, message):
+    solver = tiny_cfg.SOLVER
+    solver.LR_SCHEDULER_NAME, solver.BASE_LR = "WarmupCosineLR", 0.001
+    solver[key] = value
+    with pytest.raises(ValueError, match=f"^SOLVER.{key} is {message}"):
+        rates(Trainer.build_lr_scheduler, tiny_cfg)
