@@ -99,6 +99,7 @@ def convolution(
     bias: Tensor | None,
     *,
     added: Tensor | None = None,
+    overwrite: bool = False,
     relu: bool = False,
 ) -> Tensor:
     """Convolve (B, C, H, W), then add a map of the result's size, then apply a ReLU.
@@ -109,6 +110,7 @@ def convolution(
         weight: of the convolution.
         bias: likewise.
         added: added to the result.
+        overwrite: whether the result may take the place of `added`.
         relu: whether there is a ReLU.
     """
     dtype = _fused_dtype(x, weight, bias)
@@ -129,9 +131,11 @@ def convolution(
     if added is None:
         attribute = "relu" if relu else "none"
         return _OPERATORS._convolution_pointwise(x, weight, bias, *how, attribute, [], "")
-    return _OPERATORS._convolution_pointwise.binary(
-        x, added.to(dtype), weight, bias, *how, "add", None, "relu" if relu else None, [], None
-    )
+    other = added.to(dtype)
+    after: tuple[Any, ...] = ("add", None, "relu" if relu else None, [], None)
+    if overwrite or other is not added:
+        return _OPERATORS._convolution_pointwise_.binary(other, x, weight, bias, *how, *after)
+    return _OPERATORS._convolution_pointwise.binary(x, other, weight, bias, *how, *after)
 
 
 def _is_channels_last(x: Tensor) -> bool:

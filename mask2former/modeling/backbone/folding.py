@@ -5,6 +5,8 @@ adds another: with a multiplied weight and a bias, the convolution does the same
 pass over the map is saved. The products are made in each forward from the parameters of the time,
 with gradients to them, so that nothing has to be kept up to date. Parameters, their names and
 checkpoints stay as they are.
+
+While no gradients are recorded, the sum of a block takes the place of its shortcut.
 """
 
 from __future__ import annotations
@@ -27,6 +29,11 @@ def fold_norms(backbone: nn.Module) -> None:
         folding = _FOLDING.get(type(module))
         if folding is not None:
             module.__class__ = folding
+    for module in backbone.modules():
+        blocks = list(module.children())
+        are_ours = blocks and all(isinstance(block, _FoldingBlock) for block in blocks)
+        if are_ours and type(module) is nn.Sequential:
+            module.__class__ = FoldingStage
 
 
 class FoldingStem(BasicStem):
@@ -40,27 +47,61 @@ class FoldingStem(BasicStem):
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
 
 
-class FoldingBasicBlock(BasicBlock):
+class _FoldingBlock(nn.Module):
+    """A residual block with folded norms.
+
+    Attributes:
+        shortcut: the layer of the shortcut, or None.
+    """
+
+    shortcut: Conv2d | None
+
+    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
+        """Map (B, C, H, W) as the plain block does.
+
+        Args:
+            x: the map.
+            overwrite: whether the result may take its place.
+        """
+        if not _can_fold(self, x):
+            return super().forward(x)
+        *convolutions, last = self._branch()
+        shortcut = x if self.shortcut is None else _folded(self.shortcut, x)
+        y = x
+        for layer in convolutions:
+            y = _folded(layer, y, relu=True)
+        overwrite = overwrite or shortcut is not x
+        return _folded(last, y, added=shortcut, overwrite=overwrite, relu=True)
+
+    def _branch(self) -> tuple[Conv2d, ...]:
+        """Return the convolutions of the branch."""
+        raise NotImplementedError
+
+
+class FoldingBasicBlock(_FoldingBlock, BasicBlock):
     """The block of ResNet-18 and 34 with folded norms."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) as the plain block does."""
-        if not _can_fold(self, x):
-            return super().forward(x)
-        shortcut = x if self.shortcut is None else _folded(self.shortcut, x)
-        return _folded(self.conv2, _folded(self.conv1, x, relu=True), added=shortcut, relu=True)
+    def _branch(self) -> tuple[Conv2d, ...]:
+        return self.conv1, self.conv2
 
 
-class FoldingBottleneckBlock(BottleneckBlock):
+class FoldingBottleneckBlock(_FoldingBlock, BottleneckBlock):
     """The block of ResNet-50 and more with folded norms."""
 
+    def _branch(self) -> tuple[Conv2d, ...]:
+        return self.conv1, self.conv2, self.conv3
+
+
+class FoldingStage(nn.Sequential):
+    """Blocks of which each but the first may overwrite the result of the one before."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) as the plain block does."""
-        if not _can_fold(self, x):
-            return super().forward(x)
-        shortcut = x if self.shortcut is None else _folded(self.shortcut, x)
-        y = _folded(self.conv2, _folded(self.conv1, x, relu=True), relu=True)
-        return _folded(self.conv3, y, added=shortcut, relu=True)
+        """Map (B, C, H, W) as the plain stage does."""
+        watched = True  # the input is not this stage's
+        for block in self:
+            x = block(x, overwrite=not (watched or block._forward_pre_hooks))
+            watched = bool(block._forward_hooks)
+        return x
 
 
 _FOLDING: dict[type, type] = {
@@ -92,12 +133,19 @@ def _is_constant(norm: nn.Module | None) -> bool:
     return norm.affine and norm.running_var is not None
 
 
-def _folded(conv: Conv2d, x: Tensor, *, added: Tensor | None = None, relu: bool = False) -> Tensor:
-    """Apply a convolution and its norm, add a map, and apply a ReLU."""
+def _folded(
+    conv: Conv2d,
+    x: Tensor,
+    *,
+    added: Tensor | None = None,
+    overwrite: bool = False,
+    relu: bool = False,
+) -> Tensor:
+    """Apply a convolution and its norm, add a map, which may be overwritten, and apply a ReLU."""
     norm = conv.norm
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         bias = bias + conv.bias * scale
     weight = conv.weight * scale.view(-1, 1, 1, 1)
-    return convolution(conv, x, weight, bias, added=added, relu=relu)
+    return convolution(conv, x, weight, bias, added=added, overwrite=overwrite, relu=relu)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -64,6 +65,42 @@ def test_inference(depth, norm):
     assert_same(folding(image), plain(image))
     again = pickle.loads(pickle.dumps(folding))
     assert_same(again(image), plain(image))
+
+
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_forward_pre_hook"])
+@pytest.mark.parametrize("depth", [18, 50])
+@torch.no_grad()
+def test_maps_that_somebody_keeps_are_not_overwritten(depth, hook):
+    plain = resnet(depth).eval().to(memory_format=torch.channels_last)
+    plain._out_features = ["stem", "res2", "res3", "res4", "res5"]
+    folding = copy.deepcopy(plain)
+    fold_norms(folding)
+    image = torch.randn(2, 3, 64, 96).to(memory_format=torch.channels_last)
+    assert_same(folding(image), plain(image))
+    found = []
+    for model in (plain, folding):
+        kept = {}
+        for name, block in model.named_modules():
+            if re.fullmatch(r"res\d\.\d", name):
+
+                def keep(module, inputs, output=None, *, name=name, kept=kept):
+                    kept[name] = inputs[0] if output is None else output
+
+                getattr(block, hook)(keep)
+        model(image)
+        found.append(kept)
+    assert len(found[0]) == {18: 8, 50: 16}[depth]
+    assert_same(found[1], found[0])
+
+
+@torch.no_grad()
+def test_sums_take_the_place_of_shortcuts():
+    model = resnet().eval().to(memory_format=torch.channels_last)
+    fold_norms(model)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(torch.randn(1, 3, 64, 64))
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["mkldnn::_convolution_pointwise_"] == 3 + 4 + 6 + 3
 
 
 def test_gradients():
