@@ -252,9 +252,11 @@ class SwinBlock(nn.Module):
         x = x + (attended if kept is None else attended * kept[:, 0].to(attended.dtype))
         parts = row_parts(x, self.mlp.fc1.out_features)
         if parts is not None and kept is None:
-            tokens = x.flatten(1, 2)
-            done = [part + self.mlp(self.norm2(part)) for part in (tokens[:, p] for p in parts)]
-            return torch.cat(done, dim=1).view(x.shape)
+            x = x.contiguous()
+            tokens = x.view(x.shape[0], -1, x.shape[3])
+            for part in (tokens[:, rows] for rows in parts):
+                part += self.mlp(self.norm2(part))
+            return x
         hidden = self.mlp(self.norm2(x))
         return x + (hidden if kept is None else hidden * kept[:, 1].to(hidden.dtype))
 
