@@ -153,7 +153,11 @@ def main() -> None:
     """Print the tables."""
     args = argument_parser().parse_args()
     args.precision = args.precision or ["fp32", *(["bf16"] if "bf16" in cpu_flags() else [])]
-    notes = [*(["CPU times"] if args.threads == 1 else []), *(["--quick"] if args.quick else [])]
+    notes = [
+        *(["CPU times"] if args.threads == 1 else []),
+        *(["--quick"] if args.quick else []),
+        *([f"--repeat {args.repeat}"] if args.repeat else []),
+    ]
     lines = [", ".join((description(args.threads), *notes))]
     print(lines[0], flush=True)
     with tempfile.TemporaryDirectory() as scratch:

@@ -100,7 +100,13 @@ def growth_table(bench: Bench) -> list[str]:
     sizes = QUICK_SIZES if bench.args.quick else SIZES
     groups = (
         {pixels[size]: Case("inference", size=size) for size in sizes},
-        {f"batch of {n}": Case("inference", size=SIZES[1], batch=n) for n in (1, 4)},
+        {
+            f"batch of {n}{place}": Case(
+                "inference", size=SIZES[1], batch=n, as_command=bool(place)
+            )
+            for place in ("", ", command")
+            for n in (1, 4)
+        },
         {f"{n} queries": Case("inference", queries=n) for n in (100, 200, 300)},
     )
     each = {}
@@ -113,8 +119,9 @@ def growth_table(bench: Bench) -> list[str]:
             lines.append(line(name, _time(figures), per, _peak(figures), _others(figures)))
     growth = each[pixels[sizes[-1]]] / each[pixels[SIZES[1]]]
     bench.goal(f"time per pixel: {pixels[sizes[-1]]} / {pixels[SIZES[1]]}", 1.1, growth)
-    batches = each["batch of 4"] / each["batch of 1"]
-    bench.goal("time per image: batch of 4 / batch of 1", 1.0, batches)
+    for place in ("", ", command"):
+        batches = each[f"batch of 4{place}"] / each[f"batch of 1{place}"]
+        bench.goal(f"time per image: batch of 4 / batch of 1{place}", 1.0, batches)
     bench.goal("time: 300 / 100 queries", 1.1, each["300 queries"] / each["100 queries"])
     return lines
 
