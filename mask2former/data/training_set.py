@@ -40,7 +40,7 @@ def load_training_set(
         DatasetError: a data set is empty, lacks what `targets` need, or does not match the others.
     """
     for name in names:
-        _require_registered(name)
+        require_registered(name, "DATASETS.TRAIN")
     loaded = {name: load_dataset(name) for name in names}
     if any(isinstance(dataset, IterableDataset) for dataset in loaded.values()):
         raise ValueError("An iterable data set has no positions to resume from; use a list.")
@@ -78,14 +78,23 @@ def load_dataset(name: str) -> Any:
     return DatasetCatalog.get(name)
 
 
-def _require_registered(name: str) -> None:
+def require_registered(name: str, key: str) -> None:
+    """Check that Detectron2's ``DatasetCatalog`` has a data set.
+
+    Args:
+        name: of the data set.
+        key: of the config, which names it.
+
+    Raises:
+        ValueError: it does not.
+    """
     known = DatasetCatalog.list()
     if name in known:
         return
     similar = difflib.get_close_matches(name, known, n=3)
     hint = f" Did you mean {' or '.join(map(repr, similar))}?" if similar else ""
     raise ValueError(
-        f"DATASETS.TRAIN names {name!r}, which is not registered.{hint} A data set of your own is "
+        f"{key} names {name!r}, which is not registered.{hint} A data set of your own is "
         "registered by mask2former.data.register_coco_json, register_coco_panoptic or "
         "register_semantic_folders."
     )

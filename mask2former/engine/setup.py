@@ -20,6 +20,7 @@ from ..config.validate import check_early_stopping, check_world_size
 from ..data.mapper import MAPPER_PRESETS, build_mapper
 from ..data.metadata import METADATA_FILE, write_metadata
 from ..data.own_data import CUSTOM_PREFIX, Registered
+from ..data.training_set import require_registered
 from ..evaluation import check_evaluation
 from ..flags.length import add_length_flags
 from ..flags.precision import add_precision
@@ -119,8 +120,8 @@ def checked_config(
         set_precision(cfg, args.precision)
     check_threshold_flags(args, cfg)
     own = register_run_datasets(cfg, args)
-    settings = set_up_run(cfg, args, own)
     check_datasets(cfg, args.eval_only)
+    settings = set_up_run(cfg, args, own)
     check_evaluation(cfg)
     if not args.eval_only:
         if cfg.INPUT.DATASET_MAPPER_NAME in MAPPER_PRESETS:  # a trainer may have one of its own
@@ -204,13 +205,15 @@ def check_report_folder(args: argparse.Namespace) -> None:
 
 
 def check_datasets(cfg: CfgNode, eval_only: bool) -> None:
-    """Raise ValueError if the config names data that an earlier run registered."""
-    for name in (*(() if eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST):
-        if name.startswith(CUSTOM_PREFIX) and name not in DatasetCatalog:
-            raise ValueError(
-                f"{name!r} in DATASETS was your own data in an earlier run: give its files again, "
-                "such as --val-json and --val-images"
-            )
+    """Raise `ValueError` if the config names data that is not registered."""
+    for key in ("TEST",) if eval_only else ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name.startswith(CUSTOM_PREFIX) and name not in DatasetCatalog:
+                raise ValueError(
+                    f"{name!r} in DATASETS was your own data in an earlier run: give its files "
+                    "again, such as --val-json and --val-images"
+                )
+            require_registered(name, f"DATASETS.{key}")
 
 
 def save_metadata(cfg: CfgNode) -> None:

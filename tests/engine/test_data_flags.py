@@ -296,6 +296,16 @@ def test_a_run_on_own_data_asks_for_them_again(trained):
     assert "was your own data in an earlier run" in error(task, "--eval-only", config=config)
 
 
+@pytest.mark.parametrize("key", ["DATASETS.TRAIN", "DATASETS.TEST"])
+def test_data_that_is_not_registered_is_named_before_training(key):
+    message = error("instance", key, "('coco_2017_vall',)")
+    assert message.startswith(f"{key} names 'coco_2017_vall', which is not registered. Did you ")
+
+
+def test_evaluation_does_not_ask_for_the_training_data():
+    run("instance", "--eval-only", "DATASETS.TRAIN", "('nothing',)")
+
+
 def test_a_panoptic_model_can_be_evaluated_on_label_maps(shapes, tmp_path):
     """The model's category ids have gaps, and labels do not."""
     arguments = ["MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False", "--classes"]
