@@ -89,16 +89,13 @@ class Evaluate(EvalHook):
 
 
 class WriteMetrics(PeriodicWriter):
-    """Detectron2's hook, but an error while writing does not hide the one that ended the run.
-
-    The disk may be full, or the signal may have come while TensorBoard was being imported.
-    """
+    """Detectron2's hook, but an error while writing does not hide the one that ended the run."""
 
     def before_train(self) -> None:
-        """Open files, and connect to trackers.
+        """Prepare the writers, and connect to trackers.
 
         Raises:
-            OSError: a file cannot be written to, or a tracker cannot be used.
+            OSError: a tracker cannot be used.
         """
         for writer in self._writers:
             if isinstance(writer, RunWriter):

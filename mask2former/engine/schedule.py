@@ -16,7 +16,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
     """Build ``SOLVER.LR_SCHEDULER_NAME``: `PolynomialDecay` for "WarmupPolyLR", or Detectron2's.
 
     Raises:
-        ValueError: there is no such schedule, or its settings do not belong together.
+        ValueError: there is no such schedule, or its settings are out of range.
     """
     _check(cfg.SOLVER)
     if cfg.SOLVER.LR_SCHEDULER_NAME != _POLYNOMIAL:
@@ -33,7 +33,7 @@ def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRSche
 
 
 def _check(settings: CfgNode) -> None:
-    """Raise `ValueError` for what Detectron2's builder refuses without naming the key."""
+    """Raise `ValueError` for what no schedule can use, and name the key."""
     for key, choices in (
         ("LR_SCHEDULER_NAME", _SCHEDULES),
         ("WARMUP_METHOD", ("linear", "constant")),
@@ -43,10 +43,10 @@ def _check(settings: CfgNode) -> None:
                 f"SOLVER.{key} is {settings[key]!r}, but must be one of {', '.join(choices)}"
             )
     last, first = settings.BASE_LR_END, settings.BASE_LR
-    if settings.LR_SCHEDULER_NAME == "WarmupCosineLR" and (first == 0 or not 0 <= last <= first):
+    if settings.LR_SCHEDULER_NAME == "WarmupCosineLR" and not 0 <= last <= first != 0:
         raise ValueError(
-            f"SOLVER.BASE_LR_END is {last}, but must be between 0 and SOLVER.BASE_LR, {first}, "
-            "which must be above 0"
+            f"SOLVER.BASE_LR_END is {last} and SOLVER.BASE_LR {first}, but with WarmupCosineLR the "
+            "first must be between 0 and the second, and the second above 0"
         )
 
 

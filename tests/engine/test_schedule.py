@@ -52,8 +52,12 @@ def test_a_resumed_run_goes_on_with_the_rates(tiny_cfg):
     [
         ("LR_SCHEDULER_NAME", "Cosine", "'Cosine', but must be one of WarmupPolyLR, Warmup"),
         ("WARMUP_METHOD", "burn_in", "'burn_in', but must be one of linear, constant$"),
-        ("BASE_LR_END", 1.0, r"1.0, but must be between 0 and SOLVER.BASE_LR, 0.001"),
-        ("BASE_LR_END", -1.0, "-1.0, but must be between"),
+        (
+            "BASE_LR_END",
+            1.0,
+            "1.0 and SOLVER.BASE_LR 0.001, but with WarmupCosineLR",
+        ),
+        ("BASE_LR_END", -1.0, "-1.0 and SOLVER.BASE_LR 0.001, but with"),
     ],
 )
 def test_an_error_names_the_key(tiny_cfg, key, value, message):

@@ -10,7 +10,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ IDS_FILE = "trackers.json"
 _WINDOW = 20  # losses are medians over so many iterations, as in Detectron2's own writers
 _ITERATION = "iteration"
 
-Row = dict[str, Any]  # numbers by metric, and the iteration
+Row = dict[str, Any]  # numbers by metric, or texts that were read
 
 logger = logging.getLogger(__name__)
 
@@ -66,20 +66,20 @@ class RunWriter(EventWriter, ABC):
 
     @abstractmethod
     def start(self, iteration: int) -> None:
-        """Open what is written to.
+        """Prepare to write.
 
         Args:
             iteration: the first one; that of a run that is continued is not 0.
 
         Raises:
-            OSError: it cannot be opened.
+            OSError: what is written to cannot be used.
         """
 
 
 class TensorBoardWriter(RunWriter, TensorboardXWriter):
-    """Detectron2's writer, which writes nothing to a folder that has the place of the run's.
+    """Detectron2's writer, which leaves a folder alone that has taken the place of the run's.
 
-    TensorBoard's own thread opens the file by its name for each value.
+    TensorBoard's own thread opens the file by its name again and again.
 
     Args:
         folder: `OUTPUT_DIR`.
@@ -115,15 +115,15 @@ class RowWriter(RunWriter):
                 rows[iteration][name] = float(value)
         if rows:
             self._written = max(rows)
-            self.write_rows([{_ITERATION: i, **row} for i, row in sorted(rows.items())])
+            self.write_rows(dict(sorted(rows.items())))
 
     @abstractmethod
-    def write_rows(self, rows: list[Row]) -> None:
-        """Write rows in the order of their iterations, which they hold."""
+    def write_rows(self, rows: dict[int, Row]) -> None:
+        """Write values by iteration, in ascending order."""
 
 
 class FileWriter(RowWriter):
-    """Appends rows to a file. Those of a resumed run replace what the file has of its iterations.
+    """Appends rows to a file. Those of a resumed run replace what the file has from there on.
 
     Args:
         path: the file.
@@ -132,71 +132,71 @@ class FileWriter(RowWriter):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self._path = path
-        self._replaces_from = sys.maxsize
+        self._replaces_from = 0
+        self._started = False
 
     def start(self, iteration: int) -> None:
-        """Note which rows are replaced."""
+        """Note from which iteration on rows of the file are replaced."""
         # The last evaluation of a run that is continued is at its first iteration.
         self._replaces_from = iteration + 1 if iteration else 0
 
-    def write_rows(self, rows: list[Row]) -> None:
+    def write_rows(self, rows: dict[int, Row]) -> None:
         """Append rows, or write the file anew, atomically."""
         if is_lost(self._path.parent):  # it may be another run's, and the next step ends this one
             return
-        if self.continues(rows):
+        if self._started and self.fits(rows):
             with self._path.open("a", encoding="utf-8", newline="") as file:
                 file.write(self.text_of(rows))
             return
-        first = min(self._replaces_from, rows[0][_ITERATION])
-        self._replaces_from = sys.maxsize
-        text = self._path.read_text("utf-8", errors="replace") if self._path.exists() else ""
-        whole = text[: text.rfind("\n") + 1].splitlines()  # a killed run may have cut off the last
-        before = [row for row in self.read(whole) if row[_ITERATION] < first]
-        content = self.whole_text(before + rows).encode()
+        whole: dict[int, Row] = {}
+        for iteration, row in (*self._earlier_rows(), *rows.items()):
+            # An evaluation that is made up for adds to what training has written.
+            whole[iteration] = {**whole.get(iteration, {}), **row}
+        content = self.whole_text(whole).encode()
+        self._started = False
         write_atomically(self._path, lambda file: file.write(content))
+        self._started, self._replaces_from = True, sys.maxsize
 
-    @abstractmethod
-    def continues(self, rows: list[Row]) -> bool:
+    def _earlier_rows(self) -> list[tuple[int, Row]]:
+        """Return the rows of the file that stay."""
+        if not self._path.exists():
+            return []
+        text = self._path.read_text("utf-8-sig", errors="replace")
+        whole = text[: text.rfind("\n") + 1]  # a killed run may have cut off the last line
+        return [(i, row) for i, row in self.read(io.StringIO(whole)) if i < self._replaces_from]
+
+    def fits(self, rows: dict[int, Row]) -> bool:
         """Tell whether rows can be appended to what this writer has written."""
+        return True
 
     @abstractmethod
-    def text_of(self, rows: list[Row]) -> str:
-        """Return lines."""
+    def text_of(self, rows: dict[int, Row]) -> str:
+        """Return a line per row."""
 
-    @abstractmethod
-    def whole_text(self, rows: list[Row]) -> str:
+    def whole_text(self, rows: dict[int, Row]) -> str:
         """Return the text of a new file."""
+        return self.text_of(rows)
 
     @abstractmethod
-    def read(self, lines: list[str]) -> Iterator[Row]:
-        """Yield the rows of lines, without damaged ones."""
+    def read(self, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+        """Yield the iterations and rows of lines, without damaged ones."""
 
 
 class JSONLinesWriter(FileWriter):
     """Writes a line of JSON per iteration, as Detectron2's ``JSONWriter`` does."""
 
-    _started = False
-
-    def continues(self, rows: list[Row]) -> bool:
-        """Tell whether the file is written."""
-        return self._started
-
-    def text_of(self, rows: list[Row]) -> str:
+    def text_of(self, rows: dict[int, Row]) -> str:
         """Return a line per row."""
-        return "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
+        objects = ({**row, _ITERATION: iteration} for iteration, row in rows.items())
+        return "".join(json.dumps(each, sort_keys=True) + "\n" for each in objects)
 
-    def whole_text(self, rows: list[Row]) -> str:
-        """Return a line per row."""
-        self._started = True
-        return self.text_of(rows)
-
-    def read(self, lines: list[str]) -> Iterator[Row]:
-        """Yield the rows of lines."""
+    def read(self, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+        """Yield the iterations and rows of lines."""
         for line in lines:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
                 if isinstance(row, dict) and isinstance(row.get(_ITERATION), int):
-                    yield row
+                    yield row[_ITERATION], row
 
 
 class CSVWriter(FileWriter):
@@ -208,33 +208,38 @@ class CSVWriter(FileWriter):
 
     _columns: tuple[str, ...] = ()
 
-    def continues(self, rows: list[Row]) -> bool:
+    def fits(self, rows: dict[int, Row]) -> bool:
         """Tell whether the table has the columns of rows."""
-        return all(set(self._columns).issuperset(row) for row in rows)
+        return all(set(self._columns).issuperset(row) for row in rows.values())
 
-    def text_of(self, rows: list[Row]) -> str:
+    def text_of(self, rows: dict[int, Row]) -> str:
         """Return a line per row."""
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        for row in rows:
-            cells = [f"{row[name]:.8g}" if name in row else "" for name in self._columns[1:]]
-            table.writerow([row[_ITERATION], *cells])
+        for iteration, row in rows.items():
+            table.writerow([iteration, *(_cell(row.get(name, "")) for name in self._columns)])
         return text.getvalue()
 
-    def whole_text(self, rows: list[Row]) -> str:
+    def whole_text(self, rows: dict[int, Row]) -> str:
         """Return the lines of rows below that of the columns."""
-        names = dict.fromkeys(name for row in rows for name in row)
-        self._columns = tuple(dict.fromkeys([_ITERATION, *self._columns, *names]))
+        names = (name for row in rows.values() for name in row)
+        self._columns = tuple(dict.fromkeys((*self._columns, *names)))
         header = io.StringIO()
-        csv.writer(header, lineterminator="\n").writerow(self._columns)
+        csv.writer(header, lineterminator="\n").writerow([_ITERATION, *self._columns])
         return header.getvalue() + self.text_of(rows)
 
-    def read(self, lines: list[str]) -> Iterator[Row]:
-        """Yield the rows of lines below that of the columns."""
-        for row in csv.DictReader(lines):
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                values = {name: float(value) for name, value in row.items() if value}
-                yield {**values, _ITERATION: int(row[_ITERATION])}
+    def read(self, lines: Iterable[str]) -> Iterator[tuple[int, Row]]:
+        """Yield the iterations and rows of lines below that of the columns."""
+        with contextlib.suppress(csv.Error):  # of damage that makes the rest one field
+            for row in csv.DictReader(lines):
+                number = row.pop(_ITERATION, None) or ""
+                if number.isdecimal() and None not in row:
+                    yield int(number), {name: value for name, value in row.items() if value}
+
+
+def _cell(value: Any) -> str:
+    """Return a cell: what was read stays as it is."""
+    return value if isinstance(value, str) else f"{value:.8g}"
 
 
 class TrackerWriter(RowWriter):
@@ -266,14 +271,13 @@ class TrackerWriter(RowWriter):
         if self._tracker.run_id != known:
             write_json(path, {**ids, self._name: self._tracker.run_id})
 
-    def write_rows(self, rows: list[Row]) -> None:
+    def write_rows(self, rows: dict[int, Row]) -> None:
         """Send rows."""
         if self._tracker is None:
             return
         try:
-            for row in rows:
-                values = {name: row[name] for name in row if name != _ITERATION}
-                self._tracker.log(values, row[_ITERATION])
+            for iteration, row in rows.items():
+                self._tracker.log(row, iteration)
         except Exception as error:  # of the network, of the disk, of a server
             logger.warning("%s gets no more metrics of this run: %s", self._name, error)
             self._tracker = None

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import random
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,8 @@ def steps(path, values, start=0, period=3):
     """Write the metrics of iterations to a CSV and two JSON files, as a run does."""
     writers = [CSVWriter(path), JSONWriter(path.with_suffix(".json"), window_size=20)]
     writers.append(JSONLinesWriter(path.with_suffix(".jsonl")))
+    for writer in (writers[0], writers[2]):
+        writer.start(start)
     with EventStorage(start) as storage:
         for storage.iter in range(start, start + len(values)):
             storage.put_scalars(**values[storage.iter - start], smoothing_hint=False)
@@ -154,6 +158,8 @@ def records_of_wandb(path):
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):  # it is being written
+            return
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # whole, or the last part
@@ -163,8 +169,14 @@ def records_of_wandb(path):
 
 def run_of_wandb(path):
     """Return the id, the config and the history that a file of wandb holds."""
+    until = time.monotonic() + 60
+    records = []
+    while not any(record.WhichOneof("record_type") == "exit" for record in records):
+        assert time.monotonic() < until
+        time.sleep(0.1)  # a process of wandb's writes the file, also after the run has finished
+        records = list(records_of_wandb(path))
     identity, config, history = "", {}, {}
-    for record in records_of_wandb(path):
+    for record in records:
         if record.WhichOneof("record_type") == "run":
             identity = record.run.run_id
             config |= {u.key: json.loads(u.value_json) for u in record.run.config.update}
@@ -287,9 +299,70 @@ def test_rows_of_what_is_trained_again_are_replaced(tmp_path):
             writer = writer_type(tmp_path / name)
             writer.start(start)
             for iteration in written:
-                writer.write_rows([{"iteration": iteration, "loss": float(start)}])
-            last = {"iteration": written[-1] + 1, "loss": 1.0, "other": 2.0}  # another column
-            writer.write_rows([last])
+                writer.write_rows({iteration: {"loss": float(start)}})
+            writer.write_rows({written[-1] + 1: {"loss": 1.0, "other": 2.0}})  # another column
     rows = as_rows(tmp_path / "a.json")
     assert [row["iteration"] for row in rows] == [4, 9, 19, 20]
     same(table(tmp_path / "a.csv"), rows)
+
+
+@pytest.mark.parametrize("writer_type", [CSVWriter, JSONLinesWriter])
+def test_an_evaluation_that_is_made_up_for_keeps_the_losses(writer_type, tmp_path):
+    path = tmp_path / "metrics"
+    writer = writer_type(path)
+    writer.write_rows({4: {"loss": 4.0}, 9: {"loss": 9.0}})
+    writer = writer_type(path)
+    writer.start(10)
+    writer.write_rows({9: {"segm/AP": 7.0}, 14: {"loss": 14.0}})
+    rows = dict(writer.read(path.read_text().splitlines()))
+    assert {
+        i: {name: float(row[name]) for name in row if name != "iteration"}
+        for i, row in rows.items()
+    } == {4: {"loss": 4.0}, 9: {"loss": 9.0, "segm/AP": 7.0}, 14: {"loss": 14.0}}
+
+
+@pytest.mark.parametrize("writer_type", [CSVWriter, JSONLinesWriter])
+def test_a_failed_write_leaves_nothing_that_later_ones_append_to(
+    writer_type, tmp_path, monkeypatch
+):
+    path = tmp_path / "metrics"
+    writer_type(path).write_rows({4: {"loss": 1.0}, 9: {"loss": 2.0}})
+    writer = writer_type(path)
+    writer.start(5)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        with pytest.raises(OSError, match="full"):
+            writer.write_rows({9: {"loss": 3.0}})
+    writer.write_rows({14: {"loss": 4.0}})
+    assert [i for i, _ in writer.read(path.read_text().splitlines())] == [4, 14]
+
+
+def full_disk(*paths):
+    raise OSError("full")
+
+
+def test_what_others_wrote_into_a_table_stays(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text('iteration,AP of "\u2028",note\n1,2,ok\n²,3,\n2,nan,\n3,4,5,6\n', "utf-8-sig")
+    writer = CSVWriter(path)
+    writer.start(10)
+    writer.write_rows({14: {"loss": 0.1}})
+    assert path.read_text() == (
+        'iteration,"AP of ""\u2028""",note,loss\n1,2,ok,\n2,nan,,\n14,,,0.1\n'
+    )
+
+
+def test_damaged_lines_do_not_end_a_run(tmp_path):
+    path = tmp_path / "metrics.json"
+    damage = ["[" * 200_000, "{", "3", '{"iteration": "x"}', "\0" * 200_000]
+    path.write_text("\n".join([*damage, '{"iteration": 1, "loss": 2.0}', ""]))
+    writer = JSONLinesWriter(path)
+    writer.start(10)
+    writer.write_rows({14: {"loss": 0.1}})
+    assert [row["iteration"] for row in as_rows(path)] == [1, 14]
+    table_path = tmp_path / "metrics.csv"
+    table_path.write_text("iteration,loss\n1,2\n" + "\0" * 200_000 + "\n")
+    writer = CSVWriter(table_path)
+    writer.start(10)
+    writer.write_rows({14: {"loss": 0.1}})
+    assert [row["iteration"] for row in table(table_path)] == ["1", "14"]
