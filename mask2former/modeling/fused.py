@@ -110,10 +110,10 @@ def convolution(
         weight: of the convolution.
         bias: likewise.
         added: added to the result.
-        overwrite: whether the result may take the place of `added`.
+        overwrite: whether the result may be written over `added`.
         relu: whether there is a ReLU.
     """
-    dtype = _fused_dtype(x, weight, bias)
+    dtype = _fused_dtype(x, weight, bias, added)
     if added is not None and not (
         layer.groups == 1 and _is_channels_last(x) and _is_channels_last(added)
     ):

@@ -102,6 +102,19 @@ def test_layers_in_parts_equal_whole_ones(dtype, monkeypatch):
         assert relative_error(found, expected) <= DTYPES[dtype]
 
 
+@torch.no_grad()
+def test_maps_that_hooks_keep_stay_as_they_are(monkeypatch):
+    monkeypatch.setattr("mask2former.modeling.fused._PART_BYTES", 4096)
+    block = SwinBlock(16, 4, 2, 2).eval()
+    maps = torch.randn(2, 10, 13, 16)
+    split = split_windows(2, 12, 16, 4, 2, torch.device("cpu"))
+    kept = []
+    block.norm2.register_forward_hook(lambda norm, inputs, output: kept.append((*inputs, output)))
+    block(maps, split)
+    ((given, normed),) = kept
+    torch.testing.assert_close(torch.nn.functional.layer_norm(given, (16,)), normed)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 3, 12), (4, 1), (0, 3)])
 def test_softmax(shape):
     torch.manual_seed(0)

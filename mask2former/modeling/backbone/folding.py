@@ -6,7 +6,8 @@ pass over the map is saved. The products are made in each forward from the param
 with gradients to them, so that nothing has to be kept up to date. Parameters, their names and
 checkpoints stay as they are.
 
-While no gradients are recorded, the sum of a block takes the place of its shortcut.
+While no gradients are recorded, the sum of a block is written over its shortcut, unless somebody
+else may need that.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, Bottlenec
 from torch import Tensor, jit, nn
 from torch.compiler import is_compiling
 from torch.nn import functional as F
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..fused import convolution
 
@@ -61,7 +63,7 @@ class _FoldingBlock(nn.Module):
 
         Args:
             x: the map.
-            overwrite: whether the result may take its place.
+            overwrite: whether the result may be written over it.
         """
         if not _can_fold(self, x):
             return super().forward(x)
@@ -93,14 +95,18 @@ class FoldingBottleneckBlock(_FoldingBlock, BottleneckBlock):
 
 
 class FoldingStage(nn.Sequential):
-    """Blocks of which each but the first may overwrite the result of the one before."""
+    """Blocks of which each but the first may write over the result of the one before."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) as the plain stage does."""
-        watched = True  # the input is not this stage's
+        free = False  # the input is not this stage's
         for block in self:
-            x = block(x, overwrite=not (watched or block._forward_pre_hooks))
-            watched = bool(block._forward_hooks)
+            ours = isinstance(block, _FoldingBlock) and "forward" not in vars(block)
+            if ours and free and not block._forward_pre_hooks:
+                x = block(x, overwrite=True)
+            else:
+                x = block(x)
+            free = ours and not block._forward_hooks
         return x
 
 
@@ -113,7 +119,7 @@ _FOLDING: dict[type, type] = {
 
 def _can_fold(block: nn.Module, x: Tensor) -> bool:
     """Tell whether every norm of a block is constant, and nobody watches what lies between."""
-    if x.device.type != "cpu" or is_compiling() or jit.is_tracing():
+    if x.device.type != "cpu" or is_compiling() or jit.is_tracing() or _has_any_global_hook():
         return False
     convolutions = [child for child in block.children() if child is not None]
     return all(

@@ -251,7 +251,8 @@ class SwinBlock(nn.Module):
         attended = self._attend(self.norm1(x), split)
         x = x + (attended if kept is None else attended * kept[:, 0].to(attended.dtype))
         parts = row_parts(x, self.mlp.fc1.out_features)
-        if parts is not None and kept is None:
+        watched = self.norm2._forward_hooks or self.norm2._forward_pre_hooks
+        if parts is not None and kept is None and not watched:
             x = x.contiguous()
             tokens = x.view(x.shape[0], -1, x.shape[3])
             for part in (tokens[:, rows] for rows in parts):

@@ -1,6 +1,7 @@
 """Detectron2's ResNet gives the same with folded norms, in values, gradients and state."""
 
 import copy
+import functools
 import pickle
 import re
 
@@ -10,6 +11,7 @@ from detectron2.config import get_cfg
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mask2former.modeling.backbone.folding import FoldingBottleneckBlock, fold_norms
 
@@ -91,6 +93,82 @@ def test_maps_that_somebody_keeps_are_not_overwritten(depth, hook):
         found.append(kept)
     assert len(found[0]) == {18: 8, 50: 16}[depth]
     assert_same(found[1], found[0])
+
+
+@torch.no_grad()
+def test_hooks_of_all_modules_see_maps_that_stay():
+    plain = resnet().eval().to(memory_format=torch.channels_last)
+    folding = copy.deepcopy(plain)
+    fold_norms(folding)
+    found = []
+    for model in (plain, folding):
+        kept = []
+        hook = nn.modules.module.register_module_forward_hook(
+            lambda module, inputs, output, kept=kept: kept.append(output)
+        )
+        try:
+            model(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+        finally:
+            hook.remove()
+        found.append([output for output in kept if torch.is_tensor(output)])
+    assert len(found[1]) == len(found[0]) > 100
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@torch.no_grad()
+def test_a_stage_may_be_changed():
+    plain = resnet(18).eval().to(memory_format=torch.channels_last)
+    plain._out_features = ["stem", "res2", "res3", "res4", "res5"]
+    folding = copy.deepcopy(plain)
+    fold_norms(folding)
+    for model in (plain, folding):
+        model.res2.insert(0, nn.Identity())
+        model.res3[1] = nn.ReLU()
+        block = model.res4[1]
+        block.forward = functools.partial(type(plain.res5[1]).forward, block)
+        model.res5.append(nn.Tanh())
+    image = torch.randn(1, 3, 64, 64)
+    assert_same(folding(image), plain(image))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradients_of_blocks_that_are_recomputed(reentrant):
+    plain = resnet().eval().to(memory_format=torch.channels_last)
+    folding = copy.deepcopy(plain)
+    fold_norms(folding)
+    for i, block in enumerate(folding.res2):
+        folding.res2[i] = Recomputed(block, reentrant)
+    gradients = []
+    for model in (plain, folding):
+        x = torch.randn(1, 8, 32, 32, generator=torch.Generator().manual_seed(0))
+        x = x.to(memory_format=torch.channels_last).requires_grad_()
+        model.res2(x).square().sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-3)
+
+
+class Recomputed(nn.Module):
+    def __init__(self, block, reentrant):
+        super().__init__()
+        self.block, self.reentrant = block, reentrant
+
+    def forward(self, *arguments):
+        return checkpoint(self.block, *arguments, use_reentrant=self.reentrant)
+
+
+@pytest.mark.parametrize("trained", ["shortcut", "conv1", "conv3"])
+def test_gradients_of_one_layer(trained):
+    plain = resnet().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    getattr(plain.res2[0], trained).requires_grad_(True)
+    folding = copy.deepcopy(plain)
+    fold_norms(folding)
+    image = torch.randn(1, 3, 64, 64)
+    for model in (plain, folding):
+        model(image)["res2"].square().sum().backward()
+    wanted = getattr(plain.res2[0], trained).weight.grad
+    found = getattr(folding.res2[0], trained).weight.grad
+    assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
 @torch.no_grad()
