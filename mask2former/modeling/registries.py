@@ -22,7 +22,6 @@ _HEADS = {
     "SemanticSegmentor": ("SemSegFPNHead", "PerPixelBaselineHead", "PerPixelBaselinePlusHead"),
 }
 # Of Detectron2, which has assertions where MODEL.FPN.IN_FEATURES is wrong: it is empty by default.
-_STAGES = ("res2", "res3", "res4", "res5")
 _PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
@@ -84,8 +83,9 @@ def _wrong_pyramid(model: CfgNode) -> str:
     """Return why Detectron2's pyramid cannot be built on its ResNet, or ""."""
     features, given = list(model.FPN.IN_FEATURES), list(model.RESNETS.OUT_FEATURES)
     dilated = model.RESNETS.RES5_DILATION > 1  # then res5 is as large as res4
-    chains = [("res2", "res3", "res4"), ("res5",)] if dilated else [_STAGES]
-    parts = [list(c[i : i + len(features)]) for c in chains for i in range(len(c))]
+    stages = ["res2", "res3", "res4", "res5"]
+    chains = [stages[:3], stages[3:]] if dilated else [stages]
+    parts = [chain[i : i + len(features)] for chain in chains for i in range(len(chain))]
     if model.BACKBONE.NAME not in _PYRAMIDS or (
         features and features in parts and set(features) <= set(given)
     ):

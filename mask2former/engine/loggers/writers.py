@@ -151,7 +151,7 @@ class FileWriter(RowWriter):
         whole: dict[int, Row] = {}
         for iteration, row in (*self._earlier_rows(), *rows.items()):
             # An evaluation that is made up for adds to what training has written.
-            whole[iteration] = {**whole.get(iteration, {}), **row}
+            whole.setdefault(iteration, {}).update(row)
         content = self.whole_text(whole).encode()
         self._started = False
         write_atomically(self._path, lambda file: file.write(content))
